@@ -1,0 +1,15 @@
+"""PoseDet: multi-person 2D pose estimation, without torch at run time.
+
+>>> from posedet import PoseDet
+>>> poses = PoseDet()("photo.jpg")
+"""
+
+from posedet.detector import PoseDet
+from posedet.draw import draw
+from posedet.errors import PoseDetError
+from posedet.poses import Poses
+from posedet.skeleton import Skeleton
+
+__all__ = ["PoseDet", "PoseDetError", "Poses", "Skeleton", "__version__", "draw"]
+
+__version__ = "0.1.0"

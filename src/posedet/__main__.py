@@ -1,0 +1,7 @@
+"""`python -m posedet` is `posedet`."""
+
+import sys
+
+from posedet.cli import main
+
+sys.exit(main())

@@ -1,0 +1,237 @@
+"""An annotated photo -> a square training patch: crop, zoom, turn, mirror, colour, mosaic; keypoints with it."""
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.config import DataConfig
+from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.image import read_photo
+from posedet.skeleton import Skeleton
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Matrix = NDArray[np.float64]  # (2, 3), photo -> patch
+
+# Beyond the photo: black in the official code; grey does not look like a dark room.
+GREY = 114
+
+
+class Patch(NamedTuple):
+    """What the network is trained on. Coordinates in pixels of the patch, pixel centres at integers."""
+
+    image: Pixels  # (S, S, 3) RGB
+    keypoints: Floats  # (P, K, 2)
+    weights: Floats  # (P, K): 0 = not labelled, below 1 = a teacher's confidence
+    visible: Floats  # (P, K): 1 seen, 0 hidden or absent, -1 not known
+    areas: Floats  # (P,) labelled area, not cut by the patch
+    boxes: Floats  # (P, 4) x1 y1 x2 y2, cut by the patch
+    ignored: Floats  # (Q, 4) x1 y1 x2 y2: crowds, people without keypoints, places where nothing is labelled
+    crowds: Floats  # (Q,): 1 for an ignored region that is not one person
+    source: str
+
+
+def make_patch(
+    photo: AnnotatedPhoto,
+    others: list[AnnotatedPhoto],
+    skeleton: Skeleton,
+    config: DataConfig,
+    generator: np.random.Generator,
+) -> Patch:
+    """A random patch of `photo`, or with probability `config.mosaic` of it and three others, a quarter each."""
+    if others and generator.random() < config.mosaic:
+        half = config.patch // 2
+        patch = _joined([_crop(each, half, skeleton, config, generator) for each in (photo, *others)], half)
+    else:
+        patch = _crop(photo, config.patch, skeleton, config, generator)
+    if config.colour > 0:
+        patch = patch._replace(image=_recoloured(patch.image, config.colour, generator))
+    return patch
+
+
+def _crop(
+    photo: AnnotatedPhoto, side: int, skeleton: Skeleton, config: DataConfig, generator: np.random.Generator
+) -> Patch:
+    image = read_photo(photo.path)
+    matrix = _window(photo, image.shape[:2], side, config, generator)
+    zoom = math.hypot(matrix[0, 0], matrix[1, 0])
+    flip = bool(generator.random() < config.flip)
+    if flip:
+        matrix[0] = -matrix[0]
+        # The official code mirrors keypoints about another axis than pixels; only the latter is done here for pixels.
+        matrix[0, 2] += side - 1
+    warped = _warped(image, matrix, side, (0, 0, 0) if config.crop == "person" else (GREY,) * 3)
+    labels = matrix
+    if flip and config.geometry == "official":
+        labels = matrix + np.array([[0, 0, 1], [0, 0, 0]])
+    return _labelled(warped, photo, labels, zoom, flip, skeleton, config)
+
+
+def _window(
+    photo: AnnotatedPhoto, size: tuple[int, ...], side: int, config: DataConfig, generator: np.random.Generator
+) -> Matrix:
+    """Where the patch is cut: the matrix from the photo to it, not mirrored."""
+    angle = math.radians(generator.uniform(-1, 1) * config.rotation_deg)
+    if config.crop == "person":
+        zoom = 1 / generator.uniform(*config.zoom)
+        centre = _centre_of_a_person(photo, size, generator)
+    else:
+        # Relative to the zoom at which the photo just fits: photos differ in size, not in what they show.
+        zoom = side / max(size) * math.exp(generator.uniform(*np.log(config.zoom)))
+        centre = _centre_near_people(photo, size, side / zoom, generator)
+    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+    matrix = np.array([[cos, -sin, 0.0], [sin, cos, 0.0]])
+    middle = side / 2 if config.geometry == "official" else (side - 1) / 2
+    matrix[:, 2] = middle - matrix[:, :2] @ centre
+    return matrix
+
+
+def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator: np.random.Generator) -> Matrix:
+    """Box centre of one of the better-labelled half of the people (official code); of the photo without people."""
+    people = [person for person in photo.persons if not person.is_crowd]
+    if not people:
+        return np.array([size[1], size[0]]) / 2
+    people.sort(key=lambda person: -int((person.visibility > 0).sum()))
+    box = people[generator.integers((len(people) + 1) // 2)].box
+    return np.array([box[0] + box[2], box[1] + box[3]], np.float64) / 2
+
+
+def _centre_near_people(
+    photo: AnnotatedPhoto, size: tuple[int, ...], window: float, generator: np.random.Generator
+) -> Matrix:
+    """Near a random person where there is one, and as far inside the photo as the window allows."""
+    height, width = size
+    people = [person for person in photo.persons if not person.ignore]
+    if people:
+        box = people[generator.integers(len(people))].box
+        centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + generator.uniform(-0.3, 0.3, 2) * window
+    else:
+        centre = generator.random(2) * (width, height)
+    # A little of the border may be seen, as at test time.
+    slack = 0.1 * window
+    for axis, length in enumerate((width, height)):
+        low, high = window / 2 - slack, length - window / 2 + slack
+        if low < high:
+            centre[axis] = np.clip(centre[axis], low, high)
+        else:
+            centre[axis] = length / 2 + generator.uniform(-0.5, 0.5) * (low - high)
+    return centre
+
+
+def _warped(image: Pixels, matrix: Matrix, side: int, border: tuple[int, ...]) -> Pixels:
+    """The patch, by linear interpolation; strong reductions average pixels first, or they would flicker."""
+    while math.hypot(matrix[0, 0], matrix[1, 0]) < 0.5 and min(image.shape[:2]) > 1:
+        height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+        image = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        matrix = matrix @ np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # x = 2 x' + 0.5
+    return cv2.warpAffine(  # type: ignore[no-any-return]
+        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
+
+
+def _labelled(
+    image: Pixels,
+    photo: AnnotatedPhoto,
+    matrix: Matrix,
+    zoom: float,
+    flip: bool,
+    skeleton: Skeleton,
+    config: DataConfig,
+) -> Patch:
+    side = image.shape[0]
+    persons: list[tuple[Any, ...]] = []
+    ignored: list[tuple[Any, float]] = []
+    for person in photo.persons:
+        box = _moved_box(person.box, matrix)
+        # The official code clips to the size, not to the last pixel.
+        clipped = np.clip(box, 0, side if config.geometry == "official" else side - 1)
+        keypoints, weights, visible = _moved_keypoints(person, matrix, side, config)
+        if _lost(box, clipped, weights, side, config):
+            continue
+        if person.ignore or not (weights > 0).any():
+            ignored.append((clipped, float(person.is_crowd)))
+            continue
+        if flip:
+            keypoints, weights, visible = (x[skeleton.mirror] for x in (keypoints, weights, visible))
+        persons.append((keypoints, weights, visible, max(person.area * zoom**2, 1.0), clipped))
+    if photo.only_main_person:
+        # Others in the photo are not labelled: all around the labelled one, nothing is known.
+        ignored += [(part, 1.0) for part in _frame(persons[0][4] if persons else np.zeros(4, np.float32), side)]
+    columns = list(zip(*persons, strict=True)) if persons else [()] * 5
+    num_keypoints = len(skeleton.keypoints)
+    shapes = ((num_keypoints, 2), (num_keypoints,), (num_keypoints,), (), (4,))
+    arrays = [np.array(column, np.float32).reshape(-1, *shape) for column, shape in zip(columns, shapes, strict=True)]
+    regions = np.array([region for region, _ in ignored], np.float32).reshape(-1, 4)
+    return Patch(image, *arrays, regions, np.array([crowd for _, crowd in ignored], np.float32), str(photo.path))
+
+
+def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: DataConfig) -> bool:
+    """Whether the patch shows too little of a person to know of it."""
+    if config.keep == "centre":
+        centre = (box[:2] + box[2:]) / 2
+        return bool((centre <= 0).any() or (centre >= side).any())
+    return bool((clipped[2:] - clipped[:2] < 1).any()) and not (weights > 0).any()
+
+
+def _moved_keypoints(
+    person: Person, matrix: Matrix, side: int, config: DataConfig
+) -> tuple[Floats, Floats, Floats]:
+    """Keypoints, weights and visibility in the patch; a keypoint outside is seen no more.
+
+    With `keep` "keypoints" it is not labelled either; the official code goes on to train on it.
+    """
+    keypoints = (person.keypoints @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    inside = ((keypoints >= -0.5) & (keypoints <= side - 0.5)).all(1)
+    labelled = person.visibility > 0
+    if config.keep == "keypoints":
+        labelled = labelled & inside
+    weights = np.where(labelled, person.keypoint_weights * person.score, 0)
+    visible = np.where(inside, person.visible, np.minimum(person.visible, 0))
+    return keypoints, weights.astype(np.float32), visible.astype(np.float32)
+
+
+def _moved_box(box: Floats, matrix: Matrix) -> Floats:
+    x1, y1, x2, y2 = box
+    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) @ matrix[:, :2].T + matrix[:, 2]
+    return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
+
+
+def _frame(box: Floats, side: int) -> list[Floats]:
+    """Four boxes that cover the patch around `box`."""
+    x1, y1, x2, y2 = box
+    parts = ((0, 0, x1, side), (x2, 0, side, side), (x1, 0, x2, y1), (x1, y2, x2, side))
+    return [np.array(part, np.float32) for part in parts]
+
+
+def _joined(quarters: list[Patch], half: int) -> Patch:
+    image = np.empty((2 * half, 2 * half, 3), np.uint8)
+    moved = []
+    for number, quarter in enumerate(quarters):
+        x, y = number % 2 * half, number // 2 * half
+        image[y : y + half, x : x + half] = quarter.image
+        shift = np.array([x, y], np.float32)
+        moved.append(
+            quarter._replace(
+                keypoints=quarter.keypoints + shift,
+                boxes=quarter.boxes + np.tile(shift, 2),
+                ignored=quarter.ignored + np.tile(shift, 2),
+            )
+        )
+    columns = [np.concatenate([getattr(patch, name) for patch in moved]) for name in Patch._fields[1:-1]]
+    return Patch(image, *columns, " + ".join(patch.source for patch in quarters))
+
+
+def _recoloured(image: Pixels, strength: float, generator: np.random.Generator) -> Pixels:
+    """Brightness, contrast, colour cast and saturation, each changed by up to `strength`; now and then none at all."""
+    gains = 1 + generator.uniform(-0.5, 0.5, 3) * strength
+    contrast, brightness, saturation = 1 + generator.uniform(-1, 1, 3) * strength
+    values = np.arange(256)[:, None] * gains * brightness
+    table = np.clip((values - 128) * contrast + 128, 0, 255).astype(np.uint8)
+    recoloured = cv2.LUT(image, table.reshape(1, 256, 3))
+    grey = cv2.cvtColor(recoloured, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2)
+    if generator.random() < 0.05:
+        return grey
+    return cv2.addWeighted(recoloured, saturation, grey, 1 - saturation, 0)  # type: ignore[no-any-return]

@@ -1,0 +1,103 @@
+"""PoseDet: a photo in, its poses out."""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.decode import decode
+from posedet.errors import ConfigError
+from posedet.image import Letterbox, Photo, read_photo
+from posedet.poses import Poses
+from posedet.session import Runtime, open_session
+from posedet.skeleton import Skeleton, find_skeleton
+
+DEFAULT_MODEL = "posedet-s"
+
+
+class PoseDet:
+    """A pose detector, ready to run; one object may be used from many threads at once.
+
+    model: path of an ONNX file made by `posedet export`; the shipped default if not given.
+    skeleton: the keypoints to report: a skeleton, the name of a built-in one, or keypoint names; each must be among
+    the model's. score_threshold: poses with a lower score are left out (the model's own setting if not given).
+    long_side: pixels to which the photo's long side is brought (the model's own if not given): larger finds smaller
+    people and takes longer. threads: of the runtime, all cores if not given.
+    Raises ModelError, ConfigError or DataError with one line that says what to mend.
+
+    >>> poses = PoseDet()("photo.jpg")
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        skeleton: Skeleton | str | Sequence[str] | None = None,
+        score_threshold: float | None = None,
+        long_side: int | None = None,
+        runtime: Runtime = "onnxruntime",
+        threads: int | None = None,
+    ) -> None:
+        path = Path(str(resources.files("posedet") / "released" / f"{DEFAULT_MODEL}.onnx")) if model is None else Path(model)
+        self._session = open_session(path, runtime=runtime, threads=threads)
+        self.about = self._session.about
+        self.config = self.about.decode
+        self.score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
+        if not 0 <= self.score_threshold < 1:
+            raise ConfigError(f"score_threshold is {self.score_threshold}, expected 0 up to 1")
+        self.long_side = self.config.long_side if long_side is None else long_side
+        if not 32 <= self.long_side <= 8192:
+            raise ConfigError(f"long_side is {self.long_side}, expected 32 to 8192 pixels")
+        self.skeleton = self._wanted(skeleton)
+
+    def __call__(self, photo: Photo) -> Poses:
+        """The poses in one photo, best first, in pixels of the photo.
+
+        photo: a path, a PIL image, or an array (H, W, 3) uint8 RGB. A photo from a file is turned as its EXIF data
+        say. Raises PhotoError naming what is wrong with it.
+        """
+        image = read_photo(photo)
+        letterbox = self._letterbox(image)
+        outputs = self._session.run(letterbox.apply(image)[None])
+        return self._decoded(*(output[0] for output in outputs), letterbox)
+
+    def batch(self, photos: Iterable[Photo]) -> list[Poses]:
+        """The poses of each photo, in order; photos of one size share a run of the network."""
+        images = [read_photo(photo) for photo in photos]
+        boxes = [self._letterbox(image) for image in images]
+        results: dict[int, Poses] = {}
+        for size in dict.fromkeys(box.input_size for box in boxes):
+            members = [i for i, box in enumerate(boxes) if box.input_size == size]
+            outputs = self._session.run(np.stack([boxes[i].apply(images[i]) for i in members]))
+            for row, i in enumerate(members):
+                results[i] = self._decoded(*(output[row] for output in outputs), boxes[i])
+        return [results[i] for i in range(len(images))]
+
+    def _letterbox(self, image: NDArray[np.uint8]) -> Letterbox:
+        height, width = image.shape[:2]
+        return Letterbox.fit((height, width), long_side=self.long_side, short_side=self.config.short_side)
+
+    def _decoded(self, scores: Any, keypoints: Any, keypoint_scores: Any, letterbox: Letterbox) -> Poses:
+        poses = decode(
+            scores,
+            keypoints,
+            keypoint_scores,
+            letterbox=letterbox,
+            skeleton=self.about.skeleton,
+            config=self.config,
+            score_threshold=self.score_threshold,
+        )
+        return poses.select(self.skeleton)
+
+    def _wanted(self, skeleton: Skeleton | str | Sequence[str] | None) -> Skeleton:
+        own = self.about.skeleton
+        if skeleton is None:
+            skeleton = self.config.skeleton
+        if isinstance(skeleton, str):
+            skeleton = own if skeleton == own.name else find_skeleton(skeleton)
+        names = skeleton.keypoints if isinstance(skeleton, Skeleton) else tuple(skeleton)
+        subset = own.subset(names)
+        return skeleton if isinstance(skeleton, Skeleton) else subset

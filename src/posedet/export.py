@@ -1,0 +1,107 @@
+"""Weights -> one ONNX file that holds everything from uint8 pixels to scored poses, proven equal before it is kept."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from posedet import __version__
+from posedet.errors import ModelError
+from posedet.model.deployed import DeployedNet
+from posedet.model.network import build_network
+from posedet.skeleton import find_skeleton
+from posedet.training.checkpoint import load_weights
+
+# (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
+CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
+TOLERANCE_PIXELS = 0.05
+
+
+def export(weights: Path, output: Path, *, name: str | None = None) -> float:
+    """Write `output` from a posedet weights file and return the largest difference to PyTorch in pixels.
+
+    The file has dynamic batch, height and width and describes itself (metadata `posedet`). Raises ModelError when
+    the exported network differs from PyTorch; then nothing is written.
+    """
+    tensors, config, info = load_weights(weights)
+    skeleton = find_skeleton(config.model.skeleton)
+    network = build_network(config.model, skeleton)
+    network.load_state_dict(tensors)
+    deployed = DeployedNet(network, config.decode.candidates).eval()
+    about = {
+        "name": name or output.stem,
+        "version": __version__,
+        "skeleton": skeleton.to_dict(),
+        "config": config.to_dict(),
+        "step": info.get("step"),
+    }
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        partial = Path(folder) / output.name
+        _write_onnx(deployed, partial)
+        model = onnx.load(partial)
+        onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
+        onnx.save(model, partial)
+        difference = check(partial, deployed)
+        if difference > TOLERANCE_PIXELS:
+            raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
+        os.replace(partial, output)
+    return difference
+
+
+def _write_onnx(deployed: DeployedNet, path: Path) -> None:
+    dynamic = torch.export.Dim.DYNAMIC
+    # No level may be one cell wide in the example: it would be taken for a constant.
+    example = torch.zeros(2, 192, 256, 3, dtype=torch.uint8)
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            torch.onnx.export(
+                deployed,
+                (example,),
+                path,
+                dynamo=True,
+                opset_version=20,
+                external_data=False,
+                dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},),
+                input_names=["images"],
+                output_names=["scores", "keypoints", "keypoint_scores"],
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
+    dimensions = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    if not all(dimension.dim_param for dimension in dimensions[:3]):
+        raise ModelError(f"{path.name}: the exporter made batch, height or width a constant")
+
+
+def check(path: Path, deployed: DeployedNet) -> float:
+    """Run the file and PyTorch on the same noise at two sizes and batches: largest difference of a keypoint in pixels.
+
+    Poses are compared where the scores of neighbours in the ranking differ clearly: near-equal ones may swap.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for size in CHECKED_SIZES:
+        images = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        scores, keypoints, keypoint_scores = session.run(None, {"images": images})
+        with torch.no_grad():
+            wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
+        if not np.allclose(scores, wanted[0], atol=1e-4):
+            raise ModelError(f"{path.name}: scores differ from PyTorch by {np.abs(scores - wanted[0]).max():.2g}")
+        gaps = np.abs(np.diff(wanted[0], axis=1))
+        clear = np.minimum(np.pad(gaps, ((0, 0), (1, 0)), constant_values=1), np.pad(gaps, ((0, 0), (0, 1)), constant_values=1)) > 1e-6
+        worst = max(worst, float(np.abs(keypoints - wanted[1])[clear].max(initial=0)))
+        if not np.allclose(keypoint_scores[clear], wanted[2][clear], atol=1e-3):
+            raise ModelError(f"{path.name}: keypoint scores differ from PyTorch")
+    return worst

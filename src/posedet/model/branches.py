@@ -1,0 +1,50 @@
+"""What is read from a pose embedding: score and refinement (paper sec. 3.3); and the heatmap branch (sec. 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+from posedet.model.embedding import PoseEmbedding
+from posedet.model.layers import Norm, tower
+
+
+class EmbeddingBranch(nn.Module):
+    """Samples at the joints -> pose embedding -> ReLU -> outputs: the paper's form at `mixing_depth` 1.
+
+    Each further mixing layer is a linear map of the embedding with ReLU. Bias and mixing are ours: the paper's
+    embedding has neither.
+    """
+
+    def __init__(self, num_keypoints: int, inputs: int, width: int, outputs: int, *, mixing_depth: int) -> None:
+        super().__init__()
+        self.embedding = PoseEmbedding(num_keypoints, inputs, width)
+        # The paper's N(0, 0.01) starves a bottleneck of few channels; there the usual scale is taken.
+        nn.init.normal_(self.embedding.weight, std=0.01 if mixing_depth == 1 else (2 / (num_keypoints * inputs)) ** 0.5)
+        self.mixing = nn.Sequential(
+            *(layer for _ in range(mixing_depth - 1) for layer in (nn.Linear(width, width), nn.ReLU()))
+        )
+        self.output = nn.Linear(width, outputs)
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """samples: (B, S, K, inputs) -> (B, S, outputs)."""
+        embedding: Tensor = torch.relu(self.embedding(samples))
+        output: Tensor = self.output(self.mixing(embedding))
+        return output
+
+
+class HeatmapBranch(nn.Module):
+    """Auxiliary supervision: joint maps from every level while training; gone afterwards (paper sec. 3.4)."""
+
+    def __init__(
+        self, channels: int, num_keypoints: int, *, num_levels: int, norm: Norm, output_bias: float
+    ) -> None:
+        super().__init__()
+        self.tower = tower(channels, channels, 1, num_levels=num_levels, norm=norm)
+        self.output = nn.Conv2d(channels, num_keypoints, 1)
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.constant_(self.output.bias, output_bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps: (B, C, h, w) each -> logits (B, K, h, w) each."""
+        return [self.output(x).float() for x in self.tower(maps)]

@@ -1,0 +1,39 @@
+"""The bypass (paper sec. 3.2): at every location a coarse pose, K displacements in cells, supervised by the truth."""
+
+from torch import Tensor, nn
+
+from posedet.model.layers import Norm, rows_of, tower
+
+
+class Bypass(nn.Module):
+    """Tower of shared convolutions and a 1x1 convolution to 2K displacements, interleaved (y, x) as in the official code.
+
+    With `presence` one more output tells cheaply whether a person is here, so that embeddings are made only at the
+    best locations.
+    """
+
+    def __init__(
+        self, channels: int, num_keypoints: int, *, depth: int, presence: bool, num_levels: int, norm: Norm
+    ) -> None:
+        super().__init__()
+        self.tower = tower(channels, channels, depth, num_levels=num_levels, norm=norm)
+        self.offsets = nn.Conv2d(channels, 2 * num_keypoints, 1)
+        nn.init.normal_(self.offsets.weight, std=0.01)
+        nn.init.zeros_(self.offsets.bias)
+        self.presence = nn.Conv2d(channels, 1, 1) if presence else None
+        if self.presence is not None:
+            nn.init.normal_(self.presence.weight, std=0.01)
+            nn.init.constant_(self.presence.bias, PRIOR_LOGIT)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, x then y, and presence logits (B, M) or None."""
+        maps = self.tower(levels)
+        offsets = rows_of([self.offsets(x) for x in maps]).float()
+        offsets = offsets.unflatten(-1, (-1, 2)).flip(-1)
+        if self.presence is None:
+            return offsets, None
+        return offsets, rows_of([self.presence(x) for x in maps]).float()[..., 0]
+
+
+# ln(0.01 / 0.99): every location starts as background with 99 % (official code).
+PRIOR_LOGIT = -4.59511985013459

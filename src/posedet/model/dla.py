@@ -1,0 +1,128 @@
+"""DLA-34 (Yu et al., 2018, "Deep Layer Aggregation"), the backbone of PoseDet's fastest network (paper table 1).
+
+The modules have the names of the original DLA release (`level3.tree1.root.conv`, ...), so that its public ImageNet
+file and official PoseDet checkpoints, which took them over below `backbone.`, load name by name.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool = True) -> nn.Sequential:
+    """Convolution without bias that keeps the size (at stride 1), batch normalisation, ReLU if `relu`."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+def initialise(backbone: nn.Module) -> None:
+    """Convolutions normal with variance 2 / fan-out (He et al., 2015); batch normalisation starts as the identity."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; HRNet's branches are made of it too."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """x: (B, inputs, h, w) -> (B, outputs, h / stride, w / stride), the shape of the shortcut; x itself if None."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y)) + (x if shortcut is None else shortcut)
+        return F.relu(y, inplace=True)
+
+
+class Root(nn.Module):
+    """Where a tree joins its leaves: 1x1 convolution over all of them, without the shortcut that larger DLAs have."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, *leaves: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(torch.cat(leaves, dim=1))), inplace=True)
+
+
+class Tree(nn.Module):
+    """One level of aggregation: two blocks in a row and the root that joins them, and `extra_inputs` channels more."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, extra_inputs: int = 0) -> None:
+        super().__init__()
+        self.tree1 = BasicBlock(inputs, outputs, stride)
+        self.tree2 = BasicBlock(outputs, outputs)
+        self.root = Root(2 * outputs + extra_inputs, outputs)
+        self.project = conv_norm(inputs, outputs, 1, relu=False) if inputs != outputs else None
+
+    def forward(self, x: Tensor, pooled: Tensor, *extra: Tensor) -> Tensor:
+        """x: (B, inputs, h, w); pooled: x at the output's size; extra: earlier maps of that size, for the root."""
+        first = self.tree1(x, pooled if self.project is None else self.project(pooled))
+        second = self.tree2(first)
+        joined: Tensor = self.root(second, first, *extra)
+        return joined
+
+
+class TwoLevelTree(nn.Module):
+    """Two trees in a row; the second one's root also joins the first tree and the level's pooled input."""
+
+    def __init__(self, inputs: int, outputs: int, *, dead_projection: bool) -> None:
+        super().__init__()
+        self.tree1 = Tree(inputs, outputs, stride=2)
+        self.tree2 = Tree(outputs, outputs, stride=1, extra_inputs=inputs + outputs)
+        if dead_projection:
+            # Never called. Without a gradient, distributed training does not wait for it and no optimiser moves it.
+            self.project = conv_norm(inputs, outputs, 1, relu=False).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, inputs, h, w) -> (B, outputs, h / 2, w / 2)."""
+        pooled = F.max_pool2d(x, 2)
+        first = self.tree1(x, pooled)
+        joined: Tensor = self.tree2(first, first, pooled, first)
+        return joined
+
+
+class DLA34(nn.Module):
+    """Images -> maps at strides 4, 8, 16, 32.
+
+    `dead_projections` is for the sake of checkpoints only: the original release has a projection in level3 and in
+    level4 whose result nothing uses. True: their 41,728 values are held, so that every tensor of an official
+    checkpoint has its place and the network counts as many parameters as the published one, 15,270,832; they are
+    never computed and get no gradient. The outputs are the same either way.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+
+    def __init__(self, *, dead_projections: bool) -> None:
+        super().__init__()
+        self.base_layer = conv_norm(3, 16, 7)
+        self.level0 = conv_norm(16, 16, 3)
+        self.level1 = conv_norm(16, 32, 3, stride=2)
+        self.level2 = Tree(32, 64, stride=2)
+        self.level3 = TwoLevelTree(64, 128, dead_projection=dead_projections)
+        self.level4 = TwoLevelTree(128, 256, dead_projection=dead_projections)
+        self.level5 = Tree(256, 512, stride=2, extra_inputs=256)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images: (B, 3, H, W) RGB, ImageNet mean 0 and deviation 1; H and W multiples of 32.
+
+        Returns (B, 64, H/4, W/4), (B, 128, H/8, W/8), (B, 256, H/16, W/16), (B, 512, H/32, W/32).
+        """
+        x = self.level1(self.level0(self.base_layer(images)))
+        level2 = self.level2(x, F.max_pool2d(x, 2))
+        level3 = self.level3(level2)
+        level4 = self.level4(level3)
+        pooled = F.max_pool2d(level4, 2)
+        level5 = self.level5(level4, pooled, pooled)
+        return level2, level3, level4, level5

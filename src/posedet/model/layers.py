@@ -1,0 +1,46 @@
+"""Convolution with normalisation, and the tower of such convolutions that all levels share."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["batch", "group"]
+
+GROUPS = 32  # of the paper's group normalisation
+
+
+class SharedConv(nn.Module):
+    """3x3 convolution shared by all levels, normalisation, ReLU.
+
+    Group normalisation (the paper's) is shared too: it has no memory. Batch normalisation has one set of statistics
+    for each level, because levels differ in contrast, and so it can be folded into the convolution on export.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, num_levels: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        if norm == "group":
+            self.norms = nn.ModuleList([nn.GroupNorm(GROUPS, outputs)])
+        else:
+            self.norms = nn.ModuleList(nn.BatchNorm2d(outputs, momentum=0.03) for _ in range(num_levels))
+        nn.init.normal_(self.conv.weight, std=0.01 if norm == "group" else (2 / (9 * inputs)) ** 0.5)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps: (B, inputs, h, w) of every level -> (B, outputs, h, w) of every level."""
+        norms = self.norms if len(self.norms) > 1 else list(self.norms) * len(maps)
+        return [F.relu(norm(self.conv(x))) for norm, x in zip(norms, maps, strict=True)]
+
+
+def tower(inputs: int, outputs: int, depth: int, *, num_levels: int, norm: Norm) -> nn.Sequential:
+    """`depth` shared convolutions from `inputs` to `outputs` channels; maps of all levels in, maps of all levels out."""
+    widths = [inputs] + [outputs] * depth
+    return nn.Sequential(
+        *(SharedConv(a, b, num_levels=num_levels, norm=norm) for a, b in zip(widths, widths[1:], strict=False))
+    )
+
+
+def rows_of(maps: list[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) of all levels -> one table (B, M, C): locations row by row, level after level."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)

@@ -1,0 +1,349 @@
+"""Skeletons: keypoint names, the limbs between them, which mirror which, and how exactly each one is seen.
+
+A sigma is the spread of careful annotators about a keypoint, as a share of the person's size; OKS divides by it.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.errors import DataError
+
+MAX_SKELETON_BYTES = 1_000_000
+MAX_NAME_LENGTH = 100
+
+# For keypoints that COCO does not know: as a shoulder, and as CrowdPose takes for head top and neck.
+DEFAULT_SIGMA = 0.079
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the keypoints of a pose mean. Lists are taken as tuples; `DataError` names the field that is wrong."""
+
+    name: str
+    keypoints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]  # keypoint indices that a drawn line joins
+    pairs: tuple[tuple[int, int], ...]  # keypoint indices, left and right; the others lie in the middle
+    sigmas: tuple[float, ...]  # one per keypoint, as in COCO
+
+    def __post_init__(self) -> None:
+        if not _is_name(self.name):
+            raise DataError(f"skeleton: name: {self.name!r:.80}, expected 1 to {MAX_NAME_LENGTH} printable characters")
+        where = f"skeleton '{self.name}'"
+        # Tuples whatever came in, so that skeletons read from JSON are hashable and equal to built-in ones.
+        object.__setattr__(self, "keypoints", _checked_names(self.keypoints, f"{where}: keypoints"))
+        object.__setattr__(self, "limbs", _checked_links(self.limbs, len(self.keypoints), f"{where}: limbs"))
+        object.__setattr__(self, "pairs", _checked_links(self.pairs, len(self.keypoints), f"{where}: pairs"))
+        object.__setattr__(self, "sigmas", _checked_sigmas(self.sigmas, len(self.keypoints), f"{where}: sigmas"))
+        _check_each_once(self.pairs, self.keypoints, f"{where}: pairs")
+
+    @property
+    def num_keypoints(self) -> int:
+        """How many keypoints a pose has, K."""
+        return len(self.keypoints)
+
+    @property
+    def mirror(self) -> NDArray[np.int64]:
+        """(K,) order of the keypoints in a mirrored photo: `keypoints[mirror]` has left and right exchanged."""
+        order = np.arange(self.num_keypoints, dtype=np.int64)
+        for left, right in self.pairs:
+            order[[left, right]] = right, left
+        return order
+
+    def index(self, name: str) -> int:
+        """Where the keypoint stands; a `DataError` with the nearest name if it does not exist."""
+        if name not in self.keypoints:
+            raise DataError(f"skeleton '{self.name}': no keypoint {name!r}{_nearest(name, self.keypoints)}")
+        return self.keypoints.index(name)
+
+    def subset(self, names: Sequence[str], *, name: str | None = None) -> "Skeleton":
+        """The named keypoints in the order given, with the limbs and pairs that still have both ends."""
+        chosen = [self.index(keypoint) for keypoint in names]
+        place = {old: new for new, old in enumerate(chosen)}
+
+        def kept(links: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+            return tuple((place[first], place[second]) for first, second in links if {first, second} <= place.keys())
+
+        return Skeleton(
+            name=f"{self.name}-{len(chosen)}" if name is None else name,
+            keypoints=tuple(names),
+            limbs=kept(self.limbs),
+            pairs=kept(self.pairs),
+            sigmas=tuple(self.sigmas[old] for old in chosen),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names, numbers and lists only, ready for JSON; `from_dict` gives the same skeleton back."""
+        return {
+            "name": self.name,
+            "keypoints": list(self.keypoints),
+            "limbs": [list(limb) for limb in self.limbs],
+            "pairs": [list(pair) for pair in self.pairs],
+            "sigmas": list(self.sigmas),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> "Skeleton":
+        """Read `to_dict`'s form, or one written by hand: only `name` and `keypoints` are needed.
+
+        Limbs and pairs may name their keypoints instead of counting them. Without `pairs` they are inferred from the
+        names; without `sigmas` a keypoint that COCO knows by name has COCO's, any other `DEFAULT_SIGMA`.
+        """
+        if not isinstance(data, dict):
+            raise DataError(f"skeleton: {data!r:.80}, expected a table with name, keypoints, limbs, pairs, sigmas")
+        fields = tuple(cls.__dataclass_fields__)
+        for key in data:
+            if key not in fields:
+                raise DataError(f"skeleton: unknown key {key!r:.80}{_nearest(str(key), fields)}")
+        for key in ("name", "keypoints"):
+            if key not in data:
+                raise DataError(f"skeleton: key '{key}' is missing")
+        where = f"skeleton {data['name']!r:.80}"
+        names = _checked_names(data["keypoints"], f"{where}: keypoints")
+        return cls(
+            name=data["name"],
+            keypoints=names,
+            limbs=_numbered(data.get("limbs", ()), names, f"{where}: limbs"),
+            pairs=_numbered(data["pairs"], names, f"{where}: pairs") if "pairs" in data else infer_pairs(names),
+            sigmas=data["sigmas"] if "sigmas" in data else _known_sigmas(names),
+        )
+
+    @classmethod
+    def from_coco_category(cls, category: object, *, sigmas: Sequence[float] | None = None) -> "Skeleton":
+        """Read an entry of `categories` in a COCO annotation file, whose limbs count from 1 and which has no pairs."""
+        if not isinstance(category, dict):
+            raise DataError(f"categories: {category!r:.80}, expected a table with name, keypoints, skeleton")
+        for key in ("name", "keypoints"):
+            if key not in category:
+                raise DataError(f"categories: key '{key}' is missing; is this a file of keypoints?")
+        name = category["name"]
+        where = f"category {name!r:.80}"
+        names = _checked_names(category["keypoints"], f"{where}: keypoints")
+        limbs = _checked_links(category.get("skeleton", ()), len(names), f"{where}: skeleton", first_index=1)
+        return cls(
+            name=name,
+            keypoints=names,
+            limbs=tuple((first - 1, second - 1) for first, second in limbs),
+            pairs=infer_pairs(names),
+            sigmas=_known_sigmas(names) if sigmas is None else tuple(sigmas),
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Skeleton":
+        """Read a TOML or JSON file in the form of `from_dict`; errors begin with the file's name."""
+        file = Path(path)
+        if file.suffix.lower() not in (".toml", ".json"):
+            raise DataError(f"{file}: a skeleton is read from a .toml or .json file")
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(MAX_SKELETON_BYTES + 1)
+            if len(content) > MAX_SKELETON_BYTES:
+                raise DataError(f"larger than {MAX_SKELETON_BYTES} bytes, this is no skeleton")
+            text = content.decode("utf-8-sig")
+            return cls.from_dict(json.loads(text) if file.suffix.lower() == ".json" else tomllib.loads(text))
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON or TOML, or nested without end
+            kind = file.suffix[1:].upper()
+            raise DataError(f"{file}: not a {kind} file ({str(error).splitlines()[0]})") from error
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+
+
+def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Pairs (left, right) of keypoints whose names differ in the side alone, in the order of their first member.
+
+    Understood are `left_eye`, `eye_left`, `leftEye`, `LeftEye`, `l_eye`, `eye.L`, `LEye`, `left eye`, `lefteye`.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    pairs = []
+    for index, name in enumerate(names):
+        rest, side = _without_side(name)
+        other, other_side = seen.get(rest, (index, side))
+        if side == "middle":
+            continue
+        if other_side == side:
+            seen.setdefault(rest, (index, side))
+        else:
+            pairs.append((other, index) if side == "right" else (index, other))
+            del seen[rest]
+    return tuple(sorted(pairs, key=min))
+
+
+def find_skeleton(name: str) -> Skeleton:
+    """A built-in skeleton by its name; a `DataError` with the nearest name if there is none."""
+    if name not in SKELETONS:
+        raise DataError(f"unknown skeleton {name!r}{_nearest(name, SKELETONS)}; built in: {', '.join(SKELETONS)}")
+    return SKELETONS[name]
+
+
+_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+# Where words part without a separator: leftEye, and LEye, whose first letter is the side.
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
+
+
+def _without_side(name: str) -> tuple[str, str]:
+    """`Left_Eye` -> ("* eye", "left"); ("nose", "middle") for a name without a side."""
+    words = re.split(r"[\W_]+", _WORD_START.sub(" ", name).lower())
+    for place, word in enumerate(words):
+        if word in _SIDES:
+            return " ".join([*words[:place], "*", *words[place + 1 :]]), _SIDES[word]
+        for side in ("left", "right"):
+            if word.startswith(side):
+                return " ".join([*words[:place], "*", word.removeprefix(side), *words[place + 1 :]]), side
+    return " ".join(words), "middle"
+
+
+def _checked_names(value: object, where: str) -> tuple[str, ...]:
+    """At least one name, all different."""
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(f"{where}: {value!r:.80}, expected a list of names")
+    seen: set[str] = set()
+    for place, name in enumerate(value):
+        if not _is_name(name):
+            raise DataError(f"{where}[{place}]: {name!r:.80}, expected 1 to {MAX_NAME_LENGTH} printable characters")
+        if name in seen:
+            raise DataError(f"{where}[{place}]: {name!r} stands there twice")
+        seen.add(name)
+    return tuple(value)
+
+
+def _checked_links(
+    value: object, num_keypoints: int, where: str, *, first_index: int = 0
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of two different keypoint indices."""
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where}: {value!r:.80}, expected a list of pairs of keypoint indices")
+    last = num_keypoints - 1 + first_index
+    links = []
+    for place, link in enumerate(value):
+        if not isinstance(link, list | tuple) or len(link) != 2 or not all(_is_index(end) for end in link):
+            raise DataError(f"{where}[{place}]: {link!r:.80}, expected two keypoint indices")
+        if not all(first_index <= end <= last for end in link):
+            raise DataError(f"{where}[{place}]: {link!r:.80}, keypoint indices run from {first_index} to {last}")
+        if link[0] == link[1]:
+            raise DataError(f"{where}[{place}]: {link!r:.80} joins a keypoint with itself")
+        links.append((int(link[0]), int(link[1])))
+    return tuple(links)
+
+
+def _check_each_once(pairs: tuple[tuple[int, int], ...], names: tuple[str, ...], where: str) -> None:
+    """A keypoint has one mirror image at most."""
+    seen: set[int] = set()
+    for place, pair in enumerate(pairs):
+        for index in pair:
+            if index in seen:
+                raise DataError(f"{where}[{place}]: keypoint {index} ({names[index]}) is in another pair already")
+            seen.add(index)
+
+
+def _checked_sigmas(value: object, num_keypoints: int, where: str) -> tuple[float, ...]:
+    """One share per keypoint: nobody places a keypoint to a thousandth, and none is as wide as the person."""
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where}: {value!r:.80}, expected a list of {num_keypoints} numbers")
+    if len(value) != num_keypoints:
+        raise DataError(f"{where}: {len(value)} numbers, expected {num_keypoints}, one for each keypoint")
+    for place, sigma in enumerate(value):
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float | np.number) or not 0.001 <= sigma <= 1:
+            raise DataError(f"{where}[{place}]: {sigma!r:.80}, expected a share of the person's size, 0.001 to 1")
+    return tuple(float(sigma) for sigma in value)
+
+
+def _numbered(value: object, names: tuple[str, ...], where: str) -> Any:
+    """Keypoint names in limbs and pairs turned to indices; whatever else is wrong is left to the checks."""
+    if not isinstance(value, list | tuple):
+        return value
+    index = {name: place for place, name in enumerate(names)}
+    numbered = []
+    for place, link in enumerate(value):
+        if not isinstance(link, list | tuple):
+            return value
+        for end in link:
+            if isinstance(end, str) and end not in index:
+                raise DataError(f"{where}[{place}]: no keypoint {end!r:.80}{_nearest(end, names)}")
+        numbered.append([index[end] if isinstance(end, str) else end for end in link])
+    return numbered
+
+
+def _known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
+    """COCO's sigmas where the name is COCO's."""
+    known = dict(zip(COCO.keypoints, COCO.sigmas, strict=True))
+    return tuple(known.get(name, DEFAULT_SIGMA) for name in names)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= MAX_NAME_LENGTH
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """The remedy for a misspelt name, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def _built_in(name: str, sigmas: dict[str, float], limbs: Sequence[tuple[str, str]]) -> Skeleton:
+    names = tuple(sigmas)
+    joined = tuple((names.index(first), names.index(second)) for first, second in limbs)
+    return Skeleton(name, names, joined, infer_pairs(names), tuple(sigmas.values()))
+
+
+_FACE = {"nose": 0.026, "left_eye": 0.025, "right_eye": 0.025, "left_ear": 0.035, "right_ear": 0.035}
+_BODY = {
+    f"{side}_{part}": sigma
+    for part, sigma in {
+        "shoulder": 0.079,
+        "elbow": 0.072,
+        "wrist": 0.062,
+        "hip": 0.107,
+        "knee": 0.087,
+        "ankle": 0.089,
+    }.items()
+    for side in ("left", "right")
+}
+_TOP = {"head_top": 0.079, "neck": 0.079}
+
+_BODY_LIMBS = (
+    ("left_ankle", "left_knee"),
+    ("left_knee", "left_hip"),
+    ("right_ankle", "right_knee"),
+    ("right_knee", "right_hip"),
+    ("left_hip", "right_hip"),
+    ("left_shoulder", "left_hip"),
+    ("right_shoulder", "right_hip"),
+    ("left_shoulder", "right_shoulder"),
+    ("left_shoulder", "left_elbow"),
+    ("right_shoulder", "right_elbow"),
+    ("left_elbow", "left_wrist"),
+    ("right_elbow", "right_wrist"),
+)
+_FACE_LIMBS = (
+    ("left_eye", "right_eye"),
+    ("nose", "left_eye"),
+    ("nose", "right_eye"),
+    ("left_eye", "left_ear"),
+    ("right_eye", "right_ear"),
+    ("left_ear", "left_shoulder"),
+    ("right_ear", "right_shoulder"),
+)
+_TOP_LIMBS = (("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"))
+
+COCO = _built_in("coco", _FACE | _BODY, _BODY_LIMBS + _FACE_LIMBS)
+CROWDPOSE = _built_in("crowdpose", _BODY | _TOP, _BODY_LIMBS + _TOP_LIMBS)
+BODY19 = _built_in("body19", _FACE | _BODY | _TOP, _BODY_LIMBS + _FACE_LIMBS + _TOP_LIMBS)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, CROWDPOSE, BODY19)}

@@ -1,0 +1,170 @@
+"""Which locations learn which person: by centre for the coarse pose, by OKS for score and refinement (sec. 3.3)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from posedet.config import AssignConfig
+from posedet.model.network import Proposals
+from posedet.training.batches import Batch
+
+NOBODY = -1
+
+# Of the locations whose embeddings are trained, those drawn at random: without them the score never sees background.
+RANDOM_LOCATIONS = 24
+
+
+class Persons(NamedTuple):
+    """The persons of a batch that are learnt, and what the assignment needs of them."""
+
+    valid: Tensor  # (B, P) bool: enough labelled keypoints
+    labelled: Tensor  # (B, P, K) bool
+    corners: Tensor  # (B, P, 2) top-left of the labelled keypoints, pixels
+    sizes: Tensor  # (B, P, 2) extent of the labelled keypoints, pixels
+    areas: Tensor  # (B, P) of the OKS in training, in COCO's form, pixels squared
+    ignored: Tensor  # (B, Q', 4) regions that are neither person nor background
+
+    @classmethod
+    def of(cls, batch: Batch, config: AssignConfig) -> "Persons":
+        labelled = batch.weights > 0
+        some = labelled.any(2)
+        low = batch.keypoints.masked_fill(~labelled[..., None], torch.inf).amin(2)
+        high = batch.keypoints.masked_fill(~labelled[..., None], -torch.inf).amax(2)
+        valid = labelled.sum(2) >= config.min_keypoints
+        few = torch.where((some & ~valid)[..., None], batch.boxes, torch.full_like(batch.boxes, -1e6))
+        areas = batch.areas
+        if config.oks_area == "half box":
+            # The paper's OKS has no factor 2: COCO's form with half the area (facts 4.2).
+            areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1) / 2
+        return cls(
+            valid,
+            labelled,
+            torch.where(some[..., None], low, 0),
+            torch.where(some[..., None], high - low, 0),
+            areas,
+            torch.cat((batch.ignored, few), 1),
+        )
+
+
+def person_levels(sizes: Tensor, strides: tuple[int, ...], divisor: float) -> Tensor:
+    """Level of each person by the size (..., 2) of its labelled keypoints: index into `strides` (facts 4.1)."""
+    sizes = sizes.clamp(min=1e-6)
+    level = ((sizes[..., 0] / divisor).log2() + (sizes[..., 1] / divisor).log2()) / 2
+    first = strides[0].bit_length() - 1
+    return (level.trunc().long() - first).clamp(0, len(strides) - 1)
+
+
+def assign_coarse(
+    batch: Batch, persons: Persons, proposals: Proposals, strides: tuple[int, ...], config: AssignConfig
+) -> Tensor:
+    """The person that each location learns the coarse pose of: (B, M) int64, NOBODY where none.
+
+    Each person takes the `positives` nearest locations of its own level, by the distance to its centre in units of
+    its size; a location wanted by several goes to the nearest, among equals to the first. With several positives, a
+    person that would be left without any takes its nearest free one.
+    """
+    labelled = persons.labelled.float()
+    if config.centre == "keypoints":
+        centres = (batch.keypoints * labelled[..., None]).sum(2) / labelled.sum(2).clamp(min=1)[..., None]
+    else:
+        centres = persons.corners + persons.sizes / 2
+    levels = person_levels(persons.sizes, strides, config.level_divisor)
+    difference = proposals.locations[None, None] - centres[:, :, None]
+    distances = (difference / persons.sizes.clamp(min=1e-6)[:, :, None]).square().sum(-1).sqrt()  # (B, P, M)
+    own_level = torch.tensor(strides, device=levels.device)[levels][..., None] == proposals.strides
+    distances = distances.masked_fill(~(own_level & persons.valid[..., None]), torch.inf)
+    wanted = distances
+    if config.positives == 1:
+        # argmin takes the first of equals, topk whichever.
+        index = distances.argmin(-1, keepdim=True)
+    else:
+        index = distances.topk(min(config.positives, distances.shape[-1]), dim=-1, largest=False).indices
+    wanted = torch.full_like(distances, torch.inf).scatter(-1, index, distances.gather(-1, index))
+    best, owner = wanted.min(1)
+    owner = torch.where(best.isfinite(), owner, NOBODY)
+    if config.positives > 1:
+        _place_losers(owner, distances, persons.valid)
+    return owner
+
+
+def _place_losers(owner: Tensor, distances: Tensor, valid: Tensor) -> None:
+    """Give every person without a location its nearest free one (changes `owner`)."""
+    numbers = torch.arange(distances.shape[1], device=owner.device)
+    has_one = (owner[:, None] == numbers[:, None]).any(2)
+    for b, p in (valid & ~has_one).nonzero().tolist():
+        free = distances[b, p].masked_fill(owner[b] != NOBODY, torch.inf)
+        if free.min().isfinite():
+            owner[b, free.argmin()] = p
+
+
+def in_ignored(persons: Persons, proposals: Proposals) -> Tensor:
+    """Locations inside an ignored region: (B, M) bool."""
+    x, y = proposals.locations.unbind(-1)
+    x1, y1, x2, y2 = (side[..., None] for side in persons.ignored.unbind(-1))
+    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
+
+
+def pose_oks(poses: Tensor, batch: Batch, persons: Persons, sigmas: Tensor) -> Tensor:
+    """OKS of poses (B, S, K, 2) with the persons of the batch: (B, S, P), -1 for persons that are not learnt.
+
+    COCO's form, exp(-d^2 / (8 sigma^2 area)), mean over labelled keypoints; the NumPy twin is `posedet.oks.oks`.
+    """
+    similarity = torch.zeros(poses.shape[0], poses.shape[1], batch.keypoints.shape[1], device=poses.device)
+    exponent = -1 / (8 * sigmas.square() * persons.areas[..., None].clamp(min=1e-9))  # (B, P, K)
+    # One keypoint at a time: (B, S, P, K) at once is gigabytes when every location has a pose.
+    for k in range(poses.shape[2]):
+        squared = (poses[:, :, None, k] - batch.keypoints[:, None, :, k]).square().sum(-1)
+        similarity += (squared * exponent[:, None, :, k]).exp() * persons.labelled[:, None, :, k]
+    similarity /= persons.labelled.sum(2).clamp(min=1)[:, None]
+    return similarity.masked_fill(~persons.valid[:, None], -1)
+
+
+def assign_by_oks(oks: Tensor, *, positive: float, rescue: float) -> Tensor:
+    """The person that each pose belongs to by its OKS (facts 4.3): (B, S) int64, NOBODY where none is near enough.
+
+    oks: (B, S, P), -1 for persons that do not count. Poses at `positive` or above belong to the nearest person. With
+    `rescue` above 0, a person's best poses belong to it from `rescue` on, even if they were another's.
+    """
+    best, owner = oks.max(2)
+    owner = torch.where(best >= positive, owner, NOBODY)
+    if rescue > 0:
+        top = oks.amax(1)  # (B, P)
+        for p in range(oks.shape[2]):
+            rescued = (oks[..., p] == top[:, None, p]) & (top[:, None, p] >= rescue)
+            owner = torch.where(rescued, p, owner)
+    return owner
+
+
+def score_labels(
+    oks: Tensor, batch: Batch, persons: Persons, *, positive: float, negative: float
+) -> tuple[Tensor, Tensor]:
+    """Hard targets of the score by the OKS of the coarse pose (facts 4.4): labels and weights, (B, S) each.
+
+    Between `negative` and `positive` nothing is learnt, nor in an image that has people, but none with enough
+    labelled keypoints.
+    """
+    best = oks.amax(2)
+    unsure = (best >= negative) & (best < positive)
+    people = persons.labelled.any(2).any(1) | (batch.crowds == 0).any(1)
+    unlabelled = people & ~persons.valid.any(1)
+    return (best >= positive).float(), (~unsure & ~unlabelled[:, None]).float()
+
+
+class Selection(NamedTuple):
+    """What is decided before the embeddings are made."""
+
+    persons: Persons
+    owner: Tensor  # (B, M): the person of each coarse pose
+    ignored: Tensor  # (B, M) bool
+
+
+def choose_locations(selection: Selection, presence: Tensor, num_selected: int) -> Tensor:
+    """All positives, some at random, and where a person is seen already: (B, S) indices into the M locations.
+
+    presence: (B, M) logits.
+    """
+    random = torch.rand_like(presence) > 1 - RANDOM_LOCATIONS / presence.shape[1]
+    priority = presence.sigmoid() + 2 * random + 4 * (selection.owner != NOBODY) - 4 * selection.ignored
+    index: Tensor = priority.topk(min(num_selected, presence.shape[1]), dim=1).indices
+    return index

@@ -1,0 +1,134 @@
+"""Annotated photos -> augmented patches -> batches of padded tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from posedet.config import DataConfig
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.augment import Patch, make_patch
+from posedet.skeleton import Skeleton
+
+
+class Batch(NamedTuple):
+    """B patches with at most P persons and Q ignored regions each; padding has weight 0.
+
+    Coordinates are pixels of the patch, pixel centres at integers.
+    """
+
+    images: Tensor  # (B, 3, S, S) uint8 RGB
+    keypoints: Tensor  # (B, P, K, 2)
+    weights: Tensor  # (B, P, K): 0 = not labelled, below 1 = a teacher's confidence
+    visible: Tensor  # (B, P, K): 1 seen, 0 hidden or absent, -1 not known
+    areas: Tensor  # (B, P) pixels of the patch squared
+    boxes: Tensor  # (B, P, 4) x1 y1 x2 y2
+    ignored: Tensor  # (B, Q, 4) x1 y1 x2 y2: regions that are neither person nor background
+    crowds: Tensor  # (B, Q): 0 where the ignored region is one person, without labelled keypoints
+    sources: list[str]  # the photo files, for error messages
+
+    def to(self, device: torch.device) -> "Batch":
+        tensors = (x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self)
+        return Batch(*tensors)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PhotoStream(Dataset[Patch]):
+    """Endless stream of patches: sample number n is the same whoever asks, in whatever order.
+
+    The photo comes from a fresh permutation for each epoch, the augmentation from a generator seeded by
+    (seed, n): workers, processes and resumed runs need no state. `repeats[i]` is how often photo i is seen an epoch.
+    """
+
+    photos: list[AnnotatedPhoto]
+    repeats: list[int]
+    skeleton: Skeleton
+    config: DataConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_epoch", (-1, np.empty(0, np.int64)))
+
+    @property
+    def epoch_length(self) -> int:
+        return sum(self.repeats)
+
+    def photo_at(self, number: int) -> AnnotatedPhoto:
+        epoch, place = divmod(number, self.epoch_length)
+        if self._epoch[0] != epoch:  # type: ignore[attr-defined]
+            order = np.random.default_rng((self.seed, epoch)).permutation(
+                np.repeat(np.arange(len(self.photos)), self.repeats)
+            )
+            object.__setattr__(self, "_epoch", (epoch, order))
+        return self.photos[self._epoch[1][place]]  # type: ignore[attr-defined]
+
+    def __getitem__(self, number: int) -> Patch:
+        generator = np.random.default_rng((self.seed, 1_000_003, number))
+        photo = self.photo_at(number)
+        others = [self.photos[i] for i in generator.integers(len(self.photos), size=3)]
+        return make_patch(photo, others, self.skeleton, self.config, generator)
+
+
+def collate(patches: list[Patch]) -> Batch:
+    """Stack patches, padding persons and ignored regions to the largest number in the batch."""
+
+    def padded(arrays: list[np.ndarray], fill: float) -> Tensor:
+        longest = max(1, max(len(array) for array in arrays))
+        out = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, np.float32)
+        for row, array in zip(out, arrays, strict=True):
+            row[: len(array)] = array
+        return torch.from_numpy(out)
+
+    return Batch(
+        images=torch.from_numpy(np.stack([patch.image for patch in patches])).permute(0, 3, 1, 2),
+        keypoints=padded([patch.keypoints for patch in patches], 0),
+        weights=padded([patch.weights for patch in patches], 0),
+        visible=padded([patch.visible for patch in patches], -1),
+        areas=padded([patch.areas for patch in patches], 1),
+        boxes=padded([patch.boxes for patch in patches], 0),
+        # An empty box far away holds no location.
+        ignored=padded([patch.ignored for patch in patches], -1e6),
+        crowds=padded([patch.crowds for patch in patches], 1),
+        sources=[patch.source for patch in patches],
+    )
+
+
+class _Numbers:
+    """Sample numbers of one process's batches, from step `first_step` on."""
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int, rank: int, world: int) -> None:
+        self.steps = range(first_step, last_step)
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = (step * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+
+def batches(
+    stream: PhotoStream,
+    *,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[Patch]:
+    """Batches of `batch_size` for this process, one for each step."""
+    return DataLoader(
+        stream,
+        batch_sampler=_Numbers(first_step, last_step, batch_size, rank, world),
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

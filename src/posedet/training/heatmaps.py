@@ -1,0 +1,89 @@
+"""Gaussian targets of the auxiliary supervision (sec. 3.4)."""
+
+import torch
+from torch import Tensor
+
+from posedet.training.assignment import Persons, person_levels
+from posedet.training.batches import Batch
+
+# The official window: 15 x 15 cells around the cell of the keypoint.
+WINDOW_CELLS = 7
+# Our targets weigh cells of ignored places from this value on: a labelled keypoint is known even there.
+KNOWN = 0.1
+
+
+def all_level_targets(
+    batch: Batch, sizes: list[tuple[int, int]], strides: tuple[int, ...], sigma: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The official targets (facts 5): every person on every level, around whole cells.
+
+    sizes: (h, w) of every map; sigma: cells. Returns targets (B, K, h, w) in 0..1 and weights (B, 1, h, w) of every
+    level: 0 in the boxes of persons without labelled keypoints.
+    """
+    labelled = batch.weights > 0
+    unlabelled = torch.where((batch.crowds == 0)[..., None], batch.ignored, torch.zeros_like(batch.ignored))
+    targets, masks = [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        cells = (batch.keypoints / stride).trunc()
+        inside = (cells >= 0).all(-1) & (cells[..., 0] < width) & (cells[..., 1] < height) & labelled
+        columns = torch.arange(width, device=cells.device) - cells[..., :1]
+        rows = torch.arange(height, device=cells.device) - cells[..., 1:]
+        near_x = (-columns.square() / (2 * sigma**2)).exp() * (columns.abs() <= WINDOW_CELLS)
+        near_y = (-rows.square() / (2 * sigma**2)).exp() * (rows.abs() <= WINDOW_CELLS)
+        target = torch.zeros(*batch.weights.shape[::2], height, width, device=cells.device)
+        for p in range(cells.shape[1]):
+            blob = near_y[:, p, :, :, None] * near_x[:, p, :, None] * inside[:, p, :, None, None]
+            target = torch.maximum(target, blob)
+        x1, y1, x2, y2 = (side[..., None] for side in (unlabelled / stride).trunc().unbind(-1))
+        xs, ys = torch.arange(width, device=cells.device), torch.arange(height, device=cells.device)
+        covered = ((ys >= y1) & (ys < y2))[..., None] & ((xs >= x1) & (xs < x2))[:, :, None]
+        targets.append(target)
+        masks.append((~covered.any(1, keepdim=True)).float())
+    return targets, masks
+
+
+def own_level_targets(
+    batch: Batch,
+    persons: Persons,
+    sizes: list[tuple[int, int]],
+    strides: tuple[int, ...],
+    *,
+    level_strides: tuple[int, ...],
+    level_divisor: float,
+    origin: float,
+    sigma: float,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Our targets: each person on the map of its own level only, around the true place of the keypoint.
+
+    sizes and strides: of every map; origin: of its cells, as in the network; level_strides, level_divisor: as in
+    `person_levels`. The cell nearest to a keypoint is exactly 1. Ignored regions and the boxes of other levels'
+    persons have weight 0, but for the surroundings of this level's keypoints.
+    """
+    num_images, _, num_keypoints = batch.weights.shape
+    device = batch.weights.device
+    levels = person_levels(persons.sizes, level_strides, level_divisor)
+    targets, masks = [], []
+    for number, ((height, width), stride) in enumerate(zip(sizes, strides, strict=True)):
+        shift = origin * (stride - 1)
+        target = torch.zeros(num_images, num_keypoints, height, width, device=device)
+        mask = torch.ones(num_images, 1, height, width, device=device)
+        xs = torch.arange(width, device=device)
+        ys = torch.arange(height, device=device)
+        cell_x, cell_y = xs * stride + shift, ys * stride + shift
+        foreign = torch.where((persons.valid & (levels != number))[..., None], batch.boxes, -1e6)
+        for box in torch.cat((persons.ignored, foreign), 1).unbind(1):
+            inside_x = (cell_x >= box[:, :1]) & (cell_x <= box[:, 2:3])
+            inside_y = (cell_y >= box[:, 1:2]) & (cell_y <= box[:, 3:])
+            mask[:, 0] *= ~(inside_y[:, :, None] & inside_x[:, None])
+        for b, p in (persons.valid & (levels == number)).nonzero().tolist():
+            x, y = ((batch.keypoints[b, p] - shift) / stride).unbind(-1)  # (K,) cells
+            near_x = (-(xs - x[:, None]).square() / (2 * sigma**2)).exp()
+            near_y = (-(ys - y[:, None]).square() / (2 * sigma**2)).exp()
+            labelled = persons.labelled[b, p, :, None, None]
+            # 0.99: a keypoint exactly on a cell must not make a second peak.
+            blob = 0.99 * near_y[:, :, None] * near_x[:, None] * labelled
+            peak = (ys == y.round()[:, None])[:, :, None] & (xs == x.round()[:, None])[:, None] & labelled
+            target[b] = torch.maximum(target[b], torch.where(peak, 1.0, blob))
+        targets.append(target)
+        masks.append(torch.maximum(mask, (target.amax(1, keepdim=True) > KNOWN).float()))
+    return targets, masks
