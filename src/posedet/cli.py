@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="photos -> annotated pictures and poses.json")
-    predict.add_argument("photos", nargs="+", metavar="PATH", help="photo, folder of photos, or pattern such as '*.jpg'")
+    predict.add_argument(
+        "photos", nargs="+", metavar="PATH", help="photo, folder of photos, or pattern such as '*.jpg'"
+    )
     predict.add_argument("--output", type=Path, default=Path("poses"), help="folder for the results (%(default)s)")
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
     _add_detector_options(predict)
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="weights -> one ONNX file (needs posedet[export])")
     export.add_argument("weights", type=Path, help="weights.safetensors of a run")
     export.add_argument("output", type=Path, help="the ONNX file to write")
+    export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
     export.set_defaults(command=_export)
 
     info = commands.add_parser("info", help="what a model file says of itself")
@@ -229,7 +232,7 @@ def _export(options: argparse.Namespace) -> int:
     _needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
     from posedet.export import export
 
-    difference = export(options.weights, options.output)
+    difference = export(options.weights, options.output, half=options.half)
     size = options.output.stat().st_size / 1e6
     print(f"{options.output}: {size:.1f} MB, equal to PyTorch to {difference:.1g} pixels")
     return 0
@@ -254,5 +257,3 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _needs(command: str, extra: str, modules: Sequence[str]) -> None:
     if any(importlib.util.find_spec(module) is None for module in modules):
         raise ConfigError(f"'posedet {command}' needs more than running does: pip install \"posedet[{extra}]\"")
-
-

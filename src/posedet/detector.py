@@ -41,7 +41,11 @@ class PoseDet:
         runtime: Runtime = "onnxruntime",
         threads: int | None = None,
     ) -> None:
-        path = Path(str(resources.files("posedet") / "released" / f"{DEFAULT_MODEL}.onnx")) if model is None else Path(model)
+        path = (
+            Path(str(resources.files("posedet") / "released" / f"{DEFAULT_MODEL}.onnx"))
+            if model is None
+            else Path(model)
+        )
         self._session = open_session(path, runtime=runtime, threads=threads)
         self.about = self._session.about
         self.config = self.about.decode

@@ -17,26 +17,30 @@ from posedet.errors import ModelError
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
 from posedet.skeleton import find_skeleton
-from posedet.training.checkpoint import load_weights
+from posedet.training.checkpoint import load_weights, save_weights
 
 # (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
 CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
 TOLERANCE_PIXELS = 0.05
 
 
-def export(weights: Path, output: Path, *, name: str | None = None) -> float:
+def export(weights: Path, output: Path, *, half: bool = False) -> float:
     """Write `output` from a posedet weights file and return the largest difference to PyTorch in pixels.
 
-    The file has dynamic batch, height and width and describes itself (metadata `posedet`). Raises ModelError when
-    the exported network differs from PyTorch; then nothing is written.
+    The file has dynamic batch, height and width and describes itself (metadata `posedet`). With `half`, weights are
+    rounded to float16 and stored so, in half the space, in `output` and in a weights file of the same name beside it;
+    the arithmetic stays float32. Raises ModelError when the exported network differs from PyTorch; then nothing is
+    written.
     """
     tensors, config, info = load_weights(weights)
+    if half:
+        tensors = {name: x.half() if x.ndim > 1 else x for name, x in tensors.items()}
     skeleton = find_skeleton(config.model.skeleton)
     network = build_network(config.model, skeleton)
     network.load_state_dict(tensors)
     deployed = DeployedNet(network, config.decode.candidates).eval()
     about = {
-        "name": name or output.stem,
+        "name": output.stem,
         "version": __version__,
         "skeleton": skeleton.to_dict(),
         "config": config.to_dict(),
@@ -46,13 +50,35 @@ def export(weights: Path, output: Path, *, name: str | None = None) -> float:
         partial = Path(folder) / output.name
         _write_onnx(deployed, partial)
         model = onnx.load(partial)
+        _store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)
         difference = check(partial, deployed)
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
+        if half:
+            save_weights(output.with_suffix(".safetensors"), tensors, config, info)
         os.replace(partial, output)
     return difference
+
+
+def _store_as_half(model: onnx.ModelProto) -> None:
+    """Keep large constants that float16 holds exactly in float16, cast when the file is loaded."""
+    graph = model.graph
+    casts = []
+    for constant in list(graph.initializer):
+        if constant.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(constant)
+        with np.errstate(over="ignore"):
+            halved = values.astype(np.float16)
+        if values.size < 1000 or not np.array_equal(halved.astype(np.float32), values):
+            continue
+        name = constant.name
+        constant.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    for place, cast in enumerate(casts):
+        graph.node.insert(place, cast)
 
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:
@@ -100,7 +126,12 @@ def check(path: Path, deployed: DeployedNet) -> float:
         if not np.allclose(scores, wanted[0], atol=1e-4):
             raise ModelError(f"{path.name}: scores differ from PyTorch by {np.abs(scores - wanted[0]).max():.2g}")
         gaps = np.abs(np.diff(wanted[0], axis=1))
-        clear = np.minimum(np.pad(gaps, ((0, 0), (1, 0)), constant_values=1), np.pad(gaps, ((0, 0), (0, 1)), constant_values=1)) > 1e-6
+        clear = (
+            np.minimum(
+                np.pad(gaps, ((0, 0), (1, 0)), constant_values=1), np.pad(gaps, ((0, 0), (0, 1)), constant_values=1)
+            )
+            > 1e-6
+        )
         worst = max(worst, float(np.abs(keypoints - wanted[1])[clear].max(initial=0)))
         if not np.allclose(keypoint_scores[clear], wanted[2][clear], atol=1e-3):
             raise ModelError(f"{path.name}: keypoint scores differ from PyTorch")

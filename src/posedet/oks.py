@@ -1,4 +1,4 @@
-"""Object keypoint similarity, and suppression of duplicate poses by it (sec. 3.4) or by the overlap of boxes.
+"""Object keypoint similarity, and suppression of duplicate poses by it (OKS-NMS) or by the overlap of their boxes.
 
 COCO's form: the mean over visible keypoints of exp(-d^2 / (8 sigma^2 A)). The paper and its code write
 exp(-d^2 / (4 sigma^2 A)); that is COCO's form with half the area, so callers who want it pass half the area.

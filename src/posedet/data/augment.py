@@ -176,9 +176,7 @@ def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: Data
     return bool((clipped[2:] - clipped[:2] < 1).any()) and not (weights > 0).any()
 
 
-def _moved_keypoints(
-    person: Person, matrix: Matrix, side: int, config: DataConfig
-) -> tuple[Floats, Floats, Floats]:
+def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConfig) -> tuple[Floats, Floats, Floats]:
     """Keypoints, weights and visibility in the patch; a keypoint outside is seen no more.
 
     With `keep` "keypoints" it is not labelled either; the official code goes on to train on it.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from posedet.model.embedding import PoseEmbedding
-from posedet.model.layers import Norm, tower
+from posedet.model.layers import Norm, output_conv, tower
 
 
 class EmbeddingBranch(nn.Module):
@@ -36,14 +36,10 @@ class EmbeddingBranch(nn.Module):
 class HeatmapBranch(nn.Module):
     """Auxiliary supervision: joint maps from every level while training; gone afterwards (paper sec. 3.4)."""
 
-    def __init__(
-        self, channels: int, num_keypoints: int, *, num_levels: int, norm: Norm, output_bias: float
-    ) -> None:
+    def __init__(self, channels: int, num_keypoints: int, *, num_levels: int, norm: Norm, output_bias: float) -> None:
         super().__init__()
         self.tower = tower(channels, channels, 1, num_levels=num_levels, norm=norm)
-        self.output = nn.Conv2d(channels, num_keypoints, 1)
-        nn.init.normal_(self.output.weight, std=0.01)
-        nn.init.constant_(self.output.bias, output_bias)
+        self.output = output_conv(channels, num_keypoints, bias=output_bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps: (B, C, h, w) each -> logits (B, K, h, w) each."""

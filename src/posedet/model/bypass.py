@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from posedet.model.layers import Norm, rows_of, tower
+from posedet.model.layers import Norm, output_conv, rows_of, tower
 
 
 class Bypass(nn.Module):
-    """Tower of shared convolutions and a 1x1 convolution to 2K displacements, interleaved (y, x) as in the official code.
+    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, (y, x) by turns as in the official code.
 
     With `presence` one more output tells cheaply whether a person is here, so that embeddings are made only at the
     best locations.
@@ -17,19 +17,14 @@ class Bypass(nn.Module):
     ) -> None:
         super().__init__()
         self.tower = tower(channels, channels, depth, num_levels=num_levels, norm=norm)
-        self.offsets = nn.Conv2d(channels, 2 * num_keypoints, 1)
-        nn.init.normal_(self.offsets.weight, std=0.01)
-        nn.init.zeros_(self.offsets.bias)
-        self.presence = nn.Conv2d(channels, 1, 1) if presence else None
-        if self.presence is not None:
-            nn.init.normal_(self.presence.weight, std=0.01)
-            nn.init.constant_(self.presence.bias, PRIOR_LOGIT)
+        self.offsets = output_conv(channels, 2 * num_keypoints, bias=0.0)
+        self.presence = output_conv(channels, 1, bias=PRIOR_LOGIT) if presence else None
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, x then y, and presence logits (B, M) or None."""
         maps = self.tower(levels)
         offsets = rows_of([self.offsets(x) for x in maps]).float()
-        offsets = offsets.unflatten(-1, (-1, 2)).flip(-1)
+        offsets = offsets.view(*offsets.shape[:2], -1, 2).flip(-1)
         if self.presence is None:
             return offsets, None
         return offsets, rows_of([self.presence(x) for x in maps]).float()[..., 0]

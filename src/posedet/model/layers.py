@@ -1,5 +1,6 @@
 """Convolution with normalisation, and the tower of such convolutions that all levels share."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -34,11 +35,17 @@ class SharedConv(nn.Module):
 
 
 def tower(inputs: int, outputs: int, depth: int, *, num_levels: int, norm: Norm) -> nn.Sequential:
-    """`depth` shared convolutions from `inputs` to `outputs` channels; maps of all levels in, maps of all levels out."""
+    """`depth` shared convolutions from `inputs` to `outputs` channels; maps of all levels in and out."""
     widths = [inputs] + [outputs] * depth
-    return nn.Sequential(
-        *(SharedConv(a, b, num_levels=num_levels, norm=norm) for a, b in zip(widths, widths[1:], strict=False))
-    )
+    return nn.Sequential(*(SharedConv(a, b, num_levels=num_levels, norm=norm) for a, b in pairwise(widths)))
+
+
+def output_conv(inputs: int, outputs: int, *, bias: float) -> nn.Conv2d:
+    """1x1 convolution to the numbers that a branch is read for, with `bias` for all of them at the start."""
+    conv = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.get_parameter("bias"), bias)
+    return conv
 
 
 def rows_of(maps: list[Tensor]) -> Tensor:

@@ -19,7 +19,9 @@ class PyramidMaps(NamedTuple):
 def _conv_norm(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.xavier_uniform_(conv.weight)
-    return nn.Sequential(conv, nn.GroupNorm(GROUPS, outputs) if norm == "group" else nn.BatchNorm2d(outputs, momentum=0.03))
+    return nn.Sequential(
+        conv, nn.GroupNorm(GROUPS, outputs) if norm == "group" else nn.BatchNorm2d(outputs, momentum=0.03)
+    )
 
 
 class FeaturePyramid(nn.Module):
@@ -68,9 +70,9 @@ class HighResolutionPyramid(nn.Module):
     def forward(self, features: tuple[Tensor, ...]) -> PyramidMaps:
         """features: HRNet's four branches at strides 4, 8, 16, 32."""
         size = features[0].shape[2:]
-        joined = [features[0]] + [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in features[1:]]
-        reduced = self.reduction(torch.cat(joined, dim=1))
-        levels = [
-            output(F.avg_pool2d(reduced, 2**i) if i else reduced) for i, output in enumerate(self.outputs)
+        joined = [features[0]] + [
+            F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in features[1:]
         ]
+        reduced = self.reduction(torch.cat(joined, dim=1))
+        levels = [output(F.avg_pool2d(reduced, 2**i) if i else reduced) for i, output in enumerate(self.outputs)]
         return PyramidMaps(levels, levels)

@@ -95,7 +95,9 @@ class MovingAverage:
                 tensor.copy_(state[name])
 
 
-def training_state(network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None) -> dict[str, Tensor]:
+def training_state(
+    network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
+) -> dict[str, Tensor]:
     """Everything that the next step depends on, as named tensors."""
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
     if average is not None:

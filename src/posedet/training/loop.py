@@ -113,9 +113,18 @@ def train(
                 per_second = (step - first_step + 1) * config.train.batch_size / seconds
                 left = (config.train.steps - step) * config.train.batch_size / per_second
                 parts = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
-                log.info("step %d/%d  %.1f photos/s  %.0f min left  %s", step, config.train.steps, per_second, left / 60, parts)
+                log.info(
+                    "step %d/%d  %.1f photos/s  %.0f min left  %s",
+                    step,
+                    config.train.steps,
+                    per_second,
+                    left / 60,
+                    parts,
+                )
             if (step + 1) % checkpoint_every == 0 or step + 1 == config.train.steps:
-                save_tensors(state, training_state(network, optimiser, average), {"step": step + 1, "config": config.to_dict()})
+                save_tensors(
+                    state, training_state(network, optimiser, average), {"step": step + 1, "config": config.to_dict()}
+                )
                 weights = network.state_dict() if average is None else average.tensors
                 save_weights(run / "weights.safetensors", weights, config, {"step": step + 1})
     return run / "weights.safetensors"

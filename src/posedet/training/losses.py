@@ -79,7 +79,9 @@ HEATMAP_LOSSES = {"focal": heatmap_focal_loss, "l2": heatmap_l2_loss}
 class PoseLoss:
     """Distance and OKS loss of poses, each with the person that it learns, summed and divided by their number."""
 
-    def __init__(self, batch: Batch, selection: Selection, sigmas: Tensor, config: LossConfig, oks_weight: float) -> None:
+    def __init__(
+        self, batch: Batch, selection: Selection, sigmas: Tensor, config: LossConfig, oks_weight: float
+    ) -> None:
         self.batch, self.selection, self.sigmas, self.oks_weight = batch, selection, sigmas, oks_weight
         self.distance = DISTANCES[config.distance]
 

@@ -1,0 +1,101 @@
+"""What an evaluation found: a table for people, JSON for machines."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from posedet import __version__
+from posedet.evaluation.keypoint_ap import KeypointAP
+from posedet.files import write_atomically
+
+_COLUMNS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_medium": "APm",
+    "ap_large": "APl",
+    "ar": "AR",
+    "ar50": "AR50",
+    "ar75": "AR75",
+    "ar_medium": "ARm",
+    "ar_large": "ARl",
+}
+_CROWD_COLUMNS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar": "AR",
+    "ar50": "AR50",
+    "ar75": "AR75",
+    "ap_easy": "AP easy",
+    "ap_medium_crowd": "AP medium",
+    "ap_hard": "AP hard",
+}
+_LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotools")
+
+
+def score_table(scores: Mapping[str, KeypointAP]) -> str:
+    """A row for each model, with scores in points from 0 to 100, "-" where there is no person to find.
+
+    Crowd columns stand where a protocol splits photos by crowd index (in place of sizes, as in CrowdPose's tables).
+    """
+    crowd = any(each.ap_hard is not None for each in scores.values())
+    columns = _CROWD_COLUMNS if crowd else _COLUMNS
+    rows = [["", *columns.values()]]
+    rows += [[name, *(_points(getattr(each, column)) for column in columns)] for name, each in scores.items()]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def write_report(path: Path, results: Mapping[str, Any], *, command: Sequence[str] | None = None) -> None:
+    """Write `results` as JSON together with what is needed to repeat them: command, versions, hardware, time.
+
+    `command` is that of this process unless given. Raises PoseDetError if the file cannot be written, and ValueError
+    for a number that is not finite.
+    """
+    report = {
+        "command": list(sys.argv if command is None else command),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"posedet": __version__, "python": platform.python_version(), **_versions()},
+        "hardware": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "results": dict(results),
+    }
+    write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _points(score: float | None) -> str:
+    return "-" if score is None or score < 0 else f"{100 * score:.1f}"
+
+
+def _versions() -> dict[str, str]:
+    """Of the installed libraries that can change a result, without importing them."""
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    """The processor's name where the system tells, as Linux does in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,66 @@
+"""Imports go one way, and running needs no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "posedet"
+HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
+
+# Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
+BASE = {"errors", "skeleton", "oks", "poses", "image", "config", "files"}
+MAY_IMPORT = {
+    "errors": set(),
+    "files": {"errors"},
+    "skeleton": {"errors"},
+    "oks": {"errors"},
+    "poses": {"errors", "oks", "skeleton", "supervision"},
+    "config": {"errors"},
+    "image": {"errors", "files"},
+    "draw": {"errors", "poses", "skeleton"},
+    "decode": BASE,
+    "session": BASE | {"openvino"},
+    "detector": BASE | {"decode", "session"},
+    "cli": BASE | {"__init__", "convert", "data", "detector", "draw", "evaluation", "export", "training"},
+    "__main__": {"cli"},
+    "__init__": {"detector", "draw", "errors", "poses", "skeleton"},
+    "data": BASE | {"cv2"},
+    "evaluation": BASE | {"__init__", "data", "detector", "pycocotools"},
+    "model": {"config", "errors", "skeleton", "torch"},
+    "training": BASE | {"__init__", "cv2", "data", "model", "safetensors", "torch"},
+    "export": BASE | {"__init__", "model", "onnx", "torch", "training"},
+    "convert": BASE | {"model", "safetensors", "torch", "training"},
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"posedet.{alias.name}" for alias in node.names} if node.module == "posedet" else {node.module}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    for name in imported_names(path):
+        top, _, rest = name.partition(".")
+        if top in HEAVY:
+            assert top in MAY_IMPORT[part], f"{path}: may not import {name}"
+        elif top == "posedet":
+            target = rest.split(".")[0] or "__init__"
+            target = "__init__" if target == "__version__" else target
+            assert target in MAY_IMPORT[part] | {part}, f"{path}: may not import {name}"
+
+
+def test_import_posedet_stays_light() -> None:
+    """In a fresh interpreter: this one has torch loaded already."""
+    code = f"import sys, posedet, posedet.cli; print(*({HEAVY | {'onnxruntime', 'tqdm'}!r} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout.split(), run.stderr) == ([], "")
