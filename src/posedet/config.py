@@ -168,7 +168,7 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"no preset named {name!r}; presets: {', '.join(preset_names())}")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also an endless number, or a thousand brackets
         raise ConfigError(f"{name}: not valid TOML: {error}") from None
     for override in overrides or []:
         _override(values, override)
@@ -192,9 +192,12 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected section.key=value, for example train.batch_size=16")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string
-    values.setdefault(section, {})[name] = value
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override}: '{section}' is not a table")
+    table[name] = value
 
 
 def _build(kind: type, values: object, source: str, prefix: str) -> object:
@@ -205,7 +208,7 @@ def _build(kind: type, values: object, source: str, prefix: str) -> object:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{source}: unknown key '{prefix}{key}' (did you mean '{prefix}{near}'?)")
-    arguments = {}
+    arguments: dict[str, object] = {}
     for key, hint in hints.items():
         if key not in values:
             if type(None) in get_args(hint):

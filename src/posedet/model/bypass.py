@@ -6,7 +6,7 @@ from posedet.model.layers import Norm, output_conv, rows_of, tower
 
 
 class Bypass(nn.Module):
-    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, (y, x) by turns as in the official code.
+    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, (y, x) by turns as officially.
 
     With `presence` one more output tells cheaply whether a person is here, so that embeddings are made only at the
     best locations.

@@ -20,7 +20,7 @@ class TapTable(NamedTuple):
 
     @classmethod
     def of(cls, maps: list[Tensor], levels: list[Tensor], strides: tuple[int, ...], origin: float) -> "TapTable":
-        """maps: (B, C, h, w) to sample from, of cells of `strides` pixels; levels: (B, ..., h, w) with the locations."""
+        """maps: (B, C, h, w) to sample from, of cells of `strides` pixels; levels: (B, _, h, w) with the locations."""
         # In float32 even under autocast: bilinear weights in bfloat16 move keypoints by half a pixel (measured).
         rows = torch.cat([x.float().flatten(2).transpose(1, 2) for x in maps], dim=1)
         geometry, start = [], 0
@@ -76,7 +76,7 @@ def sample(table: TapTable, positions: Tensor, index: Tensor | None) -> Tensor:
 
 
 class PoseEmbedding(nn.Module):
-    """One linear map of the features at the K joints: `embedding = sum_k W_k . f(joint_k)`, no bias (paper sec. 3.2)."""
+    """One linear map of the features at the K joints: embedding = sum_k W_k f(joint_k), no bias (paper sec. 3.2)."""
 
     def __init__(self, num_keypoints: int, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Proposals(NamedTuple):
     strides: Tensor  # (M,) pixels of the network input
 
 
-# From the proposals and a logit (B, M) for each, presence or score, to the indices (B, S) of the locations to go on with.
+# From the proposals and a logit (B, M) for each, presence or score, to the indices (B, S) of those to go on with.
 Choice = Callable[[Proposals, Tensor], Tensor]
 
 
@@ -53,7 +53,7 @@ class NetworkOutput(NamedTuple):
     """Poses of the chosen locations (S of M, or all), in pixels of the network input."""
 
     proposals: Proposals
-    index: Tensor | None  # (B, S) int64: the chosen locations; None = all
+    chosen: Tensor | None  # (B, S) int64: the chosen locations; None = all
     poses: tuple[Tensor, ...]  # (B, S, K, 2): coarse, then after each refinement
     logits: Tensor  # (B, S): of the score
     keypoint_logits: Tensor | None  # (B, S, K): of the visibility of each keypoint
@@ -140,7 +140,7 @@ class PoseDetNet(nn.Module):
         """images: (B, 3, H, W) RGB 0..255, H and W multiples of the largest stride.
 
         choose: the locations whose poses are wanted; None = all. Without `presence` every location is scored before
-        the choice, and only the refinement is left to the chosen ones: the same poses, for less.
+        the choice; when the score judges coarse poses, only the chosen ones are refined: the same poses, for less.
         """
         features = self.backbone((images - self.image_mean) / self.image_std)
         maps = self.pyramid(features)
@@ -155,16 +155,21 @@ class PoseDetNet(nn.Module):
             score_table = refine_table
             if self.refine_taps is not None:
                 score_table = TapTable.of(score_maps, maps.levels, self.tap_strides, self.origin)
-            if proposals.presence is None and self.score_at == "coarse":
+            if proposals.presence is not None:
+                index = None if choose is None else choose(proposals, proposals.presence)
+                poses = self._refine(refine_table, proposals, index)
+                judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
+                scores = self._score(score_table, judged, index)
+            elif self.score_at == "coarse":
                 scores = self._score(score_table, proposals.coarse, None)
                 index = None if choose is None else choose(proposals, scores[..., 0])
                 scores = _at(scores, index)
                 poses = self._refine(refine_table, proposals, index)
             else:
-                index = None if choose is None else choose(proposals, proposals.presence)
-                poses = self._refine(refine_table, proposals, index)
-                judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
-                scores = self._score(score_table, judged, index)
+                poses = self._refine(refine_table, proposals, None)
+                scores = self._score(score_table, poses[-1].detach(), None)
+                index = None if choose is None else choose(proposals, scores[..., 0])
+                scores, poses = _at(scores, index), tuple(_at(pose, index) for pose in poses)
         keypoint_logits = scores[..., 1:] if scores.shape[-1] > 1 else None
         return NetworkOutput(proposals, index, poses, scores[..., 0], keypoint_logits, heatmaps)
 

@@ -165,6 +165,8 @@ def choose_locations(selection: Selection, presence: Tensor, num_selected: int) 
     presence: (B, M) logits.
     """
     random = torch.rand_like(presence) > 1 - RANDOM_LOCATIONS / presence.shape[1]
-    priority = presence.sigmoid() + 2 * random + 4 * (selection.owner != NOBODY) - 4 * selection.ignored
+    positive = selection.owner != NOBODY
+    # Positives in an ignored region too: the losses count them.
+    priority = presence.sigmoid() + 2 * random + 4 * positive - 4 * (selection.ignored & ~positive)
     index: Tensor = priority.topk(min(num_selected, presence.shape[1]), dim=1).indices
     return index

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
 from posedet.errors import ModelError
+from posedet.training.foreign import MAX_BYTES, load_pth, local_file
 
 FORMAT = "posedet-1"
-MAX_BYTES = 4_000_000_000
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -61,20 +61,29 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]
     return tensors, config_from_dict(info["config"], str(path)), info
 
 
-def load_start(network: nn.Module, path: Path) -> str:
-    """Start weights by name: of a backbone, or of a whole network, perhaps with other keypoints.
+def load_named(source: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of PyTorch's own (.pth), given by path or by `https://...#sha256=HEX`."""
+    path = local_file(source)
+    return load_tensors(path)[0] if path.suffix == ".safetensors" else load_pth(path)
 
-    Tensors of another name or shape are left alone. Returns one line that says what was taken.
+
+def load_start(network: nn.Module, source: str | Path) -> str:
+    """Start weights by name: of a backbone, or of a whole network, perhaps with other keypoints; see `load_named`.
+
+    Tensors of another name (a classifier's) or shape are left alone. Returns one line that says what was taken.
     """
-    tensors, _ = load_tensors(path)
+    tensors = load_named(source)
     own = network.state_dict()
     if not any(name in own for name in tensors):
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     fitting = {name: t.float() for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:
-        raise ModelError(f"{path}: none of its {len(tensors)} tensors fits this network")
+        raise ModelError(f"{source}: none of its {len(tensors)} tensors fits this network")
     network.load_state_dict(fitting, strict=False)
-    return f"{path.name}: {len(fitting)} of {len(tensors)} tensors taken, {len(own) - len(fitting)} start fresh"
+    left = [name for name in tensors if name not in fitting]
+    named = f" (not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''})" if left else ""
+    fresh = len(own) - len(fitting)
+    return f"{source}: {len(fitting)} of {len(tensors)} tensors taken{named}, {fresh} start fresh"
 
 
 class MovingAverage:

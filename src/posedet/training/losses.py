@@ -127,7 +127,7 @@ def losses(
         focal = focal_loss(proposals.presence, here.float()) * (here | ~selection.ignored)
         terms["presence"] = weight.presence * focal.sum() / positives_in(selection.owner)
 
-    index = output.index
+    index = output.chosen
     owner, ignored = selection.owner, selection.ignored
     if index is not None:
         owner, ignored, strides = (x.gather(1, index) for x in (owner, ignored, strides))

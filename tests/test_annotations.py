@@ -1,0 +1,369 @@
+"""Reading of COCO-style keypoint files, good ones and hostile ones."""
+
+import copy
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posedet.data import coco_json
+from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
+from posedet.errors import DataError
+from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
+
+TRIO = Skeleton("trio", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.1, 0.1, 0.1))
+
+
+def labels() -> dict[str, Any]:
+    """Two photos; in the first a person with the keypoints of `TRIO` in another order, and a crowd."""
+    return {
+        "images": [
+            {"id": 7, "file_name": "one.jpg", "width": 200, "height": 100, "crowdIndex": 0.5},
+            {"id": 3, "file_name": "sub/two.jpg", "width": 64, "height": 48},
+        ],
+        "annotations": [
+            {
+                "id": 11,
+                "image_id": 7,
+                "category_id": 1,
+                "bbox": [10, 20, 30, 40.5],
+                "area": 600.25,
+                "iscrowd": 0,
+                "num_keypoints": 2,
+                "keypoints": [31, 32, 1, 0, 0, 0, 11, 12.5, 2],
+            },
+            {
+                "id": 12,
+                "image_id": 7,
+                "category_id": 1,
+                "bbox": [0, 0, 200, 100],
+                "iscrowd": 1,
+                "num_keypoints": 0,
+                "keypoints": [0] * 9,
+            },
+        ],
+        "categories": [{"id": 1, "name": "person", "keypoints": ["right_eye", "left_eye", "nose"]}],
+    }
+
+
+def read(data: Any, folder: Path, skeleton: Skeleton = TRIO) -> tuple[AnnotatedPhoto, ...]:
+    path = folder / "val.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return read_annotations(path, folder / "photos", skeleton, check_files=False)
+
+
+def person(data: Any, folder: Path, skeleton: Skeleton = TRIO) -> Person:
+    return read(data, folder, skeleton)[0].persons[0]
+
+
+def error(data: Any, folder: Path, skeleton: Skeleton = TRIO) -> str:
+    """The message, without the folder of the test."""
+    with pytest.raises(DataError) as caught:
+        read(data, folder, skeleton)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"{folder}/val.json: ")
+    return message.removeprefix(f"{folder}/")
+
+
+def test_all_fields(tmp_path: Path) -> None:
+    photos = read(labels(), tmp_path)
+    assert [(photo.image_id, photo.path, photo.size) for photo in photos] == [
+        (7, tmp_path / "photos" / "one.jpg", (100, 200)),
+        (3, tmp_path / "photos" / "sub" / "two.jpg", (48, 64)),
+    ]
+    assert [photo.crowd_index for photo in photos] == [0.5, None]
+    assert not photos[0].only_main_person and photos[1].persons == ()
+    first, crowd = photos[0].persons
+    # In the order of the skeleton, not of the file.
+    np.testing.assert_array_equal(first.keypoints, np.array([[11, 12.5], [0, 0], [31, 32]], np.float32), strict=True)
+    np.testing.assert_array_equal(first.visibility, np.array([2, 0, 1], np.uint8), strict=True)
+    np.testing.assert_array_equal(first.keypoint_weights, np.ones(3, np.float32), strict=True)
+    np.testing.assert_array_equal(first.box, np.array([10, 20, 40, 60.5], np.float32), strict=True)
+    assert (first.area, first.score, first.annotation_id) == (600.25, 1.0, 11)
+    assert (first.is_crowd, first.ignore, crowd.is_crowd, crowd.ignore) == (False, False, True, True)
+
+
+def test_keypoints_that_the_file_does_not_have(tmp_path: Path) -> None:
+    first = person(labels(), tmp_path, BODY19)
+    assert np.flatnonzero(first.visibility).tolist() == [BODY19.index("nose"), BODY19.index("right_eye")]
+    assert first.keypoints[BODY19.index("right_eye")].tolist() == [31, 32]
+    assert set(first.visible[3:].tolist()) == {-1}
+    assert set(first.keypoint_weights.tolist()) == {1.0}
+
+
+@pytest.mark.parametrize("name", ["head", "top_head", "Head Top", "head_top"])
+def test_crowdpose_words_for_the_top_of_the_head(tmp_path: Path, name: str) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = [name, "Left-Shoulder", "neck"]
+    first = person(data, tmp_path, CROWDPOSE)
+    assert first.keypoints[CROWDPOSE.index("head_top")].tolist() == [31, 32]
+    assert first.keypoints[CROWDPOSE.index("neck")].tolist() == [11, 12.5]
+
+
+def test_an_exact_name_goes_before_another_word_for_it(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = ["head", "neck", "head_top"]
+    assert person(data, tmp_path, BODY19).keypoints[BODY19.index("head_top")].tolist() == [11, 12.5]
+
+
+def test_a_teachers_labels(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0] |= {"score": 0.5, "joint_scores": [0.75, 0.1, 1.09]}
+    first = person(data, tmp_path)
+    np.testing.assert_array_equal(first.keypoint_weights, np.array([1, 0.1, 0.75], np.float32), strict=True)
+    assert first.score == 0.5
+    assert first.visible.tolist() == [-1, -1, -1]
+
+
+def test_labelled_joints_are_the_only_known_ones(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0] |= {"labelled_joints": ["right_eye", "left_eye"], "keypoints": [31, 32, 2, 1, 2, 0, 5, 6, 2]}
+    first = person(data, tmp_path)
+    assert first.visibility.tolist() == [0, 0, 2]
+    assert first.visible.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("change", "ignored"),
+    [
+        ({}, False),
+        ({"ignore": 1}, True),
+        ({"ignore": 0}, False),
+        ({"iscrowd": 1}, True),
+        ({"num_keypoints": 0}, True),  # as in CrowdPose, where head and neck do not count
+        ({"keypoints": [1, 2, 0] * 3}, True),
+        ({"labelled_joints": []}, True),
+    ],
+)
+def test_who_is_ignored(tmp_path: Path, change: dict[str, Any], ignored: bool) -> None:
+    data = labels()
+    data["annotations"][0] |= change
+    assert person(data, tmp_path).ignore == ignored
+
+
+@pytest.mark.parametrize(("part", "number"), [("images", 0), ("annotations", 0), ("annotations", 1)])
+def test_only_main_person_may_stand_at_the_photo_or_at_a_person(tmp_path: Path, part: str, number: int) -> None:
+    data = labels()
+    data[part][number]["only_main_person"] = True
+    assert [photo.only_main_person for photo in read(data, tmp_path)] == [True, False]
+
+
+def test_without_an_area_it_is_estimated_from_the_box(tmp_path: Path) -> None:
+    data = labels()
+    del data["annotations"][0]["area"]
+    assert person(data, tmp_path).area == pytest.approx(0.53 * 30 * 40.5)
+
+
+def test_what_is_seen(tmp_path: Path) -> None:
+    """Flag 1 is "hidden" only where a file shows, for that keypoint and that person, that it tells it from "seen"."""
+    data = labels()
+    rows = [[2, 1, 2], [2, 0, 1], [1, 1, 1], [0, 1, 2]]  # right eye, left eye, nose
+    data["annotations"] = [
+        data["annotations"][0] | {"id": number, "keypoints": [value for flag in flags for value in (5, 5, flag)]}
+        for number, flags in enumerate(rows)
+    ]
+    seen = [each.visible.tolist() for each in read(data, tmp_path)[0].persons]
+    assert seen == [[1, -1, 1], [0, -1, 1], [-1, -1, -1], [1, -1, 0]]
+
+
+def test_annotations_of_things_without_keypoints_are_left_out(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"].append({"id": 44, "name": "ball"})
+    data["annotations"].insert(0, {"id": 1, "image_id": 7, "category_id": 44, "bbox": [0, 0, 1, 1]})
+    assert [each.annotation_id for each in read(data, tmp_path)[0].persons] == [11, 12]
+
+
+def test_packed_files(tmp_path: Path) -> None:
+    path = tmp_path / "val.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(labels()).encode()))
+    packed = read_annotations(path, tmp_path / "photos", TRIO, check_files=False)
+    plain = read(labels(), tmp_path)
+    assert [photo.path for photo in packed] == [photo.path for photo in plain]
+    np.testing.assert_array_equal(packed[0].persons[0].keypoints, plain[0].persons[0].keypoints)
+
+
+def test_missing_photos_are_named_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(labels()))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").touch()
+    with pytest.raises(DataError) as caught:
+        read_annotations(path, tmp_path / "photos", TRIO)
+    assert str(caught.value) == (
+        f"{path}: images[1].file_name: '{tmp_path}/photos/sub/two.jpg': no such photo (1 of 2 are missing); "
+        "is the folder of photos right?"
+    )
+    (tmp_path / "photos" / "sub").mkdir()
+    (tmp_path / "photos" / "sub" / "two.jpg").touch()
+    assert len(read_annotations(path, tmp_path / "photos", TRIO)) == 2
+
+
+@given(st.permutations(range(19)), st.data())
+@settings(max_examples=25)
+def test_order_in_the_file_does_not_matter(tmp_path_factory: pytest.TempPathFactory, order, drawn) -> None:
+    table = drawn.draw(st.lists(st.tuples(*[st.integers(-50, 700)] * 2, st.integers(0, 2)), min_size=19, max_size=19))
+    data = labels()
+    data["categories"][0]["keypoints"] = [BODY19.keypoints[place] for place in order]
+    data["annotations"] = [
+        data["annotations"][0] | {"keypoints": [value for place in order for value in table[place]]},
+    ]
+    first = person(data, tmp_path_factory.mktemp("order"), BODY19)
+    assert first.keypoints.tolist() == [[x, y] for x, y, _ in table]
+    assert first.visibility.tolist() == [flag for _, _, flag in table]
+
+
+DAMAGE = [
+    ("annotations", 0, {"keypoints": [1] * 8}, "annotations[0].keypoints: 8 numbers, expected 9 (3 x 3)"),
+    ("annotations", 0, {"keypoints": "none"}, "annotations[0].keypoints: 'none', expected a list of 9 (3 x 3) numbers"),
+    (
+        "annotations",
+        0,
+        {"keypoints": [1, 2, 2] * 2 + [1, float("nan"), 2]},
+        "annotations[0].keypoints[7]: nan, expected a number of at most 1e+09",
+    ),
+    (
+        "annotations",
+        0,
+        {"keypoints": [1, "2", 2] * 3},
+        "annotations[0].keypoints[1]: '2', expected a number of at most 1e+09",
+    ),
+    (
+        "annotations",
+        0,
+        {"keypoints": [1, 2, 2, 10**400, 2, 2, 1, 2, 2]},
+        "annotations[0].keypoints[3]: 100000000000000000...0000000000000000000, expected a number of at most 1e+09",
+    ),
+    ("annotations", 0, {"keypoints": [1, 2, 2, 3, 4, 3, 1, 2, 2]}, "annotations[0].keypoints[5]: flag 3, expected 0,"),
+    ("annotations", 1, {"bbox": [1, 2, -3, 4]}, "annotations[1].bbox: width -3, height 4, expected no negative ones"),
+    ("annotations", 1, {"bbox": [1, 2, 3]}, "annotations[1].bbox: 3 numbers, expected 4 (x, y, width, height)"),
+    ("annotations", 1, {"bbox": None}, "annotations[1].bbox: None, expected a list of 4 (x, y, width, height) numbers"),
+    ("annotations", 0, {"area": -1}, "annotations[0].area: -1, expected a number from 0 to 1e+18"),
+    ("annotations", 0, {"area": float("inf")}, "annotations[0].area: inf, expected a number from 0 to 1e+18"),
+    ("annotations", 0, {"score": float("nan")}, "annotations[0].score: nan, expected a number from 0 to 1"),
+    ("annotations", 0, {"joint_scores": [1, 1]}, "annotations[0].joint_scores: 2 numbers, expected 3 (one a keypoint)"),
+    ("annotations", 0, {"labelled_joints": ["tail"]}, "annotations[0].labelled_joints[0]: 'tail' is no keypoint of"),
+    ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
+    ("annotations", 1, {"id": 11}, "annotations[1].id: 11 stands there twice"),
+    ("annotations", 1, {"id": 1.5}, "annotations[1].id: 1.5, expected a whole number"),
+    ("annotations", 1, {"id": True}, "annotations[1].id: True, expected a whole number"),
+    ("annotations", 1, {"image_id": 8}, "annotations[1].image_id: 8 is not among the file's images"),
+    ("annotations", 1, {"category_id": 2}, "annotations[1].category_id: 2 is not among the file's categories (1)"),
+    ("annotations", 1, {"iscrowd": 2}, "annotations[1].iscrowd: 2, expected 0 or 1"),
+    ("annotations", 1, {"ignore": "yes"}, "annotations[1].ignore: 'yes', expected 0 or 1"),
+    ("images", 1, {"id": 7}, "images[1].id: 7 stands there twice"),
+    ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
+    ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
+    ("images", 1, {"file_name": "/etc/passwd"}, "images[1].file_name: '/etc/passwd' leads out of the folder of photos"),
+    ("images", 1, {"file_name": "a/../../b"}, "images[1].file_name: 'a/../../b' leads out of the folder of photos"),
+    ("images", 1, {"file_name": "..\\b"}, "images[1].file_name: '..\\\\b' leads out of the folder of photos"),
+    ("images", 1, {"file_name": "C:\\b"}, "images[1].file_name: 'C:\\\\b' leads out of the folder of photos"),
+    ("images", 0, {"crowdIndex": -1}, "images[0].crowdIndex: -1, expected a number from 0 to 1e+06"),
+    ("categories", 0, {"keypoints": ["nose", "nose"]}, "categories[0].keypoints[1]: 'nose' stands there twice"),
+    ("categories", 0, {"keypoints": [1]}, "categories[0].keypoints: [1], expected a list of names"),
+    ("categories", 0, {"keypoints": ["paw"]}, "categories: no keypoint of skeleton 'trio' among ['paw']; they are"),
+]
+
+
+@pytest.mark.parametrize(("part", "number", "change", "message"), DAMAGE)
+def test_damage_is_named(tmp_path: Path, part: str, number: int, change: dict[str, Any], message: str) -> None:
+    data = labels()
+    data[part][number] |= change
+    assert error(data, tmp_path).startswith(f"val.json: {message}")
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "keypoints")]
+    + [("images", key) for key in ("id", "file_name", "width", "height")]
+    + [("categories", "id")],
+)
+def test_missing_fields_are_named(tmp_path: Path, part: str, key: str) -> None:
+    data = labels()
+    del data[part][0][key]
+    assert error(data, tmp_path) == f"val.json: {part}[0]: '{key}' is missing"
+
+
+@pytest.mark.parametrize("part", ["images", "annotations", "categories"])
+def test_missing_and_misshapen_parts_are_named(tmp_path: Path, part: str) -> None:
+    data = labels()
+    data[part] = {"0": 1}
+    assert error(data, tmp_path) == f"val.json: {part}: {{'0': 1}}, expected a list"
+    data[part] = [5]
+    assert error(data, tmp_path) == f"val.json: {part}[0]: 5, expected an object"
+    del data[part]
+    assert error(data, tmp_path) == f"val.json: '{part}' is missing; is this a COCO-style file of keypoints?"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not a JSON file (Expecting value: line 1 column 1 (char 0))"),
+        ("[1, 2]", "[1, 2], expected an object with images, annotations and categories"),
+        ("[" * 200_000, "nested too deeply, expected annotations or results"),
+        ('{"images": ' + "1" * 10_000 + "}", "not a JSON file (Exceeds the limit"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    assert error(content, tmp_path).startswith(f"val.json: {message}")
+
+
+def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
+    data = labels()
+    del data["categories"][0]["keypoints"]
+    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a file of keypoints?"
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    missing, folder, cut, plain = (tmp_path / name for name in ("no.json", "folder.json", "cut.json.gz", "no.json.gz"))
+    folder.mkdir()
+    cut.write_bytes(gzip.compress(json.dumps(labels()).encode())[:-20])
+    plain.write_text(json.dumps(labels()))
+    texts = {missing: "no such file", folder: "cannot be read (Is a", cut: "not a gzip file, or cut short (Comp"}
+    for path, text in (texts | {plain: "not a gzip file, or cut short (Not a gzipped file"}).items():
+        with pytest.raises(DataError) as caught:
+            read_annotations(path, tmp_path, TRIO)
+        assert str(caught.value).startswith(f"{path}: {text}")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_json, "MAX_JSON_BYTES", 1 << 20)
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(b" " * (1 << 21)))
+    with pytest.raises(DataError, match=r"bomb\.json\.gz: larger than 1 MiB, expected annotations or results"):
+        read_annotations(path, tmp_path, TRIO)
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([0, 1, 7, 1e300, -1]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.data())
+@settings(max_examples=200)
+def test_whatever_the_file_says_it_is_read_or_refused_in_one_line(tmp_path_factory, drawn) -> None:
+    """Anything anywhere in a good file, replaced by something else."""
+    data = copy.deepcopy(labels())
+    place: Any = data
+    while True:
+        key = drawn.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or not place[key] or drawn.draw(st.integers(0, 4)) == 0:
+            break
+        place = place[key]
+    place[key] = drawn.draw(junk)
+    folder = tmp_path_factory.mktemp("junk", numbered=True)
+    try:
+        read(data, folder)
+    except DataError as refused:
+        assert "\n" not in str(refused) and str(refused).startswith(f"{folder}/val.json: ")

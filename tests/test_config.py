@@ -1,0 +1,300 @@
+"""Settings from TOML: what is accepted, and the one line that is said of what is not."""
+
+import dataclasses
+import json
+import tomllib
+
+import pytest
+
+from posedet.config import Config, config_from_dict, decode_config_from_dict, load_config, preset_names
+from posedet.errors import ConfigError
+from posedet.skeleton import find_skeleton
+
+
+@pytest.fixture
+def values() -> dict:
+    return load_config("posedet-s").to_dict()
+
+
+def write(path, values: dict) -> str:
+    """`values` as TOML; enough of it for settings."""
+    lines = []
+    for section, table in values.items():
+        lines.append(f"[{section}]")
+        for key, value in table.items():
+            if value is not None:
+                lines.append(f"{key} = {json.dumps(value)}")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def test_names_of_presets():
+    assert set(preset_names()) == {
+        "posedet-s",
+        "dla34-coco",
+        "dla34-crowdpose",
+        "hrnet-w32-coco",
+        "hrnet-w32-crowdpose",
+        "hrnet-w48-coco",
+        "hrnet-w48-crowdpose",
+    }
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_load(name, tmp_path):
+    config = load_config(name)
+    assert isinstance(config, Config)
+    trained, reported = find_skeleton(config.model.skeleton), find_skeleton(config.decode.skeleton)
+    assert set(reported.keypoints) <= set(trained.keypoints)
+    assert config.data.patch % max(config.model.strides) == 0
+    assert load_config(write(tmp_path / "copy.toml", config.to_dict())) == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_round_trip(name):
+    config = load_config(name)
+    assert config_from_dict(config.to_dict(), "here") == config
+    through_json = json.loads(json.dumps(config.to_dict()))
+    assert config_from_dict(through_json, "here") == config
+    assert decode_config_from_dict(through_json["decode"], "here") == config.decode
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name != "posedet-s"])
+def test_paper_presets_hold_the_published_settings(name):
+    """What all of them share; sections 4 to 9 of the facts."""
+    config = load_config(name)
+    backbone, _, data = name.rpartition("-")
+    crowded, dla = data == "crowdpose", backbone == "dla34"
+    assert (config.model.backbone, config.model.skeleton) == (backbone, data)
+    assert config.model.strides == ((8, 16, 32, 64) if dla else (8, 16, 32))
+    assert (
+        config.model.channels == config.model.tap_channels == config.model.embedding_channels == (128 if dla else 256)
+    )
+    assert (config.model.bypass_depth, config.model.branch_depth) == (3, 2)
+    assert (config.model.mixing_depth, config.model.refinements, config.model.score_at) == (1, 1, "coarse")
+    assert (config.model.norm, config.model.location, config.model.pyramid) == (
+        "group",
+        "corner",
+        "fpn" if dla else "hrfpn",
+    )
+    off = (config.model.presence, config.model.share_towers, config.model.fine_taps, config.model.keypoint_scores)
+    assert not any(off)
+    assert (config.assign.min_keypoints, config.assign.level_divisor, config.assign.positives) == (3, 4.0, 1)
+    assert (config.assign.refine_oks, config.assign.rescue_oks) == (0.7, 0.52)
+    assert (config.assign.positive_oks, config.assign.negative_oks) == (0.6, 0.5)
+    assert (config.loss.coarse, config.loss.refined, config.loss.score, config.loss.heatmap) == (0.1, 0.2, 1.0, 0.1)
+    assert (config.loss.oks, config.loss.presence, config.loss.keypoint_score) == (0, 0, 0)
+    assert (config.data.zoom, config.data.flip, config.data.rotation_deg) == ((0.5, 1.5), 0.5, 0)
+    assert (config.train.optimiser, config.train.learning_rate, config.train.weight_decay) == ("adam", 1e-4, 0)
+    assert (config.train.clip, config.train.warmup, config.train.batch_size) == (35, 5, 48)
+    assert [round(210 * share, 4) for share in config.train.decay] == [180, 200]
+    assert (config.decode.nms, config.decode.nms_threshold) == ("oks", 0.3 if crowded else 0.2)
+    assert (config.decode.score_threshold, config.decode.min_area, config.decode.max_poses) == (0.05, 1024, 100)
+    long_and_short = (1000, 640) if backbone == "hrnet-w48" else (800, 512)
+    assert (config.decode.long_side, config.decode.short_side) == long_and_short
+
+
+def test_unknown_key_names_the_nearest(values, tmp_path):
+    values["train"]["batchsize"] = 3
+    with pytest.raises(ConfigError) as error:
+        load_config(write(tmp_path / "mine.toml", values))
+    expected = f"{tmp_path}/mine.toml: unknown key 'train.batchsize' (did you mean 'train.batch_size'?)"
+    assert str(error.value) == expected
+
+
+def test_unknown_section_names_the_nearest(values):
+    values["lose"] = values.pop("loss")
+    with pytest.raises(ConfigError, match=r"^here: unknown key 'lose' \(did you mean 'loss'\?\)$"):
+        config_from_dict(values, "here")
+
+
+@pytest.mark.parametrize("section", [field.name for field in dataclasses.fields(Config)])
+def test_every_missing_key_is_named(section, values):
+    assert_missing(section, {key: table for key, table in values.items() if key != section})
+    for key in values[section]:
+        if key == "short_side":  # may be absent: not limited
+            continue
+        table = {name: value for name, value in values[section].items() if name != key}
+        assert_missing(f"{section}.{key}", {**values, section: table})
+
+
+def assert_missing(key: str, values: dict) -> None:
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(values, "here")
+    assert str(error.value) == f"here: missing key '{key}'"
+
+
+def test_short_side_may_be_absent(values):
+    del values["decode"]["short_side"]
+    assert config_from_dict(values, "here").decode.short_side is None
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("train", "batch_size", "16", "a whole number"),
+        ("train", "batch_size", 16.0, "a whole number"),
+        ("train", "batch_size", True, "a whole number"),
+        ("train", "learning_rate", "fast", "a number"),
+        ("train", "learning_rate", False, "a number"),
+        ("train", "learning_rate", None, "a number"),
+        ("model", "presence", 1, "true or false"),
+        ("model", "presence", "true", "true or false"),
+        ("model", "skeleton", 17, "a string"),
+        ("model", "norm", "layer", "'batch' or 'group'"),
+        ("model", "norm", ["batch"], "'batch' or 'group'"),
+        ("model", "strides", 8, "a list"),
+        ("model", "strides", "8", "a list"),
+        ("data", "zoom", [1.0], "a list of 2"),
+        ("data", "zoom", [1.0, 2.0, 3.0], "a list of 2"),
+        ("decode", "short_side", "none", "a whole number"),
+    ],
+)
+def test_wrong_types(values, section, key, value, expected):
+    values[section][key] = value
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(values, "here")
+    assert str(error.value) == f"here: '{section}.{key}' is {value!r}, expected {expected}"
+
+
+def test_wrong_type_inside_a_list(values):
+    values["model"]["strides"] = [8, "16"]
+    with pytest.raises(ConfigError, match=r"^here: 'model\.strides\[1\]' is '16', expected a whole number$"):
+        config_from_dict(values, "here")
+
+
+@pytest.mark.parametrize("wrong", [3, [], "x", None])
+def test_a_section_must_be_a_table(values, wrong):
+    values["train"] = wrong
+    with pytest.raises(ConfigError, match=r"^here: train must be a table$"):
+        config_from_dict(values, "here")
+
+
+@pytest.mark.parametrize("wrong", [[], "decode", None])
+def test_decode_section_of_a_model_file_must_be_a_table(wrong):
+    with pytest.raises(ConfigError, match=r"^model\.onnx: decode must be a table$"):
+        decode_config_from_dict(wrong, "model.onnx")
+
+
+def test_whole_numbers_are_numbers(values):
+    values["train"]["clip"] = 35
+    clip = config_from_dict(values, "here").train.clip
+    assert clip == 35.0 and isinstance(clip, float)
+
+
+def test_overrides_are_typed():
+    config = load_config(
+        "dla34-coco",
+        [
+            "train.batch_size=16",
+            "train.learning_rate = 3e-4",
+            "model.presence=true",
+            "model.norm=batch",
+            'model.location="centre"',
+            "model.strides=[8, 16, 32]",
+            "data.zoom=[1, 2]",
+            "train.batch_size=24",  # the last one counts
+        ],
+    )
+    assert config.train.batch_size == 24
+    assert config.train.learning_rate == 3e-4
+    assert config.model.presence is True
+    assert (config.model.norm, config.model.location) == ("batch", "centre")
+    assert config.model.strides == (8, 16, 32)
+    assert config.data.zoom == (1.0, 2.0)
+    untouched = load_config("dla34-coco")
+    assert config.loss == untouched.loss and config.decode == untouched.decode
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size", "--set train.batch_size: expected section.key=value, for example train.batch_size=16"),
+        ("batch_size=16", "--set batch_size=16: expected section.key=value, for example train.batch_size=16"),
+        ("train.batchsize=16", "posedet-s: unknown key 'train.batchsize' (did you mean 'train.batch_size'?)"),
+        ("train.batch_size=many", "posedet-s: 'train.batch_size' is 'many', expected a whole number"),
+        ("train.batch_size=", "posedet-s: 'train.batch_size' is '', expected a whole number"),
+        ("train.batch_size='16'", "posedet-s: 'train.batch_size' is '16', expected a whole number"),
+        ("trian.batch_size=16", "posedet-s: unknown key 'trian' (did you mean 'train'?)"),
+    ],
+)
+def test_wrong_overrides(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config("posedet-s", [override])
+    assert str(error.value) == message
+
+
+def test_override_is_never_run_as_code():
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        load_config("posedet-s", ["train.seed=__import__('os').getpid()"])
+
+
+@pytest.mark.parametrize("number", ["9" * 10_000, "[" * 10_000])
+def test_endless_overrides(number):
+    with pytest.raises(ConfigError, match=r"^posedet-s: 'train\.seed' is "):
+        load_config("posedet-s", [f"train.seed={number}"])
+
+
+def test_override_below_what_is_no_table(tmp_path):
+    path = tmp_path / "flat.toml"
+    path.write_text("train = 3")
+    with pytest.raises(ConfigError, match=r"^--set train\.seed=1: 'train' is not a table$"):
+        load_config(str(path), ["train.seed=1"])
+
+
+def test_unknown_preset():
+    with pytest.raises(ConfigError, match=r"^no preset named 'posedet-x'; presets: dla34-coco, .*posedet-s$"):
+        load_config("posedet-x")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file$"):
+        load_config(str(tmp_path / "none.toml"))
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"folder\.toml: no such file$"):
+        load_config(str(folder))
+
+
+def test_file_too_large(tmp_path):
+    path = tmp_path / "large.toml"
+    path.write_bytes(b"#" * 1_000_001)
+    with pytest.raises(ConfigError, match=r"large\.toml: larger than 1000000 bytes, not a configuration$"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[model",
+        b"a = 1\na = 2",
+        b"\xff\xfe\x00",
+        b"a = " + b"[" * 100_000,  # deeper than Python's stack
+        b"a = " + b"9" * 10_000,  # longer than Python's numbers from text
+    ],
+    ids=["cut off", "twice", "not text", "deep", "long number"],
+)
+def test_invalid_toml(tmp_path, content):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML: ") as error:
+        load_config(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_cannot_be_changed():
+    config = load_config("posedet-s")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.seed = 1
+
+
+def test_presets_are_complete_toml():
+    """`diff` of two presets is the difference of the experiments: no key may hide in a default."""
+    from importlib import resources
+
+    for name in preset_names():
+        text = (resources.files("posedet") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        written = tomllib.loads(text)
+        wanted = {section: set(table) for section, table in load_config(name).to_dict().items()}
+        found = {section: set(table) for section, table in written.items()}
+        assert all(wanted[section] - found[section] <= {"short_side"} for section in wanted)
