@@ -204,7 +204,7 @@ def test_missing_photos_are_named_and_counted(tmp_path: Path) -> None:
 
 
 @given(st.permutations(range(19)), st.data())
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_order_in_the_file_does_not_matter(tmp_path_factory: pytest.TempPathFactory, order, drawn) -> None:
     table = drawn.draw(st.lists(st.tuples(*[st.integers(-50, 700)] * 2, st.integers(0, 2)), min_size=19, max_size=19))
     data = labels()
@@ -255,6 +255,7 @@ DAMAGE = [
     ("annotations", 1, {"category_id": 2}, "annotations[1].category_id: 2 is not among the file's categories (1)"),
     ("annotations", 1, {"iscrowd": 2}, "annotations[1].iscrowd: 2, expected 0 or 1"),
     ("annotations", 1, {"ignore": "yes"}, "annotations[1].ignore: 'yes', expected 0 or 1"),
+    ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a whole number"),
     ("images", 1, {"id": 7}, "images[1].id: 7 stands there twice"),
     ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
     ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
@@ -351,7 +352,7 @@ junk = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_whatever_the_file_says_it_is_read_or_refused_in_one_line(tmp_path_factory, drawn) -> None:
     """Anything anywhere in a good file, replaced by something else."""
     data = copy.deepcopy(labels())

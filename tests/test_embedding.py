@@ -20,7 +20,7 @@ def fixed_seed():
 
 def slow_bilinear(field: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(C,) value of the map (C, h, w) at a place in cells: four corners, those outside count as zero."""
-    left, top = math.floor(x), math.floor(y)
+    left, top = math.floor(x.detach()), math.floor(y.detach())
     value = torch.zeros(field.shape[0], dtype=torch.float64)
     for column, across in ((left, left + 1 - x), (left + 1, x - left)):
         for row, down in ((top, top + 1 - y), (top + 1, y - top)):

@@ -31,8 +31,8 @@ HAND = {"name": "hand", "keypoints": ["wrist", "thumb", "little"], "limbs": [[0,
 
 
 def test_built_in_skeletons_are_those_of_the_data_sets():
-    assert list(SKELETONS) == ["coco", "crowdpose", "body19"]
-    assert [skeleton.num_keypoints for skeleton in SKELETONS.values()] == [17, 14, 19]
+    assert list(SKELETONS) == ["coco", "crowdpose", "crowdpose15", "body19"]
+    assert [skeleton.num_keypoints for skeleton in SKELETONS.values()] == [17, 14, 15, 19]
     assert COCO.sigmas == tuple(sigma / 1000 for sigma in COCO_SIGMAS)
     assert CROWDPOSE.sigmas == tuple(sigma / 1000 for sigma in CROWDPOSE_SIGMAS)
     assert COCO.keypoints == tuple(COCO_CATEGORY["keypoints"])
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_named(change, message):
         (lambda: COCO.subset(["nose", "nose"]), "skeleton 'coco-2': keypoints[1]: 'nose' stands there twice"),
         (
             lambda: find_skeleton("coc"),
-            "unknown skeleton 'coc' (did you mean 'coco'?); built in: coco, crowdpose, body19",
+            "unknown skeleton 'coc' (did you mean 'coco'?); built in: coco, crowdpose, crowdpose15, body19",
         ),
         (lambda: Skeleton.from_coco_category(7), "categories: 7, expected a table with name, keypoints, skeleton"),
         (

@@ -1,4 +1,4 @@
-"""The command line: `posedet predict | train | evaluate | export | info`.
+"""The command line: `posedet predict | train | evaluate | export | convert | info`.
 
 Only this module prints. What a command needs is imported inside it: `--help` answers at once, and running needs no
 torch.
@@ -71,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         "photo is seen an epoch; repeatable",
     )
     train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
-    train.add_argument("--start", type=Path, help="start weights (safetensors): of the backbone, or of a posedet model")
+    train.add_argument(
+        "--start",
+        metavar="FILE",
+        help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
+    )
     train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
@@ -82,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("output", type=Path, help="the ONNX file to write")
     export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
     export.set_defaults(command=_export)
+
+    convert = commands.add_parser("convert", help="official PoseDet checkpoint -> weights (needs posedet[export])")
+    convert.add_argument("checkpoint", help="the official .pth: a path, or https://...#sha256=HEX")
+    convert.add_argument("output", type=Path, help="the safetensors file to write")
+    convert.add_argument("--preset", required=True, help="the checkpoint's network: a preset's name, or a TOML file")
+    convert.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    convert.set_defaults(command=_convert)
 
     info = commands.add_parser("info", help="what a model file says of itself")
     info.add_argument("model", nargs="?", help="ONNX file (default: the shipped model)")
@@ -194,13 +205,14 @@ def _detector(options: argparse.Namespace):  # type: ignore[no-untyped-def]
 def _train(options: argparse.Namespace) -> int:
     _needs("train", "train", ("torch", "cv2", "safetensors"))
     from posedet.config import load_config
-    from posedet.data.annotations import read_annotations
+    from posedet.data.annotations import AnnotatedPhoto, read_annotations
     from posedet.skeleton import find_skeleton
     from posedet.training.loop import train
 
     config = load_config(options.preset, options.set)
     skeleton = find_skeleton(config.model.skeleton)
-    photos, repeats = [], []
+    photos: list[AnnotatedPhoto] = []
+    repeats: list[int] = []
     for text in options.data:
         path, folder, times = parse_data(text)
         photo_set = read_annotations(path, folder, skeleton)
@@ -238,6 +250,19 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    _needs("convert", "export", ("torch", "safetensors"))
+    from posedet.config import load_config
+    from posedet.convert import convert
+
+    conversion = convert(options.checkpoint, options.output, load_config(options.preset, options.set))
+    for name, reason in conversion.dropped.items():
+        print(f"dropped {name}: {reason}")
+    placed, dropped = len(conversion.weights), len(conversion.dropped)
+    print(f"{options.output}: {placed} tensors placed, {dropped} dropped, none missing")
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
     from posedet.detector import PoseDet
 
@@ -249,9 +274,22 @@ def _info(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _needs("evaluate", "train", ("pycocotools",))
+    from posedet.evaluation.protocols import PROTOCOLS
+    from posedet.evaluation.report import score_table
     from posedet.evaluation.run import evaluate
 
-    return evaluate(_detector(options), options)
+    protocol = PROTOCOLS[options.protocol]
+    if options.skeleton is None:
+        options.skeleton = ",".join(protocol.skeleton.keypoints)
+    if options.score_threshold is None:
+        # Precision at every recall is what counts: weak poses too.
+        options.score_threshold = 0.01
+    detector = _detector(options)
+    folder = options.photos or photo_folder(options.annotations)
+    name = options.model or detector.about.name
+    scores = evaluate(detector, options.annotations, folder, protocol, output=options.output, model=name)
+    print(score_table({name: scores}))
+    return 0
 
 
 def _needs(command: str, extra: str, modules: Sequence[str]) -> None:

@@ -99,7 +99,8 @@ class TrainConfig:
     """Optimisation."""
 
     optimiser: Literal["adam", "adamw"]
-    batch_size: int  # over all processes
+    batch_size: int  # of one step, over all processes and parts
+    accumulate: int  # parts that a step is done in, for want of memory
     steps: int
     learning_rate: float
     backbone_rate: float  # factor on the learning rate of the backbone

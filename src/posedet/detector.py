@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from posedet.decode import decode
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, Photo, read_photo
 from posedet.poses import Poses
-from posedet.session import Runtime, open_session
+from posedet.session import Outputs, Runtime, open_session
 from posedet.skeleton import Skeleton, find_skeleton
 
 DEFAULT_MODEL = "posedet-s"
@@ -66,7 +65,7 @@ class PoseDet:
         image = read_photo(photo)
         letterbox = self._letterbox(image)
         outputs = self._session.run(letterbox.apply(image)[None])
-        return self._decoded(*(output[0] for output in outputs), letterbox)
+        return self._decoded(outputs, 0, letterbox)
 
     def batch(self, photos: Iterable[Photo]) -> list[Poses]:
         """The poses of each photo, in order; photos of one size share a run of the network."""
@@ -77,18 +76,19 @@ class PoseDet:
             members = [i for i, box in enumerate(boxes) if box.input_size == size]
             outputs = self._session.run(np.stack([boxes[i].apply(images[i]) for i in members]))
             for row, i in enumerate(members):
-                results[i] = self._decoded(*(output[row] for output in outputs), boxes[i])
+                results[i] = self._decoded(outputs, row, boxes[i])
         return [results[i] for i in range(len(images))]
 
     def _letterbox(self, image: NDArray[np.uint8]) -> Letterbox:
         height, width = image.shape[:2]
         return Letterbox.fit((height, width), long_side=self.long_side, short_side=self.config.short_side)
 
-    def _decoded(self, scores: Any, keypoints: Any, keypoint_scores: Any, letterbox: Letterbox) -> Poses:
+    def _decoded(self, outputs: Outputs, row: int, letterbox: Letterbox) -> Poses:
+        scores, keypoints, keypoint_scores = outputs
         poses = decode(
-            scores,
-            keypoints,
-            keypoint_scores,
+            scores[row],
+            keypoints[row],
+            keypoint_scores[row],
             letterbox=letterbox,
             skeleton=self.about.skeleton,
             config=self.config,

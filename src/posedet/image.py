@@ -1,18 +1,23 @@
-"""Reading photos, and the way from a photo to the network input and back.
+"""Photos in, arrays out: any photo read safely, and the way to the network's input and back.
 
-Coordinates are in pixels with pixel centres at integers: resizing by f moves x to (x + 0.5) * f - 0.5.
+Coordinates are pixels, x right and y down, and pixel *centres* lie at integers: the first pixel's centre is (0, 0),
+so a photo that is W wide reaches from -0.5 to W - 0.5. Sizes are (height, width).
 """
 
 import io
 import os
+import stat
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from posedet.errors import PhotoError
 from posedet.files import write_atomically
@@ -20,91 +25,49 @@ from posedet.files import write_atomically
 Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Only what photos come in: every further decoder is one more way in for a hostile file.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_FILE_BYTES = 500_000_000
-MAX_PIXELS = 200_000_000
+# A little below the size that Pillow itself refuses, so that one limit holds for all photos.
+MAX_PIXELS = 178_000_000
+
+# How the values of EXIF's orientation tag are undone; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_WARNINGS_LOCK = threading.Lock()
 
 
 def read_photo(photo: Photo) -> NDArray[np.uint8]:
-    """A photo as (H, W, 3) uint8 RGB, contiguous; of an animation the first frame, on white where it is transparent.
+    """A photo as (H, W, 3) uint8 RGB, contiguous and upright.
 
-    photo: path (turned as its EXIF data say), PIL image (likewise), or array (H, W, 3) uint8 RGB, taken as it is.
+    photo: a path (the format is known by the content), a PIL image of any mode that has colours, or an array
+    (H, W, 3) uint8 RGB, taken as it is. Files and PIL images are turned as their EXIF data say; of an animation the
+    first frame counts; 16 bits are scaled to 8; what is transparent becomes white. Any number of threads may read.
     Raises PhotoError, one line that names the file or the argument and what is wrong.
     """
     if isinstance(photo, np.ndarray):
         return _checked_array(photo)
     if isinstance(photo, Image.Image):
-        return _converted(photo, "photo")
-    path = Path(photo)
+        return _pixels(photo, _one_line(str(getattr(photo, "filename", ""))) or "photo")
+    if not isinstance(photo, str | os.PathLike):
+        raise PhotoError(f"photo: {type(photo).__name__}, expected a path, a PIL image or an array (H, W, 3) uint8 RGB")
+    name = _one_line(str(photo))
     try:
-        if path.is_dir():
-            raise PhotoError(f"{path}: a folder, not a photo")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise PhotoError(f"{path}: {size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} MB are read")
-        with path.open("rb") as file:
-            return _decoded(file, str(path))
+        _check_file(photo, name)
+        with open(photo, "rb") as file:
+            return _pixels(_opened(file, name), name)
     except FileNotFoundError:
-        raise PhotoError(f"{path}: no such file") from None
-    except OSError as error:
-        raise PhotoError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _decoded(file: io.BufferedReader, name: str) -> NDArray[np.uint8]:
-    try:
-        with warnings.catch_warnings():
-            # Our own limit is checked before anything is decoded.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                return _converted(image, name)
-    except UnidentifiedImageError:
-        raise PhotoError(f"{name}: not a photo, or damaged (read are {', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise PhotoError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first") from None
-    except PhotoError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise PhotoError(f"{name}: damaged or cut off ({reason})") from None
-
-
-def _converted(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(
-            f"{name}: {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; reduce it first"
-        )
-    if width * height == 0:
-        raise PhotoError(f"{name}: {width} x {height} pixels, nothing to see")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # Pillow would clip 16 bits at 255; the upper eight are the picture.
-        values = np.asarray(image).astype(np.float64)
-        full = 65535 if values.max(initial=0) > 255 else 255
-        grey = np.clip(values / full * 255, 0, 255).round().astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
-
-
-def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8:
-        raise PhotoError(f"photo: an array of {array.dtype}, expected uint8 RGB in 0..255")
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise PhotoError(f"photo: an array of shape {array.shape}, expected (height, width, 3) RGB")
-    if array.size == 0:
-        raise PhotoError(f"photo: an array of shape {array.shape}, nothing to see")
-    return np.ascontiguousarray(array)
+        raise PhotoError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PhotoError(f"{name}: cannot be read ({reason})") from None
 
 
 def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
@@ -116,7 +79,7 @@ def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How one photo is brought to the network input: resized, then padded on the right and at the bottom."""
+    """How one photo is brought to the network's input: resized, then padded with black, right and at the bottom."""
 
     photo_size: tuple[int, int]  # (height, width)
     resized_size: tuple[int, int]
@@ -131,37 +94,145 @@ class Letterbox:
         short_side: int | None = None,
         multiple: int = 32,
         min_side: int = 128,
-    ) -> "Letterbox":
+    ) -> Self:
         """The largest size with a long side of at most `long_side` (and a short one of at most `short_side`).
 
-        The input is padded to multiples of `multiple`, at least `min_side` (the network needs enough locations).
+        The proportions stay, to half a pixel; small photos are enlarged. The input is padded to multiples of
+        `multiple`, at least `min_side` (the network needs enough locations).
         """
         factor = long_side / max(photo_size)
         if short_side is not None:
             factor = min(factor, short_side / min(photo_size))
         height, width = (max(1, int(side * factor + 0.5)) for side in photo_size)
-        padded = tuple(max(min_side, -(-side // multiple) * multiple) for side in (height, width))
-        return cls(photo_size, (height, width), (padded[0], padded[1]))
+        padded_height, padded_width = (-(-max(side, min_side) // multiple) * multiple for side in (height, width))
+        return cls(photo_size, (height, width), (padded_height, padded_width))
 
     def apply(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """photo: (H, W, 3) uint8 of `photo_size` -> (h, w, 3) uint8 of `input_size`."""
+        if photo.shape[:2] != self.photo_size:
+            raise PhotoError(f"photo: {photo.shape[:2]} (height, width), but this letterbox is for {self.photo_size}")
         height, width = self.resized_size
         if self.resized_size != self.photo_size:
+            # The gap lets Pillow average whole pixels first: a third of the time on a large photo.
             resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             photo = np.asarray(resized)
         image = np.zeros((*self.input_size, 3), np.uint8)
         image[:height, :width] = photo
         return image
 
-    @property
-    def _factors(self) -> NDArray[np.float64]:
-        (height, width), (to_height, to_width) = self.photo_size, self.resized_size
-        return np.array([to_width / width, to_height / height])
-
     def to_input(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """points: (..., 2) pixels of the photo -> pixels of the network input."""
+        """points: (..., 2) pixels of the photo, x then y -> pixels of the network's input."""
         return (points + 0.5) * self._factors - 0.5
 
     def to_photo(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """points: (..., 2) pixels of the network input -> pixels of the photo."""
+        """points: (..., 2) pixels of the network's input, x then y -> pixels of the photo."""
         return (points + 0.5) / self._factors - 0.5
+
+    @property
+    def _factors(self) -> NDArray[np.float64]:
+        # x and y apart: each side was rounded to whole pixels, which on a panorama is far from one factor.
+        (height, width), (to_height, to_width) = self.photo_size, self.resized_size
+        return np.array([to_width / width, to_height / height])
+
+
+def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8:
+        raise PhotoError(f"photo: an array of {array.dtype}, expected uint8 RGB in 0..255")
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise PhotoError(f"photo: an array of shape {array.shape}, expected (height, width, 3) RGB")
+    if array.size == 0:
+        raise PhotoError(f"photo: an array of shape {array.shape}, nothing to see")
+    return np.ascontiguousarray(array)
+
+
+def _check_file(path: str | os.PathLike[str], name: str) -> None:
+    """Only a file of a sensible size is opened: a pipe or a device could be read for ever."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise PhotoError(f"{name}: a folder, not a photo")
+    if not stat.S_ISREG(status.st_mode):
+        raise PhotoError(f"{name}: neither a file nor a folder")
+    if status.st_size == 0:
+        raise PhotoError(f"{name}: an empty file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise PhotoError(f"{name}: {status.st_size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} MB are read")
+
+
+def _opened(file: io.BufferedReader, name: str) -> Image.Image:
+    """The photo's header; nothing is decoded yet."""
+    try:
+        with _without_pillow_warnings():
+            return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise PhotoError(f"{name}: not a photo, or damaged (read are {', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(name) from None
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise _damaged(name, error) from error
+
+
+def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, upright, of an image that may not be decoded yet."""
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_many_pixels(name)
+    if image.width * image.height == 0:
+        raise PhotoError(f"{name}: {image.width} x {image.height} pixels, nothing to see")
+    if image.mode in ("I", "F"):
+        raise PhotoError(f"{name}: mode {image.mode!r} does not say which value is white; convert it to 'L' or 'RGB'")
+    try:
+        # Of all formats TIFF alone warns while it decodes; the others decode side by side.
+        with _without_pillow_warnings() if image.format == "TIFF" else nullcontext():
+            image.load()
+        rgb = _rgb(image)
+        turn = _UPRIGHT.get(_orientation(image))
+        return np.array(rgb if turn is None else rgb.transpose(turn))
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(name) from None
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise _damaged(name, error) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns nearly all of the photo white.
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # premultiplied: Pillow converts it to its plain form only
+        image = image.convert("LA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        with _without_pillow_warnings():
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data: the photo itself is whole, and viewers show it as it lies
+        return 1
+
+
+@contextmanager
+def _without_pillow_warnings() -> Iterator[None]:
+    """Pillow's remarks on odd EXIF data and large photos help nobody: what matters becomes a PhotoError.
+
+    Warning filters belong to the whole process, hence the lock: two threads that put them back out of turn would
+    leave them changed for good.
+    """
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _one_line(text: str) -> str:
+    """A name or a message fit for one line of a terminal, whatever bytes it came from."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _too_many_pixels(name: str) -> PhotoError:
+    return PhotoError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce it first")
+
+
+def _damaged(name: str, error: Exception) -> PhotoError:
+    return PhotoError(f"{name}: damaged or cut off ({_one_line(str(error))[:200] or type(error).__name__})")

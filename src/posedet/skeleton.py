@@ -344,6 +344,10 @@ _TOP_LIMBS = (("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_s
 
 COCO = _built_in("coco", _FACE | _BODY, _BODY_LIMBS + _FACE_LIMBS)
 CROWDPOSE = _built_in("crowdpose", _BODY | _TOP, _BODY_LIMBS + _TOP_LIMBS)
+# The official networks for CrowdPose had one point more, because their layer wanted an odd number: so they can be read.
+CROWDPOSE15 = _built_in(
+    "crowdpose15", _BODY | _TOP | {"abdomen": DEFAULT_SIGMA}, (*_BODY_LIMBS, *_TOP_LIMBS, ("neck", "abdomen"))
+)
 BODY19 = _built_in("body19", _FACE | _BODY | _TOP, _BODY_LIMBS + _FACE_LIMBS + _TOP_LIMBS)
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, CROWDPOSE, BODY19)}
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, CROWDPOSE, CROWDPOSE15, BODY19)}

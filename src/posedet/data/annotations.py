@@ -136,9 +136,9 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, nu
         weights = numbers(entry, "joint_scores", where, columns.num_keypoints, "one a keypoint").clip(0, 1)
     left, top, width, height = box(entry, where)
     area = number(entry, "area", where, low=0, high=1e18) if "area" in entry else 0.0
-    is_crowd = flag(entry, "iscrowd", where)
+    is_crowd, ignore = flag(entry, "iscrowd", where), flag(entry, "ignore", where)
     visibility = _spread(flags, columns, num_keypoints, 0, np.uint8)
-    unlabelled = entry.get("num_keypoints", 1) == 0 or not visibility.any()
+    unlabelled = not visibility.any() or ("num_keypoints" in entry and identity(entry, "num_keypoints", where) == 0)
     return Person(
         keypoints=_spread(table[:, :2], columns, num_keypoints, 0, np.float32),
         visibility=visibility,
@@ -148,7 +148,7 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, nu
         area=area or BOX_FILL * float(width * height),
         score=number(entry, "score", where, low=0, high=1) if "score" in entry else 1.0,
         is_crowd=is_crowd,
-        ignore=is_crowd or flag(entry, "ignore", where) or unlabelled,
+        ignore=is_crowd or ignore or unlabelled,
         annotation_id=identity(entry, "id", where),
     )
 

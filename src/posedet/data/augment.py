@@ -1,7 +1,7 @@
 """An annotated photo -> a square training patch: crop, zoom, turn, mirror, colour, mosaic; keypoints with it."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -125,11 +125,13 @@ def _warped(image: Pixels, matrix: Matrix, side: int, border: tuple[int, ...]) -
     """The patch, by linear interpolation; strong reductions average pixels first, or they would flicker."""
     while math.hypot(matrix[0, 0], matrix[1, 0]) < 0.5 and min(image.shape[:2]) > 1:
         height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
-        image = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        image = cast(Pixels, small)
         matrix = matrix @ np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # x = 2 x' + 0.5
-    return cv2.warpAffine(  # type: ignore[no-any-return]
+    patch = cv2.warpAffine(
         image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
     )
+    return cast(Pixels, patch)
 
 
 def _labelled(
@@ -165,7 +167,9 @@ def _labelled(
     shapes = ((num_keypoints, 2), (num_keypoints,), (num_keypoints,), (), (4,))
     arrays = [np.array(column, np.float32).reshape(-1, *shape) for column, shape in zip(columns, shapes, strict=True)]
     regions = np.array([region for region, _ in ignored], np.float32).reshape(-1, 4)
-    return Patch(image, *arrays, regions, np.array([crowd for _, crowd in ignored], np.float32), str(photo.path))
+    keypoints, weights, visible, areas, boxes = arrays
+    crowds = np.array([crowd for _, crowd in ignored], np.float32)
+    return Patch(image, keypoints, weights, visible, areas, boxes, regions, crowds, str(photo.path))
 
 
 def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: DataConfig) -> bool:
@@ -218,8 +222,8 @@ def _joined(quarters: list[Patch], half: int) -> Patch:
                 ignored=quarter.ignored + np.tile(shift, 2),
             )
         )
-    columns = [np.concatenate([getattr(patch, name) for patch in moved]) for name in Patch._fields[1:-1]]
-    return Patch(image, *columns, " + ".join(patch.source for patch in quarters))
+    columns = {name: np.concatenate([getattr(patch, name) for patch in moved]) for name in Patch._fields[1:-1]}
+    return Patch(image=image, source=" + ".join(patch.source for patch in quarters), **columns)
 
 
 def _recoloured(image: Pixels, strength: float, generator: np.random.Generator) -> Pixels:
@@ -229,7 +233,7 @@ def _recoloured(image: Pixels, strength: float, generator: np.random.Generator) 
     values = np.arange(256)[:, None] * gains * brightness
     table = np.clip((values - 128) * contrast + 128, 0, 255).astype(np.uint8)
     recoloured = cv2.LUT(image, table.reshape(1, 256, 3))
-    grey = cv2.cvtColor(recoloured, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2)
+    grey = cast(Pixels, cv2.cvtColor(recoloured, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2))
     if generator.random() < 0.05:
         return grey
-    return cv2.addWeighted(recoloured, saturation, grey, 1 - saturation, 0)  # type: ignore[no-any-return]
+    return cast(Pixels, cv2.addWeighted(recoloured, saturation, grey, 1 - saturation, 0))

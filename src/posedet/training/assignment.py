@@ -159,12 +159,12 @@ class Selection(NamedTuple):
     ignored: Tensor  # (B, M) bool
 
 
-def choose_locations(selection: Selection, presence: Tensor, num_selected: int) -> Tensor:
+def choose_locations(selection: Selection, presence: Tensor, chances: Tensor, num_selected: int) -> Tensor:
     """All positives, some at random, and where a person is seen already: (B, S) indices into the M locations.
 
-    presence: (B, M) logits.
+    presence: (B, M) logits; chances: (B, M) uniform in 0..1.
     """
-    random = torch.rand_like(presence) > 1 - RANDOM_LOCATIONS / presence.shape[1]
+    random = chances > 1 - RANDOM_LOCATIONS / presence.shape[1]
     positive = selection.owner != NOBODY
     # Positives in an ignored region too: the losses count them.
     priority = presence.sigmoid() + 2 * random + 4 * positive - 4 * (selection.ignored & ~positive)

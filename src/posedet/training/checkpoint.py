@@ -111,12 +111,9 @@ def training_state(
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     for parameter, state in optimiser.state.items():
         tensors |= {f"optimiser/{key}/{names[parameter]}": value for key, value in state.items()}
-    tensors["random/torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
     return tensors
 
 
@@ -138,6 +135,3 @@ def restore_training(
         parameter = parameters[name]
         # Adam keeps its step counter on the CPU.
         optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
-    torch.set_rng_state(tensors["random/torch"])
-    if torch.cuda.is_available() and "random/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import pickle
 import re
 import urllib.error
 import urllib.parse
@@ -51,7 +52,7 @@ def load_pth(path: Path) -> dict[str, Tensor]:
             raise ModelError(f"{path}: {name!r:.80} is {type(tensor).__name__}, expected tensors by name alone")
     if state is not content:
         beside = ", ".join(repr(key) for key in content if key != "state_dict")
-        log.info("%s: left out: %.200s", path.name, beside) if beside else None
+        log.info("%s: left out beside the weights: %.200s", path.name, beside or "nothing")
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
     return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
 
@@ -146,5 +147,7 @@ def _why_refused(error: Exception) -> str:
             f"refused: beside tensors it asks for {asked[1]}, which could run code; if you trust it, load it with "
             "the program that wrote it and save its state_dict alone"
         )
+    if isinstance(error, pickle.UnpicklingError):  # its text is a page of advice to trust the file
+        return "refused: a pickle with more than tensors and plain values in it"
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return f"not a whole PyTorch weights file ({reason:.120})"

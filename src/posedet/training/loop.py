@@ -5,17 +5,21 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from posedet import __version__
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.errors import DataError, ModelError
+from posedet.errors import ConfigError, DataError, ModelError
+from posedet.files import write_atomically
 from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Persons, Selection, assign_coarse, choose_locations, in_ignored
@@ -30,6 +34,7 @@ from posedet.training.checkpoint import (
     training_state,
 )
 from posedet.training.losses import losses
+from posedet.training.processes import ALONE, Processes, local_device
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +45,38 @@ def train(
     repeats: list[int],
     run: Path,
     *,
-    start: Path | None = None,
+    start: str | None = None,
     device: str = "cpu",
     workers: int = 1,
+    compiled: bool = False,
     checkpoint_every: int = 500,
+    after_step: Callable[[int], None] | None = None,
 ) -> Path:
     """Train for `config.train.steps` steps, going on from `run`/state.safetensors if it is there.
 
-    Writes into `run`: config.json, log.jsonl (one line a step), state.safetensors (to resume), weights.safetensors
-    (the averaged weights). Returns the path of the weights.
+    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights. compiled: let torch.compile build
+    the backbone. after_step is called with the number of each step.
+    Writes into `run`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
+    resume) and weights.safetensors (the averaged weights), whose path is returned.
     Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
+    processes, place = Processes.join(device), local_device(device)
+    if config.train.batch_size % (processes.world * config.train.accumulate):
+        parts = f"{processes.world} processes x {config.train.accumulate} parts"
+        raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
     skeleton = find_skeleton(config.model.skeleton)
     torch.manual_seed(config.train.seed)
-    network = build_network(config.model, skeleton).to(torch.device(device), memory_format=torch.channels_last)
+    network = build_network(config.model, skeleton).to(place)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None:
         log.info(load_start(network, start))
     freeze(network, config.train.frozen_blocks)
     optimiser = make_optimiser(network, config.train)
     average = MovingAverage(network, config.train.ema) if config.train.ema else None
+    # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
+    scaler = torch.amp.GradScaler(place.type, enabled=config.train.amp == "fp16")
 
     run.mkdir(parents=True, exist_ok=True)
     state = run / "state.safetensors"
@@ -70,88 +86,114 @@ def train(
         if "step" not in info:
             raise ModelError(f"{state}: not a posedet training state")
         restore_training(tensors, network, optimiser, average)
+        scaler.load_state_dict(info["scaler"])
         first_step = info["step"]
-        log.info("resumed at step %d", first_step)
-    command = " ".join(sys.argv)
-    (run / "config.json").write_text(
-        json.dumps({"config": config.to_dict(), "command": command, "version": __version__}, indent=1)
-    )
+        log.info("going on from step %d", first_step)
+    about = {"config": config.to_dict(), "command": sys.argv, "version": __version__, "torch": torch.__version__}
 
+    if compiled:
+        network.backbone.compile()
+    wrapped: nn.Module = network
+    if processes.world > 1:
+        if place.type == "cuda":
+            # In place but for the network itself. There is none for CPUs: there each process has its own statistics.
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        wrapped = DistributedDataParallel(network, [place] if place.type == "cuda" else None)
     stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+    local_batch = config.train.batch_size // (processes.world * config.train.accumulate)
     loader = batches(
         stream,
-        batch_size=config.train.batch_size,
-        first_step=first_step,
-        last_step=config.train.steps,
+        batch_size=local_batch,
+        first_step=first_step * config.train.accumulate,
+        last_step=config.train.steps * config.train.accumulate,
         workers=workers,
+        rank=processes.rank,
+        world=processes.world,
     )
-    objective = Objective(config, skeleton, torch.device(device))
+    objective = Objective(config, skeleton, place, processes)
     network.train()
+    leads = processes.rank == 0
+    if leads:
+        write_atomically(run / "config.json", json.dumps(about, indent=1).encode())
+    progress = tqdm(
+        total=config.train.steps * config.train.batch_size,
+        initial=first_step * config.train.batch_size,
+        unit="photo",
+        smoothing=0.05,
+        disable=None if leads else True,
+    )
     began = time.monotonic()
-    with (run / "log.jsonl").open("a") as log_file:
-        for step, batch in enumerate(loader, first_step):
+    waiting = iter(loader)
+    with (run / "log.jsonl").open("a") if leads else nullcontext() as log_file:
+        for step in range(first_step, config.train.steps):
             for group in optimiser.param_groups:
                 group["lr"] = group["base_rate"] * rate_at(step, config.train)
-            terms = objective(network, batch.to(torch.device(device)), step)
-            total = torch.stack(list(terms.values())).sum()
-            if not total.isfinite():
-                raise DataError(f"step {step}: the loss is not finite; photos: {', '.join(batch.sources)}")
             optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
-            optimiser.step()
+            sums: dict[str, float] = {}
+            for part in range(config.train.accumulate):
+                batch = next(waiting).to(place)
+                terms = objective(wrapped, network, batch, step, part)
+                total = torch.stack(list(terms.values())).sum()
+                if not total.isfinite():
+                    raise DataError(f"step {step}: the loss is not finite; photos: {', '.join(batch.sources)}")
+                scaler.scale(total / config.train.accumulate).backward()  # type: ignore[no-untyped-call]
+                means = processes.mean(torch.stack(list(terms.values()))).tolist()
+                for name, term in zip(terms, means, strict=True):
+                    sums[name] = sums.get(name, 0.0) + term / config.train.accumulate
+            scaler.unscale_(optimiser)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
+            scaler.step(optimiser)
+            scaler.update()
             if average is not None:
                 average.update(network, step)
 
-            seconds = time.monotonic() - began
-            line: dict[str, Any] = {"step": step, "loss": total.item(), "gradient": norm.item()}
-            line |= {name: round(term.item(), 5) for name, term in terms.items()}
-            line |= {"rate": optimiser.param_groups[0]["lr"], "seconds": round(seconds, 2)}
-            log_file.write(json.dumps(line) + "\n")
-            if step % 50 == 0:
-                log_file.flush()
-                per_second = (step - first_step + 1) * config.train.batch_size / seconds
-                left = (config.train.steps - step) * config.train.batch_size / per_second
-                parts = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
-                log.info(
-                    "step %d/%d  %.1f photos/s  %.0f min left  %s",
-                    step,
-                    config.train.steps,
-                    per_second,
-                    left / 60,
-                    parts,
-                )
-            if (step + 1) % checkpoint_every == 0 or step + 1 == config.train.steps:
-                save_tensors(
-                    state, training_state(network, optimiser, average), {"step": step + 1, "config": config.to_dict()}
-                )
+            progress.update(config.train.batch_size)
+            if log_file is not None:
+                line: dict[str, Any] = {"step": step, "loss": sum(sums.values()), "gradient": norm.item(), **sums}
+                line |= {"rate": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
+                log_file.write(json.dumps(line) + "\n")
+                if step % 20 == 0:
+                    log_file.flush()
+                    progress.set_postfix_str(f"loss {line['loss']:.2f}")
+            if after_step is not None:
+                after_step(step)
+            if leads and ((step + 1) % checkpoint_every == 0 or step + 1 == config.train.steps):
+                info = {"step": step + 1, "config": config.to_dict(), "scaler": scaler.state_dict()}
+                save_tensors(state, training_state(network, optimiser, average), info)
                 weights = network.state_dict() if average is None else average.tensors
                 save_weights(run / "weights.safetensors", weights, config, {"step": step + 1})
+    progress.close()
     return run / "weights.safetensors"
 
 
 class Objective:
     """From a batch to the terms of the loss: choose locations, run the network, compare."""
 
-    def __init__(self, config: Config, skeleton: Skeleton, device: torch.device) -> None:
+    def __init__(self, config: Config, skeleton: Skeleton, device: torch.device, processes: Processes = ALONE) -> None:
         self.config = config
         self.sigmas = torch.tensor(skeleton.sigmas, device=device)
-        self.device = device
+        self.device, self.processes = device, processes
 
-    def __call__(self, network: PoseDetNet, batch: Batch, step: int) -> dict[str, Tensor]:
+    def __call__(
+        self, wrapped: nn.Module, network: PoseDetNet, batch: Batch, step: int, part: int = 0
+    ) -> dict[str, Tensor]:
+        """`wrapped` is `network`, or what synchronises it with other processes."""
         config = self.config
         selection: list[Selection] = []
 
         def choose(proposals: Proposals, presence: Tensor) -> Tensor:
             selection.append(self.select(network, proposals, batch))
-            return choose_locations(selection[0], presence.detach(), config.assign.selected)
+            chances = self._chances(presence, step * config.train.accumulate + part)
+            return choose_locations(selection[0], presence.detach(), chances, config.assign.selected)
 
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.amp)
         with torch.autocast(self.device.type, precision) if precision else nullcontext():
             images = batch.images.float().contiguous(memory_format=torch.channels_last)
-            output = network(images, choose if config.model.presence else None)
+            output = wrapped(images, choose if config.model.presence else None)
         chosen = selection[0] if selection else self.select(network, output.proposals, batch)
-        return losses(network, output, batch, chosen, sigmas=self.sigmas, config=config, step=step)
+        return losses(
+            network, output, batch, chosen, sigmas=self.sigmas, config=config, step=step, processes=self.processes
+        )
 
     @torch.no_grad()
     def select(self, network: PoseDetNet, proposals: Proposals, batch: Batch) -> Selection:
@@ -160,12 +202,20 @@ class Objective:
         ignored = in_ignored(persons, proposals)
         return Selection(persons, owner, ignored if self.config.assign.ignore_regions else torch.zeros_like(ignored))
 
+    def _chances(self, presence: Tensor, number: int) -> Tensor:
+        """Uniform numbers (B, M), the same for a photo whichever process it is in, and after any interruption."""
+        generator = torch.Generator(self.device).manual_seed(self.config.train.seed * 1_000_003 + number)
+        shape = (self.processes.world, *presence.shape)
+        return torch.rand(shape, device=self.device, generator=generator)[self.processes.rank]
+
 
 def freeze(network: PoseDetNet, blocks: int) -> None:
     """The first `blocks` of a MobileNetV2 backbone, its stem with them, keep their start weights."""
     if not blocks:
         return
     backbone: Any = network.backbone
+    if not hasattr(backbone, "frozen_blocks"):
+        raise ConfigError("train.frozen_blocks: only the mobilenetv2 backbone can be frozen in part; set it to 0")
     backbone.frozen_blocks = blocks
     for part in (backbone.stem, *backbone.blocks[:blocks]):
         part.requires_grad_(False)
@@ -190,8 +240,8 @@ def make_optimiser(network: PoseDetNet, config: TrainConfig) -> torch.optim.Opti
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """Factor on the learning rate: linear warm-up, then flat, then steps or half a cosine to nothing."""
-    warm = min(1.0, (step + 1) / (config.warmup + 1))
+    """Factor on the learning rate: linear warm-up from a third, then flat, then steps or half a cosine to nothing."""
+    warm = 1 - (1 - min(step, config.warmup) / config.warmup) * 2 / 3 if config.warmup else 1.0
     share = step / config.steps
     if config.schedule == "step":
         return warm * math.prod(0.1 for mark in config.decay if share >= mark)

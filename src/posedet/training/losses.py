@@ -9,6 +9,7 @@ from posedet.model.network import NetworkOutput, PoseDetNet
 from posedet.training.assignment import NOBODY, Selection, assign_by_oks, pose_oks, score_labels
 from posedet.training.batches import Batch
 from posedet.training.heatmaps import all_level_targets, own_level_targets
+from posedet.training.processes import ALONE, Processes
 
 # Unit of the distance losses, in cells (official code: `point_base_scale`), and where the official one is clamped.
 UNIT_CELLS = 4.0
@@ -53,23 +54,26 @@ def smooth_distance(poses: Tensor, keypoints: Tensor, weights: Tensor, units: Te
 def oks_loss(poses: Tensor, keypoints: Tensor, weights: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:
     """1 - OKS, averaged over labelled keypoints by weight: (n,)."""
     squared = (poses - keypoints).square().sum(-1)
-    similarity = (-squared / (8 * sigmas.square() * areas[:, None])).exp()
+    # At least a square pixel: a person without area has value 0 and a gradient that is not a number.
+    similarity = (-squared / (8 * sigmas.square() * areas[:, None].clamp(min=1))).exp()
     return 1 - (similarity * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
 
 
-def heatmap_focal_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def heatmap_focal_loss(logits: Tensor, targets: Tensor, mask: Tensor, processes: Processes = ALONE) -> Tensor:
     """Penalty-reduced focal loss (Law & Deng, 2018), in the log-sigmoid form that stays finite (facts 5, 13.5)."""
     probability = logits.sigmoid()
     peaks = (targets == 1).float() * mask
     positive = (1 - probability).square() * F.logsigmoid(logits) * peaks
     negative = (1 - targets) ** 4 * probability.square() * F.logsigmoid(-logits) * (mask * (targets < 1))
-    return -(positive.sum() + negative.sum()) / torch.where(peaks.sum() > 0, peaks.sum(), 1.0)
+    count = processes.share(peaks.sum())
+    # Nothing to find: the sum itself, as in the official code.
+    return -(positive.sum() + negative.sum()) / torch.where(count > 0, count, 1 / processes.world)
 
 
-def heatmap_l2_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def heatmap_l2_loss(logits: Tensor, targets: Tensor, mask: Tensor, processes: Processes = ALONE) -> Tensor:
     """Mean squared error to the Gaussians: what the paper writes (facts 12.7)."""
     squared = (logits.sigmoid() - targets).square() * mask
-    return squared.sum() / (mask.sum() * targets.shape[1]).clamp(min=1)
+    return squared.sum() / processes.share(mask.sum() * targets.shape[1]).clamp(min=1e-6)
 
 
 DISTANCES = {"clamped sum": clamped_distance, "smooth mean": smooth_distance}
@@ -80,8 +84,15 @@ class PoseLoss:
     """Distance and OKS loss of poses, each with the person that it learns, summed and divided by their number."""
 
     def __init__(
-        self, batch: Batch, selection: Selection, sigmas: Tensor, config: LossConfig, oks_weight: float
+        self,
+        batch: Batch,
+        selection: Selection,
+        sigmas: Tensor,
+        config: LossConfig,
+        oks_weight: float,
+        processes: Processes,
     ) -> None:
+        self.processes = processes
         self.batch, self.selection, self.sigmas, self.oks_weight = batch, selection, sigmas, oks_weight
         self.distance = DISTANCES[config.distance]
 
@@ -96,12 +107,12 @@ class PoseLoss:
             similarity = oks_loss(poses[b, s], keypoints, weights, areas, self.sigmas)
             # A person that a teacher is unsure of counts less; the distance of the official code knows no teacher.
             loss = (loss + self.oks_weight * similarity) * weights.amax(1)
-        return loss.sum() / positives_in(owner)
+        return loss.sum() / self.processes.share(positives_in(owner))
 
 
-def positives_in(owner: Tensor) -> int:
+def positives_in(owner: Tensor) -> Tensor:
     """What a term is divided by: positives, but at least one for each image (facts 4.5)."""
-    return int((owner != NOBODY).sum(1).clamp(min=1).sum())
+    return (owner != NOBODY).sum(1).clamp(min=1).sum()
 
 
 def losses(
@@ -113,19 +124,23 @@ def losses(
     sigmas: Tensor,
     config: Config,
     step: int,
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """Every term of one step, already weighted; their sum is what is minimised."""
+    """Every term of one step, already weighted; their sum is what is minimised.
+
+    With several processes a term is divided by the count of all: the mean over processes is that of the whole batch.
+    """
     weight, proposals = config.loss, output.proposals
     # The OKS loss starts from nothing: far from the truth it has no gradient, and its optimum is a collapsed pose.
     oks_weight = weight.oks * min(1.0, step / max(1, weight.oks_warmup))
-    pose_loss = PoseLoss(batch, selection, sigmas, weight, oks_weight)
+    pose_loss = PoseLoss(batch, selection, sigmas, weight, oks_weight, processes)
     strides = proposals.strides.expand(len(selection.owner), -1)
     terms = {"coarse": weight.coarse * pose_loss(proposals.coarse, selection.owner, strides)}
 
     if proposals.presence is not None:
         here = selection.owner != NOBODY
         focal = focal_loss(proposals.presence, here.float()) * (here | ~selection.ignored)
-        terms["presence"] = weight.presence * focal.sum() / positives_in(selection.owner)
+        terms["presence"] = weight.presence * focal.sum() / processes.share(positives_in(selection.owner))
 
     index = output.chosen
     owner, ignored = selection.owner, selection.ignored
@@ -140,12 +155,14 @@ def losses(
         terms[f"refined{number}"] = weight.refined * pose_loss(poses, learnt, strides)
 
     ignored = ignored & (learnt == NOBODY)
-    score, number = _score_loss(output, batch, selection, coarse_oks, learnt, ignored, sigmas, config.assign)
-    terms["score"] = weight.score * score / number
+    score, num_positives = _score_loss(output, batch, selection, coarse_oks, learnt, ignored, sigmas, config.assign)
+    terms["score"] = weight.score * score / processes.share(num_positives)
     if output.keypoint_logits is not None:
-        terms["keypoint_score"] = weight.keypoint_score * _visibility_loss(output.keypoint_logits, batch, learnt)
+        terms["keypoint_score"] = weight.keypoint_score * _visibility_loss(
+            output.keypoint_logits, batch, learnt, processes
+        )
     if output.heatmaps:
-        terms["heatmap"] = weight.heatmap * _heatmap_loss(network, output, batch, selection, config)
+        terms["heatmap"] = weight.heatmap * _heatmap_loss(network, output, batch, selection, config, processes)
     return terms
 
 
@@ -158,14 +175,14 @@ def _score_loss(
     ignored: Tensor,
     sigmas: Tensor,
     config: AssignConfig,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, Tensor]:
     """Sum of the score's loss and the number of its positives."""
     if config.score_target == "labels":
         labels, counted = score_labels(
             coarse_oks, batch, selection.persons, positive=config.positive_oks, negative=config.negative_oks
         )
         focal = focal_loss(output.logits, labels) * counted * ~ignored
-        return focal.sum(), int(labels.sum(1).clamp(min=1).sum())
+        return focal.sum(), labels.sum(1).clamp(min=1).sum()
     with torch.no_grad():
         refined_oks = pose_oks(output.poses[-1], batch, selection.persons, sigmas)
         own = refined_oks.gather(2, learnt.clamp(min=0)[..., None])[..., 0]
@@ -173,17 +190,17 @@ def _score_loss(
     return (quality_focal_loss(output.logits, quality) * ~ignored).sum(), positives_in(learnt)
 
 
-def _visibility_loss(logits: Tensor, batch: Batch, learnt: Tensor) -> Tensor:
+def _visibility_loss(logits: Tensor, batch: Batch, learnt: Tensor, processes: Processes) -> Tensor:
     """Cross entropy of each keypoint's visibility, mean over those whose visibility is known."""
     b, s = (learnt != NOBODY).nonzero().unbind(1)
     visible = batch.visible[b, learnt[b, s]]
     known = (visible >= 0).float()
     entropy = F.binary_cross_entropy_with_logits(logits[b, s], visible.clamp(min=0), reduction="none")
-    return (entropy * known).sum() / known.sum().clamp(min=1)
+    return (entropy * known).sum() / processes.share(known.sum()).clamp(min=1e-6)
 
 
 def _heatmap_loss(
-    network: PoseDetNet, output: NetworkOutput, batch: Batch, selection: Selection, config: Config
+    network: PoseDetNet, output: NetworkOutput, batch: Batch, selection: Selection, config: Config, processes: Processes
 ) -> Tensor:
     sizes = [(x.shape[2], x.shape[3]) for x in output.heatmaps]
     if config.loss.heatmap_targets == "all levels":
@@ -200,5 +217,5 @@ def _heatmap_loss(
             sigma=config.loss.heatmap_sigma,
         )
     loss = HEATMAP_LOSSES[config.loss.heatmap_form]
-    each = [loss(x, t, w) for x, t, w in zip(output.heatmaps, targets, masks, strict=True)]
+    each = [loss(x, t, w, processes) for x, t, w in zip(output.heatmaps, targets, masks, strict=True)]
     return torch.stack(each).mean()

@@ -1,0 +1,71 @@
+"""Evaluate a detector on annotated photos: predict, keep what is done, score, report."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from posedet.data.coco_json import entries, identity, present, read_json
+from posedet.errors import DataError
+from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
+from posedet.evaluation.protocols import Protocol
+from posedet.evaluation.report import write_report
+from posedet.files import write_atomically
+from posedet.poses import Poses
+
+Predict = Callable[[Path], Poses]
+
+
+def evaluate(
+    predict: Predict, truth: Path, folder: Path, protocol: Protocol, *, output: Path | None = None, model: str = ""
+) -> KeypointAP:
+    """Predict every photo of `truth` (COCO-style JSON) in `folder` and score the poses by `protocol`.
+
+    With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
+    before an interruption is not predicted again (predictions.jsonl; removed at the end).
+    """
+    places = [(place, entry) for place, entry in entries(read_json(truth), "images", str(truth))]
+    photos = {identity(entry, "id", place): folder / str(present(entry, "file_name", place)) for place, entry in places}
+    partial = None
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        partial = output / "predictions.jsonl"
+    results = predict_all(predict, photos.items(), partial)
+    scores = evaluate_keypoints(truth, results, protocol)
+    if output is not None and partial is not None:
+        write_atomically(output / "results.json", json.dumps(results).encode())
+        write_report(output / "report.json", {"model": model, "truth": str(truth), **scores.to_dict()})
+        partial.unlink(missing_ok=True)
+    return scores
+
+
+def predict_all(
+    predict: Predict, photos: Iterable[tuple[int, Path]], partial: Path | None = None
+) -> list[dict[str, Any]]:
+    """COCO results of all photos (image id, path); `partial` keeps each photo's as soon as they are there."""
+    done = _done(partial) if partial is not None else {}
+    photos = list(photos)
+    for image_id, path in tqdm(photos, unit="photo", disable=None):
+        if image_id in done:
+            continue
+        done[image_id] = predict(path).to_coco(image_id)
+        if partial is not None:
+            with partial.open("a") as file:
+                file.write(json.dumps([image_id, done[image_id]]) + "\n")
+    return [result for image_id, _ in photos for result in done[image_id]]
+
+
+def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:
+    """What an interrupted run has predicted; its last line may be cut off."""
+    if not partial.exists():
+        return {}
+    lines = partial.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        write_atomically(partial, "".join(whole).encode())
+    try:
+        return dict(json.loads(line) for line in whole)
+    except (ValueError, TypeError):
+        raise DataError(f"{partial}: not what an interrupted evaluation leaves; remove it to start afresh") from None

@@ -1,0 +1,525 @@
+"""The terms of the loss: the official numbers, loops over persons and joints beside them, and what must stay finite."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from people import Labelled, Region, batch_of, persons_of, proposals_at
+from posedet.config import Config, load_config
+from posedet.model.network import NetworkOutput, build_network
+from posedet.oks import oks
+from posedet.skeleton import COCO, find_skeleton
+from posedet.training.assignment import NOBODY, Selection, assign_by_oks, in_ignored, pose_oks
+from posedet.training.batches import Batch
+from posedet.training.heatmaps import all_level_targets, own_level_targets
+from posedet.training.loop import Objective
+from posedet.training.losses import (
+    PoseLoss,
+    clamped_distance,
+    focal_loss,
+    heatmap_focal_loss,
+    heatmap_l2_loss,
+    losses,
+    oks_loss,
+    positives_in,
+    quality_focal_loss,
+    smooth_distance,
+)
+from posedet.training.processes import ALONE
+
+PAPER, OURS = load_config("dla34-coco"), load_config("posedet-s")
+SIGMAS = torch.tensor(COCO.sigmas)
+
+laws = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+# --- distance (facts 15.8) ---
+
+PLACES = torch.tensor([[10.0, 20.0], [30, 40], [50, 60], [70, 80]])
+# Errors (3, 4), (0, 64), (400, 0) and one of a joint that is not labelled; stride 16, so the unit is 64 pixels.
+GUESSES = PLACES + torch.tensor([[3.0, 4.0], [0, 64], [400, 0], [1e6, 1e6]])
+WEIGHTS = torch.tensor([[1.0, 1, 1, 0]])
+
+
+def test_official_distance():
+    loss = clamped_distance(GUESSES[None], PLACES[None], WEIGHTS, torch.tensor([64.0]))
+    assert loss.tolist() == pytest.approx([0.078125 + 1 + 5])
+
+
+def test_official_pose_loss_of_two_images():
+    """Divided by the positives of both images, at least one each; strides, and so units, belong to the locations."""
+    batch = batch_of([Labelled(PLACES, WEIGHTS[0])], [], num_keypoints=4)
+    selection = Selection(persons_of(batch), torch.empty(0), torch.empty(0))
+    poses = torch.zeros(2, 3, 4, 2)
+    poses[0, 1] = GUESSES
+    owner = torch.tensor([[NOBODY, 0, NOBODY], [NOBODY] * 3])
+    strides = torch.tensor([8.0, 16, 32]).expand(2, -1)
+    loss = PoseLoss(batch, selection, SIGMAS[:4], PAPER.loss, 0.0, ALONE)(poses, owner, strides)
+    assert PAPER.loss.coarse * loss.item() == pytest.approx(0.303906, abs=1e-6)
+    assert PAPER.loss.refined * loss.item() == pytest.approx(0.607813, abs=1e-6)
+
+
+def test_gradient_of_the_official_distance():
+    """None at distance zero, one over the unit in between, none beyond the clamp or where nothing is labelled."""
+    guesses = (PLACES + torch.tensor([[0.0, 0.0], [3, 4], [400, 0], [5, 5]]))[None].requires_grad_()
+    loss = clamped_distance(guesses, PLACES[None], WEIGHTS, torch.tensor([64.0]))
+    gradient = torch.autograd.grad(loss.sum(), guesses)[0]
+    torch.testing.assert_close(gradient[0], torch.tensor([[0.0, 0.0], [0.6 / 64, 0.8 / 64], [0, 0], [0, 0]]))
+
+
+def test_smooth_distance():
+    """Mean over labelled keypoints; in units of 64 pixels the errors are 0.078125, 1 and 6.25."""
+    guesses = GUESSES[None].clone().requires_grad_()
+    loss = smooth_distance(guesses, PLACES[None], WEIGHTS, torch.tensor([64.0]))
+    expected = sum(math.sqrt(d**2 + 0.01) - 0.1 for d in (0.078125, 1, 6.25)) / 3
+    assert loss.tolist() == pytest.approx([expected])
+    gradient = torch.autograd.grad(loss.sum(), guesses)[0][0]
+    assert gradient[2, 0].item() == pytest.approx(1 / 3 / 64, rel=1e-3)  # however far away
+    assert not gradient[3].any()
+    exact = PLACES[None].clone().requires_grad_()
+    loss = smooth_distance(exact, PLACES[None], WEIGHTS, torch.tensor([64.0]))
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert not torch.autograd.grad(loss.sum(), exact)[0].any()
+
+
+def test_smooth_distance_weighs_keypoints():
+    weights = torch.tensor([[1.0, 0.5, 0, 0]])
+    loss = smooth_distance(GUESSES[None], PLACES[None], weights, torch.tensor([64.0]))
+    near, far = (math.sqrt(d**2 + 0.01) - 0.1 for d in (0.078125, 1))
+    assert loss.tolist() == pytest.approx([(near + 0.5 * far) / 1.5])
+
+
+def test_nothing_labelled_is_no_loss():
+    none = torch.zeros(1, 4)
+    for distance in (clamped_distance, smooth_distance):
+        assert distance(GUESSES[None], PLACES[None], none, torch.tensor([64.0])).tolist() == [0]
+
+
+def slow_pose_loss(poses: Tensor, owner: Tensor, batch: Batch, strides: Tensor) -> float:
+    """Facts 5, joint by joint."""
+    total, count = 0.0, 0
+    for b in range(len(owner)):
+        positives = 0
+        for m, p in enumerate(owner[b].tolist()):
+            if p == NOBODY:
+                continue
+            positives += 1
+            for k in range(poses.shape[2]):
+                if batch.weights[b, p, k] > 0:
+                    x, y = (poses[b, m, k].double() - batch.keypoints[b, p, k].double()).tolist()
+                    total += min(math.hypot(x, y) / (4 * float(strides[m])), 5.0)
+        count += max(positives, 1)
+    return total / count
+
+
+def crowd(generator: np.random.Generator, num_images: int, num_keypoints: int, side: int) -> Batch:
+    """Images of 0 to 4 persons, some with few or no labelled keypoints, and ignored regions."""
+    images = []
+    for _ in range(num_images):
+        image: list[Labelled | Region] = []
+        for _ in range(generator.integers(0, 5)):
+            size = generator.uniform(10, 90)
+            corner = generator.uniform(0, side - size / 2, 2)
+            points = corner + generator.uniform(0, size, (num_keypoints, 2))
+            weights = (generator.random(num_keypoints) < generator.choice([0.05, 0.8, 1.0])).astype(float)
+            visible = generator.integers(-1, 2, num_keypoints)
+            image.append(Labelled(points, weights, (*corner, *(corner + size)), 0.6 * size**2, visible))
+        for crowded in generator.integers(0, 2, generator.integers(0, 3)):
+            corner = generator.uniform(0, side, 2)
+            image.append(Region((*corner, *(corner + generator.uniform(5, 40, 2))), crowd=bool(crowded)))
+        images.append(image)
+    return batch_of(*images, num_keypoints=num_keypoints, side=side)
+
+
+def some_owner(generator: np.random.Generator, batch: Batch, num_locations: int) -> Tensor:
+    """Every valid person learnt at a few locations."""
+    owner = torch.full((len(batch.keypoints), num_locations), NOBODY)
+    for b, p in persons_of(batch).valid.nonzero().tolist():
+        owner[b, torch.from_numpy(generator.integers(num_locations, size=3))] = p
+    return owner
+
+
+@laws
+@given(seed=st.integers(0, 2**32 - 1))
+def test_official_pose_loss_as_in_the_loop(seed):
+    generator = np.random.default_rng(seed)
+    batch = crowd(generator, 3, 5, 64)
+    strides = torch.from_numpy(generator.choice([8.0, 16.0, 64.0], 20)).float()
+    owner = some_owner(generator, batch, 20)
+    spread = torch.from_numpy(generator.choice([1.0, 30.0, 300.0], (3, 20, 1, 1)))
+    poses = (32 + spread * torch.from_numpy(generator.normal(size=(3, 20, 5, 2)))).float()
+    selection = Selection(persons_of(batch), owner, torch.empty(0))
+    loss = PoseLoss(batch, selection, SIGMAS[:5], PAPER.loss, 0.0, ALONE)(poses, owner, strides.expand(3, -1))
+    assert loss.item() == pytest.approx(slow_pose_loss(poses, owner, batch, strides), rel=1e-5, abs=1e-6)
+
+
+# --- OKS loss ---
+
+
+def test_oks_loss_is_one_minus_oks():
+    generator = np.random.default_rng(0)
+    places = generator.uniform(0, 100, (6, 17, 2)).astype(np.float32)
+    guesses = (places + generator.normal(0, 6, places.shape)).astype(np.float32)
+    labelled = generator.random((6, 17)) < 0.7
+    areas = generator.uniform(100, 5000, 6).astype(np.float32)
+    tensors = (torch.from_numpy(array) for array in (guesses, places, labelled.astype(np.float32), areas))
+    loss = oks_loss(*tensors, SIGMAS)
+    expected = 1 - np.diag(oks(guesses, places, COCO.sigmas, areas, labelled))
+    np.testing.assert_allclose(loss, expected, atol=1e-5)
+
+
+def test_oks_loss_weighs_keypoints():
+    """Two keypoints of sigma 0.1 and an area of 10,000: 10 pixels make exp(-1/8), 20 make exp(-1/2)."""
+    places = torch.zeros(1, 3, 2)
+    guesses = torch.tensor([[[10.0, 0], [0, -20], [5, 5]]])
+    weights = torch.tensor([[1.0, 0.5, 0.0]])
+    loss = oks_loss(guesses, places, weights, torch.tensor([1e4]), torch.full((3,), 0.05))
+    # sigma 0.05, so 8 sigma^2 area = 200: d^2 of 100 and 400.
+    assert loss.item() == pytest.approx(1 - (math.exp(-0.5) + 0.5 * math.exp(-2)) / 1.5)
+
+
+def test_oks_loss_beside_the_distance():
+    """Both are scaled by how sure the teacher is of the person; the official distance alone is not."""
+    weights = (0.5, 0.25, 0.5, 0)
+    batch = batch_of([Labelled(PLACES, weights, area=900)], num_keypoints=4)
+    selection = Selection(persons_of(batch, OURS), torch.empty(0), torch.empty(0))
+    poses, owner, strides = (PLACES + 3)[None, None], torch.tensor([[0]]), torch.tensor([[16.0]])
+    units, sigmas = torch.tensor([64.0]), SIGMAS[:4]
+    rows = torch.tensor([weights])
+    distance = smooth_distance(poses[0], PLACES[None], rows, units)
+    similarity = oks_loss(poses[0], PLACES[None], rows, torch.tensor([900.0]), sigmas)
+    alone = PoseLoss(batch, selection, sigmas, OURS.loss, 0.0, ALONE)(poses, owner, strides)
+    assert alone.item() == pytest.approx(distance.item())
+    both = PoseLoss(batch, selection, sigmas, OURS.loss, 0.7, ALONE)(poses, owner, strides)
+    assert both.item() == pytest.approx(0.5 * (distance + 0.7 * similarity).item())
+
+
+# --- score (facts 15.8) ---
+
+
+@pytest.mark.parametrize(
+    ("logit", "positive", "negative"),
+    [(-4.595120, 1.128382, 7.537752e-07), (-2, 0.412520, 0.001353), (0, 0.043322, 0.129965), (2, 0.000451, 1.237559)],
+)
+def test_official_focal_loss(logit, positive, negative):
+    loss = focal_loss(torch.tensor([logit, logit], dtype=torch.float32), torch.tensor([1.0, 0.0]))
+    assert loss.tolist() == pytest.approx([positive, negative], rel=1e-3, abs=1e-9)
+    assert loss.tolist() == pytest.approx([positive, negative], abs=2e-6)
+
+
+def test_official_sum_of_focal_losses():
+    loss = focal_loss(torch.tensor([2.0, 0, -2, 2]), torch.tensor([1.0, 1, 0, 0])).sum()
+    assert loss.item() == pytest.approx(1.282684, abs=1e-6)
+
+
+def test_quality_focal_loss():
+    """(p - q)^2 times the cross entropy, and nothing to learn where the score is right."""
+    logits = torch.tensor([-2.0, 0.0, 2.0], requires_grad=True)
+    quality = torch.tensor([0.0, 0.9, 0.3])
+    expected = []
+    for logit, q in zip(logits.tolist(), quality.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        expected.append((p - q) ** 2 * -(q * math.log(p) + (1 - q) * math.log(1 - p)))
+    assert quality_focal_loss(logits, quality).tolist() == pytest.approx(expected, rel=1e-5)
+    right = quality_focal_loss(logits, logits.detach().sigmoid())
+    assert right.tolist() == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("logit", [-1000.0, -20.0, 0.0, 20.0, 1000.0])
+@pytest.mark.parametrize("target", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("name", ["focal", "quality", "heatmap focal", "heatmap l2"])
+def test_extreme_logits(name, logit, target):
+    """Finite values and gradients; the official heatmap loss is not a number at a logit of 20."""
+    logits = torch.full((1, 1, 2, 2), logit, requires_grad=True)
+    targets, mask = torch.full((1, 1, 2, 2), target), torch.ones(1, 1, 2, 2)
+    loss = {
+        "focal": lambda: focal_loss(logits, targets).sum(),
+        "quality": lambda: quality_focal_loss(logits, targets).sum(),
+        "heatmap focal": lambda: heatmap_focal_loss(logits, targets, mask),
+        "heatmap l2": lambda: heatmap_l2_loss(logits, targets, mask),
+    }[name]()
+    assert loss.isfinite() and loss >= 0
+    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
+# --- heatmaps (facts 15.9) ---
+
+LOGITS = torch.tensor([[0.0, -1], [2, -3]]).view(1, 1, 2, 2)
+TARGETS = torch.tensor([[1, 0.882496903], [0, 0.367879441]]).view(1, 1, 2, 2)
+
+
+def test_official_heatmap_loss():
+    assert PAPER.loss.heatmap == 0.1
+    loss = heatmap_focal_loss(LOGITS, TARGETS, torch.ones(1, 1, 2, 2))
+    assert loss.item() == pytest.approx(0.173287 + 1.650100, abs=2e-6)
+    assert 0.1 * loss.item() == pytest.approx(0.182339, abs=1e-6)
+
+
+def test_official_heatmap_loss_with_a_mask():
+    mask = torch.tensor([[1.0, 1], [0, 1]]).view(1, 1, 2, 2)
+    assert 0.1 * heatmap_focal_loss(LOGITS, TARGETS, mask).item() == pytest.approx(0.017331, abs=1e-6)
+
+
+def test_official_heatmap_loss_without_peaks():
+    targets = torch.tensor([[0.5, 0.5], [0, 0]]).view(1, 1, 2, 2)
+    assert 0.1 * heatmap_focal_loss(LOGITS, targets, torch.ones(1, 1, 2, 2)).item() == pytest.approx(0.166243, abs=1e-6)
+
+
+def test_masked_peak_does_not_count():
+    mask = torch.tensor([[0.0, 1], [1, 1]]).view(1, 1, 2, 2)
+    assert heatmap_focal_loss(LOGITS, TARGETS, mask).item() == pytest.approx(1.650100, abs=2e-6)
+
+
+def test_heatmap_loss_is_over_the_batch():
+    """Peaks are counted over images and joints together, and one mask is for all joints."""
+    logits, targets = LOGITS.expand(3, 2, 2, 2), TARGETS.expand(3, 2, 2, 2)
+    loss = heatmap_focal_loss(logits, targets, torch.ones(3, 1, 2, 2))
+    assert loss.item() == pytest.approx(0.173287 + 1.650100, abs=2e-6)
+    mask = torch.ones(3, 1, 2, 2)
+    mask[0] = 0
+    loss = heatmap_focal_loss(logits, targets, mask)
+    assert loss.item() == pytest.approx(0.173287 + 1.650100, abs=2e-6)
+
+
+def test_heatmap_l2_loss():
+    p = [1 / (1 + math.exp(-logit)) for logit in (0, -1, 2, -3)]
+    squares = [(a - b) ** 2 for a, b in zip(p, TARGETS.flatten().tolist(), strict=True)]
+    loss = heatmap_l2_loss(LOGITS, TARGETS, torch.ones(1, 1, 2, 2))
+    assert loss.item() == pytest.approx(sum(squares) / 4)
+    mask = torch.tensor([[1.0, 1], [0, 1]]).view(1, 1, 2, 2)
+    two_joints = heatmap_l2_loss(LOGITS.expand(1, 2, 2, 2), TARGETS.expand(1, 2, 2, 2), mask)
+    assert two_joints.item() == pytest.approx((squares[0] + squares[1] + squares[3]) / 3)
+    assert heatmap_l2_loss(LOGITS, TARGETS, torch.zeros(1, 1, 2, 2)).item() == 0
+
+
+# --- the sum of it all ---
+
+
+def slow_focal(logit: float, positive: bool) -> float:
+    p = 1 / (1 + math.exp(-logit))
+    return -0.25 * (1 - p) ** 2 * math.log(p) if positive else -0.75 * p**2 * math.log(1 - p)
+
+
+def slow_heatmap_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> float:
+    total, peaks = 0.0, 0.0
+    weights = mask.expand_as(targets).flatten().tolist()
+    for logit, t, w in zip(logits.flatten().tolist(), targets.flatten().tolist(), weights, strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        if t == 1:
+            peaks += w
+            total += w * (1 - p) ** 2 * math.log(p)
+        else:
+            total += w * (1 - t) ** 4 * p**2 * math.log(1 - p)
+    return -total / peaks if peaks else -total
+
+
+def made_up(
+    generator: np.random.Generator, batch: Batch, strides: tuple[int, ...], side: int, num_refined: int
+) -> tuple[NetworkOutput, Tensor]:
+    """Output of all locations, whose poses are now near a person and now far from all; and who learns what."""
+    num_images, _, num_keypoints, _ = batch.keypoints.shape
+    proposals = proposals_at(strides, side, num_images=num_images)
+    num_locations = len(proposals.strides)
+    person = torch.from_numpy(generator.integers(batch.keypoints.shape[1], size=(num_images, num_locations)))
+    near = batch.keypoints[torch.arange(num_images)[:, None], person]
+    spread = torch.from_numpy(generator.choice([0.5, 3.0, 6.0, 50.0], (num_images, num_locations, 1, 1)))
+
+    def noise(*shape: int) -> Tensor:
+        return torch.from_numpy(generator.normal(size=shape)).float()
+
+    poses = tuple((near + spread * noise(*near.shape)).float() for _ in range(1 + num_refined))
+    maps = [noise(num_images, num_keypoints, side // stride, side // stride) for stride in strides]
+    output = NetworkOutput(
+        proposals._replace(coarse=poses[0]), None, poses, 3 * noise(num_images, num_locations), None, maps
+    )
+    return output, some_owner(generator, batch, num_locations)
+
+
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_official_terms_as_in_the_loop(seed):
+    """Every term of the published loss, from what the network gave and who learns what."""
+    generator = np.random.default_rng(seed)
+    side, strides = 64, (8, 16, 32, 64)
+    batch = crowd(generator, 2, 17, side)
+    output, owner = made_up(generator, batch, strides, side, 1)
+    persons = persons_of(batch)
+    selection = Selection(persons, owner, torch.zeros_like(owner, dtype=torch.bool))
+    network = SimpleNamespace(strides=strides, heatmap_strides=strides, origin=0.0)
+    terms = losses(network, output, batch, selection, sigmas=SIGMAS, config=PAPER, step=0)
+
+    similarity = pose_oks(output.poses[0], batch, persons, SIGMAS)
+    learnt = assign_by_oks(similarity, positive=0.7, rescue=0.52)
+    score, count = 0.0, 0
+    for b in range(2):
+        best = similarity[b].amax(1).tolist()
+        count += max(1, sum(o >= 0.6 for o in best))
+        for o, logit in zip(best, output.logits[b].tolist(), strict=True):
+            if o >= 0.6 or (0 <= o < 0.5):
+                score += slow_focal(logit, o >= 0.6)
+            elif o == -1 and not persons.labelled[b].any() and not (batch.crowds[b] == 0).any():
+                score += slow_focal(logit, False)  # nobody at all: background
+    targets, masks = all_level_targets(batch, [(side // s,) * 2 for s in strides], strides, 2.0)
+    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, targets, masks, strict=True)]
+    expected = {
+        "coarse": 0.1 * slow_pose_loss(output.poses[0], owner, batch, output.proposals.strides),
+        "refined1": 0.2 * slow_pose_loss(output.poses[1], learnt, batch, output.proposals.strides),
+        "score": score / count,
+        "heatmap": 0.1 * sum(heatmaps) / len(heatmaps),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
+def test_our_terms_as_in_the_loop(seed, step):
+    """The default model: some locations chosen, ignored places, soft targets, two refinements."""
+    generator = np.random.default_rng(seed)
+    side, strides, fine = 64, (8, 16, 32), (4, 8, 16)
+    batch = crowd(generator, 2, 17, side)
+    whole, owner = made_up(generator, batch, strides, side, 2)
+    num_locations = owner.shape[1]
+    index = torch.from_numpy(generator.permuted(np.tile(np.arange(num_locations), (2, 1)), axis=1)[:, :40])
+    presence = torch.randn(2, num_locations)
+    output = NetworkOutput(
+        whole.proposals._replace(presence=presence),
+        index,
+        tuple(pose.gather(1, index[..., None, None].expand(-1, -1, 17, 2)) for pose in whole.poses),
+        whole.logits.gather(1, index),
+        torch.randn(2, 40, 17),
+        [torch.randn(2, 17, side // stride, side // stride) for stride in fine],
+    )
+    persons = persons_of(batch, OURS)
+    ignored = in_ignored(persons, output.proposals)
+    network = SimpleNamespace(strides=strides, heatmap_strides=fine, origin=0.5)
+    selection = Selection(persons, owner, ignored)
+    terms = losses(network, output, batch, selection, sigmas=SIGMAS, config=OURS, step=step)
+
+    oks_weight = min(1.0, step / 500)
+
+    def pose_terms(poses: Tensor, owners: Tensor, units: Tensor) -> float:
+        total, count = 0.0, 0
+        for b in range(2):
+            positives = [(m, p) for m, p in enumerate(owners[b].tolist()) if p != NOBODY]
+            count += max(1, len(positives))
+            for m, p in positives:
+                keypoints, weights = batch.keypoints[b, p][None], batch.weights[b, p][None]
+                total += smooth_distance(poses[b, m][None], keypoints, weights, 4 * units[b, m][None]).item()
+                area = batch.areas[b, p][None]
+                total += oks_weight * oks_loss(poses[b, m][None], keypoints, weights, area, SIGMAS).item()
+        return total / count
+
+    def at_chosen(rows: Tensor) -> Tensor:
+        return rows.expand(2, -1).gather(1, index)
+
+    coarse_oks, refined_oks = (pose_oks(poses, batch, persons, SIGMAS) for poses in (output.poses[0], output.poses[-1]))
+    learnt = assign_by_oks(coarse_oks, positive=0.5, rescue=0)
+    score, seen, keypoint_score, known = 0.0, 0.0, 0.0, 0
+    for b in range(2):
+        for m in range(num_locations):
+            here = owner[b, m] != NOBODY
+            if here or not ignored[b, m]:
+                seen += slow_focal(presence[b, m].item(), bool(here))
+        for s in range(40):
+            location = index[b, s]
+            if owner[b, location] != NOBODY:  # its own person, however bad the pose still is
+                learnt[b, s] = owner[b, location]
+            p = int(learnt[b, s])
+            quality = max(0.0, float(refined_oks[b, s].max() if p == NOBODY else refined_oks[b, s, p]))
+            if p != NOBODY or not ignored[b, location]:
+                score += quality_focal_loss(output.logits[b, s], torch.tensor(quality)).item()
+            for k in range(17):
+                if p != NOBODY and batch.visible[b, p, k] >= 0:
+                    known += 1
+                    logit = output.keypoint_logits[b, s, k].item()
+                    keypoint_score += math.log1p(math.exp(-logit if batch.visible[b, p, k] else logit))
+    targets, masks = own_level_targets(
+        batch,
+        persons,
+        [(side // s,) * 2 for s in fine],
+        fine,
+        level_strides=strides,
+        level_divisor=4.0,
+        origin=0.5,
+        sigma=1.0,
+    )
+    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, targets, masks, strict=True)]
+    units = output.proposals.strides
+    expected = {
+        "coarse": pose_terms(whole.poses[0], owner, units.expand(2, -1)),
+        "presence": seen / positives_in(owner).item(),
+        "refined1": pose_terms(output.poses[1], learnt, at_chosen(units)),
+        "refined2": pose_terms(output.poses[2], learnt, at_chosen(units)),
+        "score": score / positives_in(learnt).item(),
+        "keypoint_score": 0.2 * keypoint_score / max(1, known),
+        "heatmap": 0.1 * sum(heatmaps) / len(heatmaps),
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_number_of_positives():
+    assert positives_in(torch.tensor([[0, 1, NOBODY], [NOBODY] * 3, [2, 2, 2]])).item() == 2 + 1 + 3
+
+
+# --- finite, whatever is in the images ---
+
+# The paper's head on a small backbone, with few channels: the same code, but fast.
+SMALL_PAPER = [
+    "model.backbone=mobilenetv2",
+    "model.channels=32",
+    "model.tap_channels=32",
+    "model.embedding_channels=32",
+]
+POINTS = np.random.default_rng(0).uniform(10, 50, (19, 2))
+
+
+def images_of(num_keypoints: int) -> dict[str, list[list[Labelled | Region]]]:
+    full = Labelled(POINTS[:num_keypoints])
+    few = full._replace(weights=[1.0, 1.0] + [0.0] * (num_keypoints - 2))
+    point = Labelled(np.full((num_keypoints, 2), 24.0))
+    beside = Labelled(POINTS[:num_keypoints] + 500, box=(63, 63, 63, 63))
+    sure = np.linspace(0.05, 1, num_keypoints)
+    return {
+        "empty": [[], []],
+        "one empty": [[full], []],
+        "only a crowd": [[Region((0, 0, 64, 64), crowd=True)], []],
+        "only unlabelled people": [[Region((10, 10, 30, 60), crowd=False)], [Region((0, 0, 0, 0), crowd=False)]],
+        "few keypoints": [[few], [few, full]],
+        "all in one point": [[point, point], [point._replace(area=0.0, box=(24, 24, 24, 24))]],
+        "outside": [[beside], [beside, full]],
+        "a teacher's": [[full._replace(weights=sure, visible=np.full(num_keypoints, -1))], [full, full]],
+    }
+
+
+def check_finite(config: Config, image: str) -> None:
+    skeleton = find_skeleton(config.model.skeleton)
+    torch.manual_seed(0)
+    network = build_network(config.model, skeleton).train()
+    batch = batch_of(*images_of(skeleton.num_keypoints)[image], num_keypoints=skeleton.num_keypoints, side=64)
+    terms = Objective(config, skeleton, torch.device("cpu"))(network, network, batch, 1000)
+    assert all(term.isfinite() and term >= 0 for term in terms.values()), terms
+    torch.stack(list(terms.values())).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("image", images_of(17))
+@pytest.mark.parametrize("heatmap_form", ["focal", "l2"])
+def test_the_papers_loss_is_finite(image, heatmap_form):
+    check_finite(load_config("dla34-coco", [*SMALL_PAPER, f"loss.heatmap_form={heatmap_form}"]), image)
+
+
+@pytest.mark.parametrize("image", images_of(19))
+def test_our_loss_is_finite(image):
+    check_finite(OURS, image)

@@ -1,0 +1,185 @@
+"""Training is real: it learns a handful of photos, and goes on after an interruption as if there had been none."""
+
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posedet.config import Config, load_config
+from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.decode import decode
+from posedet.errors import DataError, ModelError
+from posedet.evaluation.keypoint_ap import evaluate_keypoints
+from posedet.evaluation.protocols import COCO
+from posedet.image import Letterbox, read_photo
+from posedet.model.deployed import DeployedNet
+from posedet.model.network import build_network
+from posedet.poses import Poses
+from posedet.skeleton import BODY19
+from posedet.training.checkpoint import load_tensors, load_weights, save_tensors
+from posedet.training.loop import rate_at, train
+
+PHOTOS = Path(__file__).parent.parent / "photos"
+WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
+
+# Whole photos, no augmentation but the mirror: what is to be learnt by heart.
+BY_HEART = [
+    "data.patch=256",
+    "data.zoom=[1.0, 1.2]",
+    "data.rotation_deg=0.0",
+    "data.colour=0.0",
+    "data.mosaic=0.0",
+    "train.batch_size=4",
+    "train.frozen_blocks=3",
+    "train.warmup=10",
+    "train.ema=0.95",
+    "train.amp='none'",
+    "loss.oks_warmup=30",
+]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[AnnotatedPhoto]:
+    return list(read_annotations(PHOTOS / "truth.json", PHOTOS, BODY19))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped backbone alone: pyramid and head start fresh."""
+    path = tmp_path_factory.mktemp("start") / "backbone.safetensors"
+    tensors, _ = load_tensors(WEIGHTS)
+    save_tensors(path, {name: x for name, x in tensors.items() if name.startswith("backbone.")}, {})
+    return path
+
+
+def poses_in(photo: AnnotatedPhoto, deployed: DeployedNet, config: Config) -> Poses:
+    image = read_photo(photo.path)
+    letterbox = Letterbox.fit(image.shape[:2], long_side=288)
+    with torch.no_grad():
+        outputs = deployed(torch.from_numpy(letterbox.apply(image))[None])
+    return decode(
+        *(output[0].numpy() for output in outputs),
+        letterbox=letterbox,
+        skeleton=BODY19,
+        config=config.decode,
+        score_threshold=0.05,
+    ).select(COCO.skeleton)
+
+
+@pytest.mark.slow
+def test_learns_a_handful_of_photos(photos: list[AnnotatedPhoto], backbone: Path, tmp_path: Path) -> None:
+    """Pyramid and head start fresh; after a minute the people in three photos are known by heart."""
+    known = [photo for photo in photos if photo.path.stem in ("tennis", "skiers", "child")]
+    config = load_config("posedet-s", [*BY_HEART, "train.steps=160", "train.decay=[0.5]"])
+    weights = train(config, known, [1] * len(known), tmp_path / "run", start=backbone, workers=0)
+    tensors, config, _ = load_weights(weights)
+    network = build_network(config.model, BODY19)
+    network.load_state_dict(tensors)
+    deployed = DeployedNet(network.eval(), 100)
+    results = [result for photo in known for result in poses_in(photo, deployed, config).to_coco(photo.image_id)]
+    truth = json.loads((PHOTOS / "truth.json").read_text())
+    ids = {photo.image_id for photo in known}
+    truth["images"] = [image for image in truth["images"] if image["id"] in ids]
+    truth["annotations"] = [person for person in truth["annotations"] if person["image_id"] in ids]
+    print(evaluate_keypoints(truth, results, COCO))
+    assert evaluate_keypoints(truth, results, COCO).ap > 0.8
+
+
+def short(steps: int) -> Config:
+    return load_config("posedet-s", [*BY_HEART, "data.patch=128", f"train.steps={steps}"])
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_whole_one(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    """Bit for bit: the interrupted run stops after a checkpoint and a few steps more."""
+    config = short(6)
+    whole = train(config, photos, [1] * len(photos), tmp_path / "whole", workers=0, checkpoint_every=2)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, photos, [1] * len(photos), tmp_path / "cut", workers=0, checkpoint_every=2, after_step=kill)
+    again = train(config, photos, [1] * len(photos), tmp_path / "cut", workers=1, checkpoint_every=2)
+    for name, tensor in load_tensors(whole)[0].items():
+        assert torch.equal(tensor, load_tensors(again)[0][name]), name
+    lines = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert lines == [0, 1, 2, 3, 2, 3, 4, 5]
+
+
+def test_photos_without_people_are_refused(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no person with labelled keypoints"):
+        train(short(1), [], [], tmp_path, workers=0)
+
+
+def test_foreign_state_is_refused(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(ModelError, match=r"state\.safetensors: not a whole safetensors file"):
+        train(short(1), photos, [1] * len(photos), tmp_path, workers=0)
+
+
+def test_learning_rate_of_both_schedules() -> None:
+    """The official warm-up and steps (facts 7, 15.11)."""
+    paper = load_config("dla34-coco").train
+    rates = [rate_at(step, paper) * paper.learning_rate for step in range(6)]
+    expected = [3.333333e-05, 4.666667e-05, 6.0e-05, 7.333333e-05, 8.666667e-05, 1.0e-04]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    epoch = paper.steps / 210
+    after = [rate_at(int(epoch * number) + 1, paper) for number in (179.9, 180, 199.9, 200)]
+    np.testing.assert_allclose(after, [1, 0.1, 0.1, 0.01])
+    ours = load_config("posedet-s").train
+    assert rate_at(ours.steps - 1, ours) < 1e-3 < 0.99 < rate_at(ours.warmup, ours)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    """Two processes (gloo) with half the batch each: the same losses and the same weights as one with all of it.
+
+    With group normalisation: batch statistics are each process's own on a CPU.
+    """
+    settings = [
+        *BY_HEART,
+        "data.patch=128",
+        "train.steps=3",
+        "model.norm='group'",
+        "train.ema=0.0",
+        "train.frozen_blocks=0",
+    ]
+    code = f"""
+import sys, torch
+from pathlib import Path
+from posedet.config import load_config
+from posedet.data.annotations import read_annotations
+from posedet.skeleton import BODY19
+from posedet.training.loop import train
+torch.set_num_threads(1)
+photos = list(read_annotations({str(PHOTOS / "truth.json")!r}, {str(PHOTOS)!r}, BODY19))
+train(load_config("posedet-s", {settings!r}), photos, [1] * len(photos), Path(sys.argv[1]), workers=0)
+"""
+    script = tmp_path / "train.py"
+    script.write_text(code)
+    subprocess.run([sys.executable, script, tmp_path / "one"], check=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*launch, script, tmp_path / "two"], check=True, capture_output=True)
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for one, two in zip(*logs, strict=True):
+        for name in set(one) - {"seconds"}:
+            assert two[name] == pytest.approx(one[name], rel=1e-3), name
+    # Adam's first moment is the running mean of the gradients; the weights themselves follow the sign of the tiniest.
+    one, two = (load_tensors(tmp_path / name / "state.safetensors")[0] for name in ("one", "two"))
+    moments = [name for name in one if name.startswith("optimiser/exp_avg/")]
+    assert len(moments) > 100
+    for name in moments:
+        assert (one[name] - two[name]).norm() <= 1e-2 * one[name].norm() + 1e-7, name
