@@ -357,6 +357,7 @@ OTHER_VALUES = {
     "share_towers": "true",
     "fine_taps": "true",
     "mixing_depth": "2",
+    "representation": "box",
     "score_at": "refined",
     "keypoint_scores": "true",
     "pyramid": "hrfpn",

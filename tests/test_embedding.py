@@ -1,7 +1,5 @@
 """Sampling at the joints and the pose embedding, against one sum over corners for every point in float64."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -20,12 +18,12 @@ def fixed_seed():
 
 def slow_bilinear(field: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(C,) value of the map (C, h, w) at a place in cells: four corners, those outside count as zero."""
-    left, top = math.floor(x.detach()), math.floor(y.detach())
+    left, top = x.detach().floor().item(), y.detach().floor().item()
     value = torch.zeros(field.shape[0], dtype=torch.float64)
     for column, across in ((left, left + 1 - x), (left + 1, x - left)):
         for row, down in ((top, top + 1 - y), (top + 1, y - top)):
             if 0 <= row < field.shape[1] and 0 <= column < field.shape[2]:
-                value = value + across * down * field[:, row, column]
+                value = value + across * down * field[:, int(row), int(column)]
     return value
 
 
@@ -59,7 +57,7 @@ def places(num_locations: int, num_keypoints: int, stride: int, shift: float, wi
             [1e6, 0.5],  # far outside
             [-1e6, -1e6],
             [0.5, -3e7],
-            [2e18, 2e18],  # overflows 64-bit integers in pixels
+            [2e19, 2e19],  # overflows 64-bit integers
         ]
     )
     flat = cells.view(-1, 2)

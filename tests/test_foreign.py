@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -139,6 +139,7 @@ def test_too_large_files_on_disk_and_unpacked(tmp_path: Path, monkeypatch: pytes
     assert refusal(bomb) == "larger than 300000 bytes"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100), st.data())
 def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, noise: bytes, data: st.DataObject):
     path = tmp_path_factory.getbasetemp() / "noise.pth"

@@ -1,6 +1,7 @@
 """Training is real: it learns a handful of photos, and goes on after an interruption as if there had been none."""
 
 import json
+import signal
 import subprocess
 import sys
 from importlib import resources
@@ -94,26 +95,64 @@ def short(steps: int) -> Config:
     return load_config("posedet-s", [*BY_HEART, "data.patch=128", f"train.steps={steps}"])
 
 
+def train_in_a_process(
+    run: Path, settings: list[str], *, after_step: str = "None", launch: tuple[str, ...] = ()
+) -> int:
+    """Train on the shipped photos in a fresh process (or several: `launch`) and return its exit code."""
+    code = f"""
+import os, signal, torch
+from pathlib import Path
+from posedet.config import load_config
+from posedet.data.annotations import read_annotations
+from posedet.skeleton import BODY19
+from posedet.training.loop import train
+torch.set_num_threads(1)
+photos = list(read_annotations({str(PHOTOS / "truth.json")!r}, {str(PHOTOS)!r}, BODY19))
+config = load_config("posedet-s", {settings!r})
+train(config, photos, [1] * len(photos), Path({str(run)!r}), workers=2, checkpoint_every=2, after_step={after_step})
+"""
+    script = run.with_suffix(".py")
+    script.write_text(code)
+    return subprocess.run([sys.executable, *launch, script], capture_output=True).returncode
+
+
 @pytest.mark.slow
-def test_resumed_run_equals_whole_one(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
-    """Bit for bit: the interrupted run stops after a checkpoint and a few steps more."""
-    config = short(6)
-    whole = train(config, photos, [1] * len(photos), tmp_path / "whole", workers=0, checkpoint_every=2)
+def test_killed_run_equals_whole_one(tmp_path: Path) -> None:
+    """Bit for bit after kill -9, two workers running, one step after a checkpoint."""
+    settings = [*BY_HEART, "data.patch=128", "train.steps=6"]
+    assert train_in_a_process(tmp_path / "whole", settings) == 0
+    kill = "lambda step: step == 2 and os.kill(os.getpid(), signal.SIGKILL)"
+    assert train_in_a_process(tmp_path / "cut", settings, after_step=kill) == -signal.SIGKILL
+    assert load_tensors(tmp_path / "cut" / "state.safetensors")[1]["step"] == 2
+    assert train_in_a_process(tmp_path / "cut", settings) == 0
+    whole, cut = (load_tensors(tmp_path / name / "state.safetensors")[0] for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, cut[name]), name
 
-    class Killed(Exception):
-        pass
 
-    def kill(step: int) -> None:
-        if step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(config, photos, [1] * len(photos), tmp_path / "cut", workers=0, checkpoint_every=2, after_step=kill)
-    again = train(config, photos, [1] * len(photos), tmp_path / "cut", workers=1, checkpoint_every=2)
-    for name, tensor in load_tensors(whole)[0].items():
-        assert torch.equal(tensor, load_tensors(again)[0][name]), name
-    lines = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
-    assert lines == [0, 1, 2, 3, 2, 3, 4, 5]
+def test_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk: the write fails in the middle, as there."""
+    path = tmp_path / "state.safetensors"
+    save_tensors(path, {"x": torch.arange(10.0)}, {"step": 1})
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from posedet.errors import ModelError
+from posedet.training.checkpoint import save_tensors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_tensors(Path({str(path)!r}), {{"x": torch.zeros(1_000_000)}}, {{"step": 2}})
+except ModelError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"{path}: could not be written" in run.stdout
+    tensors, info = load_tensors(path)
+    assert info["step"] == 1 and torch.equal(tensors["x"], torch.arange(10.0))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_photos_without_people_are_refused(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
@@ -154,22 +193,9 @@ def test_two_processes_equal_one(photos: list[AnnotatedPhoto], tmp_path: Path) -
         "train.ema=0.0",
         "train.frozen_blocks=0",
     ]
-    code = f"""
-import sys, torch
-from pathlib import Path
-from posedet.config import load_config
-from posedet.data.annotations import read_annotations
-from posedet.skeleton import BODY19
-from posedet.training.loop import train
-torch.set_num_threads(1)
-photos = list(read_annotations({str(PHOTOS / "truth.json")!r}, {str(PHOTOS)!r}, BODY19))
-train(load_config("posedet-s", {settings!r}), photos, [1] * len(photos), Path(sys.argv[1]), workers=0)
-"""
-    script = tmp_path / "train.py"
-    script.write_text(code)
-    subprocess.run([sys.executable, script, tmp_path / "one"], check=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*launch, script, tmp_path / "two"], check=True, capture_output=True)
+    assert train_in_a_process(tmp_path / "one", settings) == 0
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    assert train_in_a_process(tmp_path / "two", settings, launch=launch) == 0
     logs = [
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -36,6 +36,9 @@ class ModelConfig:
     fine_taps: bool  # sample maps twice as fine as the level
     embedding_channels: int
     mixing_depth: int  # linear maps after the samples, 1 = the paper's
+    # Where the taps of the embedding are: the coarse keypoints (the paper's), all at the location, on a grid in the
+    # box of the coarse pose, or at the mean pose of the training set around the location.
+    representation: Literal["pose", "centre", "box", "anchors"]
     refinements: int  # 1 = the paper's; 0 = coarse poses alone
     score_at: Literal["coarse", "refined"]  # where the score's embedding samples
     keypoint_scores: bool  # predict the visibility of every keypoint

@@ -24,6 +24,7 @@ OFFICIAL_HEAD = {
     "share_towers": False,
     "fine_taps": False,
     "mixing_depth": 1,
+    "representation": "pose",
     "score_at": "coarse",
     "keypoint_scores": False,
 }

@@ -1,4 +1,12 @@
-"""Poses onto a photo, in colours that also the colour-blind tell apart: left blue, right orange, middle light."""
+"""Poses onto a photo, in colours that also the colour-blind tell apart: left blue, right orange, middle nearly white.
+
+Every shape is a line with round ends (a dot is a line of no length), and a pixel is covered as far as its centre lies
+inside: edges are smooth, positions exact to a fraction of a pixel, and the cost follows the length of the lines, not
+the size of the photo.
+"""
+
+from collections.abc import Iterator
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,88 +16,186 @@ from posedet.errors import PhotoError
 from posedet.poses import Poses
 from posedet.skeleton import Skeleton
 
-LEFT, RIGHT, MIDDLE, OUTLINE = (64, 160, 255), (255, 140, 26), (245, 245, 235), (16, 16, 24)
+Colour = tuple[int, int, int]
+Tile = tuple[slice, slice]  # rows and columns of the picture
 
-# Below this score a keypoint is most likely hidden: its dot is hollow and its limbs are faint.
-SEEN = 0.5
-HIDDEN_OPACITY = 0.45
-# Drawn larger and reduced: Pillow does not smooth edges itself.
-SMOOTHING = 3
+LEFT, RIGHT, MIDDLE, OUTLINE = (56, 152, 255), (255, 146, 30), (250, 248, 240), (14, 16, 26)
+OUTLINE_OPACITY = 0.75
+
+# Below this score a keypoint is most likely hidden or cut off: its dot is hollow and its limbs are faint.
+SEEN = 0.4
+HIDDEN_OPACITY = 0.4
+
+# The width of a line as a share of the person's longer side, and its bounds as shares of the photo's.
+LINE_PER_PERSON = 1 / 55
+FINEST_PER_PHOTO, COARSEST_PER_PHOTO = 1 / 900, 1 / 130
+FINEST_LINE = 1.3  # pixels
+# As shares of the width of a line.
+DOT_RADIUS, OUTLINE_WIDTH = 1.05, 0.3
+CORE_RADIUS = 0.5  # as a share of the dot's: a pale middle where the keypoint is seen, a dark one where it is hidden
+
+# The sigma of a shoulder. Dots of what can be placed more exactly, such as eyes, are smaller: faces stay visible.
+BROAD_SIGMA = 0.079
 
 
 def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDArray[np.uint8]:
     """A copy of `photo` (H, W, 3) uint8 RGB with `poses` drawn on it, the best on top; `scores` writes their scores.
 
-    Lines grow with the person, so that crowds stay readable. Raises PhotoError for another kind of array.
+    Keypoints are pixels of the photo and may lie outside. One of score 0 is missing and left out; one below `SEEN` is
+    hollow. Lines grow with the person, so that crowds stay readable. Raises PhotoError for another kind of array.
     """
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise PhotoError(f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)")
-    picture = Image.fromarray(photo)
-    for pose in reversed(list(poses)):
-        _draw_pose(picture, pose, scores)
-    return np.array(picture)
-
-
-def _draw_pose(picture: Image.Image, pose: Poses, scores: bool) -> None:
-    """One person, smoothed in its own small layer: the cost follows the person's size, not the photo's."""
-    x1, y1, x2, y2 = pose.boxes[0]
-    size = max(x2 - x1, y2 - y1)
-    width = float(np.clip(size / 60, 1.2, max(picture.size) / 150 + 2))
-    margin = 3 * width + 2
-    left, top = int(max(0, x1 - margin)), int(max(0, y1 - margin))
-    right, bottom = int(min(picture.width, x2 + margin + 1)), int(min(picture.height, y2 + margin + 1))
-    if left >= right or top >= bottom:
-        return
-    layer = Image.new("RGBA", ((right - left) * SMOOTHING, (bottom - top) * SMOOTHING))
-    # Pixel centres are at integers, corners of the layer at halves.
-    points = (pose.keypoints[0] + 0.5 - (left, top)) * SMOOTHING
-    _draw_limbs(layer, points, pose, width * SMOOTHING)
-    _draw_keypoints(layer, points, pose, width * SMOOTHING)
-    small = layer.reduce(SMOOTHING)
-    picture.paste(small, (left, top), small)
+    picture = np.array(photo, order="C")
+    weakest_first = [poses[int(place)] for place in np.argsort(-poses.scores, kind="stable")[::-1]]
+    for pose in weakest_first:
+        _draw_pose(picture, pose)
     if scores:
-        font = ImageFont.load_default(float(np.clip(size / 12, 10, 32)))
-        ImageDraw.Draw(picture).text(
-            (max(0, x1), max(0, y1 - margin)),
-            f"{pose.scores[0]:.2f}",
-            (255, 255, 255),
-            font,
-            anchor="ls",
-            stroke_width=2,
-            stroke_fill=OUTLINE,
-        )
+        for pose in weakest_first:
+            _write_score(picture, pose)
+    return picture
 
 
-def _draw_limbs(layer: Image.Image, points: NDArray[np.float32], pose: Poses, width: float) -> None:
-    brush = ImageDraw.Draw(layer)
+class _Stroke:
+    """A line with round ends: the distances of the pixels around it, from which any thickness can be painted."""
+
+    def __init__(self, picture: NDArray[np.uint8], start: NDArray[np.float64], end: NDArray[np.float64], reach: float):
+        (x1, y1), (along_x, along_y) = start.tolist(), (end - start).tolist()
+        length_squared = along_x**2 + along_y**2
+        self.picture = picture
+        self.tiles: list[tuple[Tile, NDArray[np.float32]]] = []
+        for rows, columns in _tiles(picture.shape, start, end, reach):
+            # The difference in float64 first: what is left is small.
+            x = (np.arange(columns.start, columns.stop) - x1).astype(np.float32)
+            y = (np.arange(rows.start, rows.stop) - y1).astype(np.float32)[:, None]
+            if length_squared > 1e-6:  # else a dot; dividing by next to nothing would overflow
+                share = x * (along_x / length_squared) + y * (along_y / length_squared)
+                np.maximum(share, 0, out=share)
+                np.minimum(share, 1, out=share)
+                x, y = x - share * along_x, y - share * along_y
+            self.tiles.append(((rows, columns), np.sqrt(x * x + y * y)))
+
+    def paint(self, radius: float, colour: Colour, opacity: float = 1.0) -> None:
+        """Lay it over the picture, 2 `radius` pixels thick."""
+        for tile, distance in self.tiles:
+            covered = (radius + 0.5) - distance
+            np.maximum(covered, 0, out=covered)
+            np.minimum(covered, 1, out=covered)
+            _blend(self.picture, tile, covered * opacity, colour)
+
+
+def _draw_pose(picture: NDArray[np.uint8], pose: Poses) -> None:
+    points, present, seen = _points(pose), pose.keypoint_scores[0] > 0, pose.keypoint_scores[0] >= SEEN
+    if not present.any():
+        return
+    line = _line_width(picture, points[present])
+    outline = max(0.6, OUTLINE_WIDTH * line)
+    widths = line * np.sqrt(np.clip(np.array(pose.skeleton.sigmas) / BROAD_SIGMA, 0.2, 1.0))
     sides = _sides(pose.skeleton)
-    seen = pose.keypoint_scores[0] >= SEEN
+
+    def stroke(first: int, second: int, radius: float) -> _Stroke:
+        return _Stroke(picture, points[first], points[second], radius + outline + 1)
+
+    limbs = [(a, b) for a, b in pose.skeleton.limbs if present[a] and present[b]]
     # Hidden limbs first: what is seen lies on top.
-    limbs = sorted(pose.skeleton.limbs, key=lambda limb: bool(seen[limb[0]] and seen[limb[1]]))
-    for outline in (True, False):
-        for a, b in limbs:
-            opacity = 255 if seen[a] and seen[b] else int(255 * HIDDEN_OPACITY)
-            side = sides[a] if sides[a] == sides[b] else MIDDLE
-            colour = OUTLINE if outline else side
-            thickness = width * (1.7 if outline else 1.0)
-            ends = [tuple(points[a]), tuple(points[b])]
-            brush.line(ends, (*colour, int(opacity * (0.7 if outline else 1))), max(1, round(thickness)))
+    limbs.sort(key=lambda limb: bool(seen[limb[0]] and seen[limb[1]]))
+    lines = []
+    for a, b in limbs:
+        radius = float(widths[a] + widths[b]) / 4
+        opacity = 1.0 if seen[a] and seen[b] else HIDDEN_OPACITY
+        lines.append((stroke(a, b, radius), radius, _limb_colour(sides[a], sides[b]), opacity))
+    dots = []
+    for place in np.flatnonzero(present).tolist():
+        radius = DOT_RADIUS * float(widths[place])
+        dots.append((stroke(place, place, radius), radius, sides[place], bool(seen[place])))
+
+    # All outlines before all colours: the person becomes one shape with one edge.
+    for shape, radius, _, opacity in lines:
+        shape.paint(radius + outline, OUTLINE, OUTLINE_OPACITY * opacity)
+    for shape, radius, _, _ in dots:
+        shape.paint(radius + outline, OUTLINE, OUTLINE_OPACITY)
+    for shape, radius, colour, opacity in lines:
+        shape.paint(radius, colour, opacity)
+    for shape, radius, colour, is_seen in dots:
+        shape.paint(radius, colour)
+        shape.paint(CORE_RADIUS * radius, MIDDLE if is_seen else OUTLINE)
 
 
-def _draw_keypoints(layer: Image.Image, points: NDArray[np.float32], pose: Poses, width: float) -> None:
-    brush = ImageDraw.Draw(layer)
-    sides = _sides(pose.skeleton)
-    for (x, y), colour, score in zip(points, sides, pose.keypoint_scores[0], strict=True):
-        radius = width * 1.15
-        seen = score >= SEEN
-        outline = (*OUTLINE, 200 if seen else int(255 * HIDDEN_OPACITY))
-        brush.ellipse((x - radius * 1.35, y - radius * 1.35, x + radius * 1.35, y + radius * 1.35), outline)
-        brush.ellipse((x - radius, y - radius, x + radius, y + radius), (*colour, 255 if seen else 110))
+def _points(pose: Poses) -> NDArray[np.float64]:
+    """(K, 2) keypoints; of those absurdly far away only the direction matters, and that numbers stay finite."""
+    points: NDArray[np.float64] = np.clip(pose.keypoints[0].astype(np.float64), -1e5, 1e5)
+    return points
 
 
-def _sides(skeleton: Skeleton) -> list[tuple[int, int, int]]:
+def _line_width(picture: NDArray[np.uint8], points: NDArray[np.float64]) -> float:
+    long_side = max(picture.shape)
+    finest = max(FINEST_LINE, FINEST_PER_PHOTO * long_side)
+    coarsest = max(finest, COARSEST_PER_PHOTO * long_side)
+    return float(np.clip(LINE_PER_PERSON * np.ptp(points, axis=0).max(), finest, coarsest))
+
+
+def _sides(skeleton: Skeleton) -> list[Colour]:
     """The colour of each keypoint."""
-    colours = [MIDDLE] * len(skeleton.keypoints)
+    colours = [MIDDLE] * skeleton.num_keypoints
     for left, right in skeleton.pairs:
         colours[left], colours[right] = LEFT, RIGHT
     return colours
+
+
+def _limb_colour(first: Colour, second: Colour) -> Colour:
+    """From the middle to a side: that side; from side to side: the middle."""
+    if first == second or second == MIDDLE:
+        return first
+    return second if first == MIDDLE else MIDDLE
+
+
+def _tiles(
+    shape: tuple[int, ...], start: NDArray[np.float64], end: NDArray[np.float64], reach: float
+) -> Iterator[Tile]:
+    """The picture within `reach` of a line, in strips across it: the box around a slanting line is mostly empty."""
+    (x1, y1), (x2, y2) = start.tolist(), end.tolist()
+    height, width = shape[:2]
+    steep = abs(y2 - y1) > abs(x2 - x1)
+    if steep:  # as if it were flat: strips follow one another along x
+        x1, y1, x2, y2, height, width = y1, x1, y2, x2, width, height
+    if x1 > x2:
+        x1, y1, x2, y2 = x2, y2, x1, y1
+    slope = (y2 - y1) / (x2 - x1) if x2 > x1 else 0.0
+    last = min(width, ceil(x2 + reach) + 1)
+    step = int(8 * reach) + 24
+    for left in range(max(0, floor(x1 - reach)), last, step):
+        right = min(left + step, last)
+        ends = [y1 + slope * (min(max(x, x1), x2) - x1) for x in (left - reach, right + reach)]
+        top, bottom = max(0, floor(min(ends) - reach)), min(height, ceil(max(ends) + reach) + 1)
+        if top < bottom:
+            yield (slice(left, right), slice(top, bottom)) if steep else (slice(top, bottom), slice(left, right))
+
+
+def _blend(picture: NDArray[np.uint8], tile: Tile, covered: NDArray[np.float32], colour: Colour) -> None:
+    under = picture[tile].astype(np.float32)
+    over = np.array(colour, np.float32) - under
+    over *= covered[..., None]
+    over += under + 0.5
+    picture[tile] = over
+
+
+def _write_score(picture: NDArray[np.uint8], pose: Poses) -> None:
+    """The pose's score above its highest keypoint, inside the photo."""
+    present = pose.keypoint_scores[0] > 0
+    if not present.any():
+        return
+    points = _points(pose)[present]
+    height, width = picture.shape[:2]
+    line = _line_width(picture, points)
+    font = ImageFont.load_default(min(max(4.5 * line, 11), max(11, width / 25)))
+    text, edge = f"{pose.scores[0]:.2f}", max(1, round(line / 2))
+    left, top, right, bottom = (int(side) for side in font.getbbox(text, stroke_width=edge))
+    x, y = points[points[:, 1].argmin()]
+    x = int(np.clip(x - (right - left) / 2, 0, max(0, width - (right - left))))
+    y = int(np.clip(y - (bottom - top) - 4 * line, 0, max(0, height - (bottom - top))))
+    tile = slice(y, min(height, y + bottom - top)), slice(x, min(width, x + right - left))
+    for stroke_width, colour in ((edge, OUTLINE), (0, MIDDLE)):
+        layer = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(layer).text((-left, -top), text, 255, font, stroke_width=stroke_width)
+        covered = np.asarray(layer, np.float32)[: tile[0].stop - y, : tile[1].stop - x]
+        _blend(picture, tile, covered / np.float32(255), colour)

@@ -8,6 +8,7 @@
 - heatmap branch: only while training
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,6 +69,8 @@ class PoseDetNet(nn.Module):
 
     image_mean: Tensor
     image_std: Tensor
+    grid: Tensor
+    anchor_pose: Tensor
 
     def __init__(
         self,
@@ -85,6 +88,12 @@ class PoseDetNet(nn.Module):
         # Where a cell's centre lies, as a share of (stride - 1): its first pixel, or the middle of its pixels.
         self.origin = 0.0 if config.location == "corner" else 0.5
         self.score_at = config.score_at
+        self.representation = config.representation
+        if config.representation == "box":
+            self.register_buffer("grid", _grid(num_keypoints), persistent=False)
+        if config.representation == "anchors":
+            # In cells; the training sets it.
+            self.register_buffer("anchor_pose", torch.zeros(num_keypoints, 2))
         self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
         self.backbone = backbone
@@ -159,15 +168,15 @@ class PoseDetNet(nn.Module):
                 index = None if choose is None else choose(proposals, proposals.presence)
                 poses = self._refine(refine_table, proposals, index)
                 judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
-                scores = self._score(score_table, judged, index)
+                scores = self._score(score_table, judged, proposals, index)
             elif self.score_at == "coarse":
-                scores = self._score(score_table, proposals.coarse, None)
+                scores = self._score(score_table, proposals.coarse, proposals, None)
                 index = None if choose is None else choose(proposals, scores[..., 0])
                 scores = _at(scores, index)
                 poses = self._refine(refine_table, proposals, index)
             else:
                 poses = self._refine(refine_table, proposals, None)
-                scores = self._score(score_table, poses[-1].detach(), None)
+                scores = self._score(score_table, poses[-1].detach(), proposals, None)
                 index = None if choose is None else choose(proposals, scores[..., 0])
                 scores, poses = _at(scores, index), tuple(_at(pose, index) for pose in poses)
         keypoint_logits = scores[..., 1:] if scores.shape[-1] > 1 else None
@@ -193,15 +202,29 @@ class PoseDetNet(nn.Module):
         poses = [_at(proposals.coarse, index)]
         unit = (proposals.strides if index is None else proposals.strides[index])[..., None, None]
         for step in self.refinements:
-            correction = step(sample(table, _soften(poses[-1]), index)).unflatten(-1, (-1, 2)).flip(-1)
+            correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2)).flip(-1)
             # The correction learns what is missing; the pose that it corrects is not pulled along (official code).
             poses.append(poses[-1].detach() + correction * unit)
         return tuple(poses)
 
-    def _score(self, table: TapTable, poses: Tensor, index: Tensor | None) -> Tensor:
+    def _score(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
         """Logits (B, S, 1) of the poses, or (B, S, 1 + K) with those of the keypoints' visibility."""
-        logits: Tensor = self.score(sample(table, _soften(poses), index))
+        logits: Tensor = self.score(self._read(table, poses, proposals, index))
         return logits
+
+    def _read(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
+        """Features (B, S, K, C) that represent each pose (B, S, K, 2); see `ModelConfig.representation`."""
+        places = _soften(poses)
+        if self.representation == "box":
+            low, high = places.amin(2, keepdim=True), places.amax(2, keepdim=True)
+            places = low + self.grid * (high - low)
+        elif self.representation in ("centre", "anchors"):
+            locations = proposals.locations if index is None else proposals.locations[index]
+            strides = proposals.strides if index is None else proposals.strides[index]
+            places = locations[..., None, :].expand_as(places)
+            if self.representation == "anchors":
+                places = places + self.anchor_pose * strides[..., None, None]
+        return sample(table, places, index)
 
 
 def _at(rows: Tensor, index: Tensor | None) -> Tensor:
@@ -209,6 +232,13 @@ def _at(rows: Tensor, index: Tensor | None) -> Tensor:
     if index is None:
         return rows
     return rows.gather(1, index.view(*index.shape, *[1] * (rows.ndim - 2)).expand(-1, -1, *rows.shape[2:]))
+
+
+def _grid(num_points: int) -> Tensor:
+    """(K, 2) points in the unit square, row by row on the smallest square grid that holds them."""
+    side = math.ceil(math.sqrt(num_points))
+    numbers = torch.arange(num_points)
+    return (torch.stack((numbers % side, numbers // side), -1) + 0.5) / side
 
 
 def _soften(positions: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ def _download(url: str, expected: str, path: Path) -> None:
             raise ModelError(f"{url}: what came has SHA-256 {found}, expected {expected}; not used")
         os.replace(partial, path)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         raise ModelError(f"{url}: not available ({error.code} {error.reason}); {remedy}") from None
     except urllib.error.URLError as error:
         raise ModelError(f"{url}: could not be reached ({error.reason}); if offline, {remedy}") from None

@@ -36,6 +36,9 @@ from posedet.training.checkpoint import (
 from posedet.training.losses import losses
 from posedet.training.processes import ALONE, Processes, local_device
 
+# Size of a person on its level: 8 to 16 cells with the official divisor; the geometric mean.
+CELLS_OF_A_PERSON = 11.3
+
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +76,8 @@ def train(
     if start is not None:
         log.info(load_start(network, start))
     freeze(network, config.train.frozen_blocks)
+    if config.model.representation == "anchors":
+        network.anchor_pose.copy_(mean_pose(photos))
     optimiser = make_optimiser(network, config.train)
     average = MovingAverage(network, config.train.ema) if config.train.ema else None
     # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
@@ -207,6 +212,19 @@ class Objective:
         generator = torch.Generator(self.device).manual_seed(self.config.train.seed * 1_000_003 + number)
         shape = (self.processes.world, *presence.shape)
         return torch.rand(shape, device=self.device, generator=generator)[self.processes.rank]
+
+
+def mean_pose(photos: list[AnnotatedPhoto]) -> Tensor:
+    """(K, 2): keypoints about their centre, in cells of the person's level, averaged over labelled people."""
+    sums = counts = torch.zeros(())
+    for person in (person for photo in photos for person in photo.persons if not person.ignore):
+        labelled = torch.from_numpy(person.visibility > 0)
+        keypoints = torch.from_numpy(person.keypoints)
+        size = (keypoints[labelled].amax(0) - keypoints[labelled].amin(0)).clamp(min=1).prod().sqrt()
+        relative = (keypoints - keypoints[labelled].mean(0)) / size * CELLS_OF_A_PERSON
+        sums = sums + torch.where(labelled[:, None], relative, 0)
+        counts = counts + labelled.float()
+    return sums / counts.clamp(min=1)[:, None]
 
 
 def freeze(network: PoseDetNet, blocks: int) -> None:
