@@ -1,6 +1,7 @@
 """Reading photos of every kind, good and bad, and the letterbox's way there and back."""
 
 import io
+import json
 import re
 import struct
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -462,6 +463,7 @@ def test_fit(photo_size: tuple[int, int], limits: dict[str, int], resized: objec
     assert (letterbox.photo_size, letterbox.resized_size, letterbox.input_size) == (photo_size, resized, padded)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(height=SIDES, width=SIDES, long_side=st.integers(1, 1500), short_side=st.none() | st.integers(1, 1500))
 def test_fit_keeps_its_promises(height: int, width: int, long_side: int, short_side: int | None) -> None:
     letterbox = Letterbox.fit((height, width), long_side=long_side, short_side=short_side)
@@ -475,6 +477,7 @@ def test_fit_keeps_its_promises(height: int, width: int, long_side: int, short_s
     assert abs(resized[0] - height * max(resized) / max(height, width)) <= 1 or short_side is not None
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     height=SIDES,
     width=SIDES,
@@ -539,3 +542,18 @@ def test_a_photo_of_another_size_is_refused() -> None:
         PhotoError, match=re.escape("photo: (61, 90) (height, width), but this letterbox is for (60, 90)")
     ):
         Letterbox.fit((60, 90), long_side=100).apply(np.zeros((61, 90, 3), np.uint8))
+
+
+# --- the photos that come with the repository -------------------------------------------------------------------------
+
+
+def test_shipped_photos_are_those_of_the_truth_and_of_the_credits() -> None:
+    folder = Path(__file__).parent.parent / "photos"
+    images = json.loads((folder / "truth.json").read_text())["images"]
+    credits = (folder / "CREDITS.md").read_text()
+    assert {image["file_name"] for image in images} == {path.name for path in folder.glob("*.jpg")}
+    for image in images:
+        assert read_photo(folder / image["file_name"]).shape == (image["height"], image["width"], 3)
+        row = rf"\| `{image['file_name']}` \| {image['id']} \| \[CC BY(-SA)? 2\.0\]\(\S+\) \| <http\S+\.jpg> \|"
+        assert re.search(row, credits), image["file_name"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_200_000
