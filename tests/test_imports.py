@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "data": BASE | {"cv2"},
     "evaluation": BASE | {"__init__", "data", "detector", "pycocotools"},
     "model": {"config", "errors", "skeleton", "torch"},
-    "training": BASE | {"__init__", "cv2", "data", "model", "safetensors", "torch"},
+    "training": BASE | {"__init__", "cv2", "data", "model", "safetensors", "session", "torch"},
     "export": BASE | {"__init__", "model", "onnx", "torch", "training"},
     "convert": BASE | {"model", "safetensors", "torch", "training"},
 }

@@ -1,203 +1,24 @@
-"""The whole network: size and work of every part as published, pixels out, what gradients reach, sparse as dense."""
+"""The whole network: pixels in and out, sparse as dense, the best first, and what gradients reach."""
 
 import math
-from collections import Counter
-from contextlib import nullcontext
-from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from posedet.config import load_config
 from posedet.model.deployed import DeployedNet
-from posedet.model.embedding import PoseEmbedding, TapTable, sample
+from posedet.model.embedding import TapTable, sample
 from posedet.model.network import PoseDetNet, Proposals, build_network
-from posedet.model.pyramid import FeaturePyramid, HighResolutionPyramid
-from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton, find_skeleton
+from posedet.skeleton import BODY19, COCO, find_skeleton
 
 # The paper's head on a small backbone, with few channels: the same code, but fast.
 SMALL = ["model.backbone=mobilenetv2", "model.channels=32", "model.tap_channels=32", "model.embedding_channels=32"]
-
-FIFTEEN = BODY19.subset(BODY19.keypoints[:15])
-
-PART_OF = {
-    "backbone": "backbone",
-    "pyramid": "neck",
-    "bypass": "bypass",
-    "score_taps": "classification",
-    "score": "classification",
-    "refine_taps": "refinement",
-    "refinements": "refinement",
-    "heatmap": "heatmap",
-}
-PARTS = ("backbone", "neck", "bypass", "classification", "refinement", "heatmap")
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-
-
-@cache
-def meta_network(preset: str, skeleton: Skeleton) -> PoseDetNet:
-    """Shapes alone: no memory, no time. Training, unless a test says otherwise and sets it back."""
-    with torch.device("meta"):
-        return build_network(load_config(preset).model, skeleton)
-
-
-# --- size (facts 10) ---
-
-
-@pytest.mark.parametrize(
-    ("preset", "skeleton", "expected"),
-    [
-        ("dla34-coco", COCO, (15_270_832, 1_148_672, 447_522, 574_081, 578_338, 149_905)),
-        ("hrnet-w32-coco", COCO, (29_305_536, 1_893_376, 1_779_746, 2_295_041, 2_303_522, 594_705)),
-        ("hrnet-w48-coco", COCO, (65_325_120, 1_954_816, 1_779_746, 2_295_041, 2_303_522, 594_705)),
-        ("dla34-crowdpose", FIFTEEN, (15_270_832, 1_148_672, 447_006, 541_313, 545_054, 149_647)),
-        ("hrnet-w48-crowdpose", FIFTEEN, (65_325_120, 1_954_816, 1_778_718, 2_163_969, 2_171_422, 594_191)),
-        # 14 joints, without the official code's added one: by the rule that the published counts follow.
-        ("dla34-crowdpose", CROWDPOSE, (15_270_832, 1_148_672)),
-        ("hrnet-w32-crowdpose", CROWDPOSE, (29_305_536, 1_893_376)),
-        ("hrnet-w48-crowdpose", CROWDPOSE, (65_325_120, 1_954_816)),
-    ],
-)
-def test_parameters_of_every_part(preset, skeleton, expected):
-    network = meta_network(preset, skeleton)
-    found: Counter[str] = Counter()
-    for name, parameter in network.named_parameters():
-        found[PART_OF[name.partition(".")[0]]] += parameter.numel()
-    c, k = load_config(preset).model.channels, skeleton.num_keypoints
-    convolution = 9 * c**2 + 2 * c
-    head = (
-        3 * convolution + 2 * k * (c + 1),
-        2 * convolution + k * c**2 + (c + 1),
-        2 * convolution + k * c**2 + 2 * k * (c + 1),
-        convolution + k * (c + 1),
-    )
-    assert tuple(found[part] for part in PARTS) == (*expected[:2], *head)
-    assert expected[2:] in (head, ())
-
-
-@pytest.mark.parametrize(
-    ("preset", "num_tensors", "num_buffer_values"),
-    [("dla34-coco", 289, 16_295), ("hrnet-w32-coco", 1872, 57_649), ("hrnet-w48-coco", 1872, 84_401)],
-)
-def test_number_of_tensors(preset, num_tensors, num_buffer_values):
-    network = meta_network(preset, COCO)
-    state, learnt = network.state_dict(), dict(network.named_parameters())
-    assert len(state) == num_tensors
-    assert sum(tensor.numel() for name, tensor in state.items() if name not in learnt) == num_buffer_values
-
-
-# --- work (facts 11) ---
-
-
-def multiply_adds(network: PoseDetNet, height: int, width: int) -> dict[str, int]:
-    """Of all convolutions and linear maps; an embedding is counted as the dense 1 x K convolution that it replaces."""
-    found: Counter[str] = Counter()
-
-    def counter(part: str):
-        def add(module: nn.Module, _: tuple[Tensor], output: Tensor) -> None:
-            if isinstance(module, PoseEmbedding):
-                per_value = module.weight.shape[0] * module.weight.shape[1]
-            else:
-                per_value = module.weight[0].numel()
-            found[part] += output.numel() * per_value
-
-        return add
-
-    hooks = [
-        module.register_forward_hook(counter(PART_OF[name.partition(".")[0]]))
-        for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear, PoseEmbedding))
-    ]
-    network(torch.empty(1, 3, height, width, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return dict(found)
-
-
-@pytest.fixture
-def no_autocast(monkeypatch):
-    """It does not know the meta device."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-
-
-DEAD = {"dla34": 64 * 128 / 8**2 + 128 * 256 / 16**2}  # projections, for each pixel: published, never computed by us
-
-
-@pytest.mark.parametrize(
-    ("preset", "skeleton", "expected"),
-    [
-        ("dla34-coco", COCO, 26_507_067_392),
-        ("hrnet-w32-coco", COCO, 83_877_560_320),
-        ("hrnet-w48-coco", COCO, 128_376_766_464),
-        ("dla34-crowdpose", FIFTEEN, 26_143_588_352),
-        ("hrnet-w48-crowdpose", FIFTEEN, 126_953_717_760),
-        # Every joint costs the same: two more from 15 to 17 above, one less here.
-        ("dla34-crowdpose", CROWDPOSE, 26_143_588_352 - (26_507_067_392 - 26_143_588_352) // 2),
-        ("hrnet-w48-crowdpose", CROWDPOSE, 126_953_717_760 - (128_376_766_464 - 126_953_717_760) // 2),
-        ("hrnet-w32-crowdpose", CROWDPOSE, 83_877_560_320 - 3 * (128_376_766_464 - 126_953_717_760) // 2),
-    ],
-)
-def test_multiply_adds_at_512(preset, skeleton, expected, no_autocast):
-    found = multiply_adds(meta_network(preset, skeleton), 512, 512)
-    assert sum(found.values()) + 512 * 512 * DEAD.get(preset.rpartition("-")[0], 0) == expected
-
-
-@pytest.mark.parametrize(
-    ("preset", "size", "expected"),
-    [
-        ("dla34-coco", (640, 864), (33.859, 2.002, 5.128, 6.585, 6.633, 1.718)),
-        ("dla34-coco", (512, 704), (22.071, 1.303, 3.341, 4.290, 4.322, 1.119)),
-        ("hrnet-w32-coco", (512, 704), (56.690, 7.128, 13.144, 16.957, 17.020, 4.392)),
-        ("hrnet-w48-coco", (640, 864), (178.709, 13.059, 20.165, 26.014, 26.110, 6.738)),
-    ],
-)
-def test_multiply_adds_of_every_part(preset, size, expected, no_autocast):
-    found = multiply_adds(meta_network(preset, COCO), *size)
-    found["backbone"] += size[0] * size[1] * DEAD.get(preset.rpartition("-")[0], 0)
-    assert [found[part] / 1e9 for part in PARTS] == pytest.approx(expected, abs=0.0006)
-
-
-@pytest.mark.parametrize(("preset", "expected"), [("dla34-coco", 25_693_069_312), ("hrnet-w32-coco", 80_683_270_144)])
-def test_heatmaps_cost_nothing_after_training(preset, expected, no_autocast):
-    network = meta_network(preset, COCO)
-    found = multiply_adds(network.eval(), 512, 512)
-    network.train()
-    assert "heatmap" not in found
-    assert sum(found.values()) + 512 * 512 * DEAD.get(preset.rpartition("-")[0], 0) == expected
-
-
-@pytest.mark.parametrize(
-    ("preset", "side", "num_locations"),
-    [
-        ("dla34-coco", 512, 5440),
-        ("dla34-coco", 640, 8500),
-        ("hrnet-w32-coco", 512, 5376),
-        ("hrnet-w48-coco", 640, 8400),
-        ("posedet-s", 320, 2100),
-    ],
-)
-def test_shapes(preset, side, num_locations, no_autocast):
-    config = load_config(preset)
-    skeleton = find_skeleton(config.model.skeleton)
-    k = skeleton.num_keypoints
-    output = meta_network(preset, skeleton)(torch.empty(2, 3, side, side, device="meta"))
-    assert output.chosen is None
-    assert [pose.shape for pose in output.poses] == [(2, num_locations, k, 2)] * (1 + config.model.refinements)
-    assert output.logits.shape == (2, num_locations)
-    fineness = 2 if config.model.fine_taps else 1
-    sides = [side * fineness // stride for stride in config.model.strides]
-    assert [heatmap.shape for heatmap in output.heatmaps] == [(2, k, side, side) for side in sides]
-    if preset == "posedet-s":
-        assert output.keypoint_logits.shape == (2, num_locations, k)
-        assert output.proposals.presence.shape == (2, num_locations)
-    else:
-        assert output.keypoint_logits is None and output.proposals.presence is None
 
 
 # --- start values (facts 2.6) ---
@@ -218,23 +39,6 @@ def test_start_values_of_the_head():
             tolerance = 4 * 0.01 / math.sqrt(2 * parameter.numel())
             assert parameter.std().item() == pytest.approx(0.01, abs=tolerance), name
             assert abs(parameter.mean().item()) < 4 * 0.01 / math.sqrt(parameter.numel()), name
-
-
-def test_start_values_of_the_pyramids():
-    """Xavier uniform with DLA; with HRNet uniform to sqrt(3 / fan-in), and no bias at the start (facts 2.4, 2.5)."""
-    fpn = build_network(load_config("dla34-coco", ["model.backbone=mobilenetv2"]).model, COCO).pyramid
-    hrfpn = build_network(load_config("hrnet-w32-coco", ["model.channels=64"]).model, COCO).pyramid
-    for module in (*fpn.modules(), *hrfpn.modules()):
-        if not isinstance(module, nn.Conv2d):
-            continue
-        fan_in, fan_out = module.weight[0].numel(), module.weight[:, 0].numel()
-        if module.bias is None:
-            limit = math.sqrt(6 / (fan_in + fan_out))
-        else:
-            limit = math.sqrt(3 / fan_in)
-            assert not module.bias.any()
-        assert 0.98 * limit < module.weight.abs().max() <= limit
-        assert module.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.05)
 
 
 def test_chosen_bias_of_heatmaps_and_keypoints():
@@ -361,117 +165,6 @@ def test_half_precision_ends_before_the_joints():
         torch.float32
     }
     assert all(pose.isfinite().all() for pose in output.poses)
-
-
-# --- pyramids and head once more, layer by layer (facts 2.4 to 2.6) ---
-
-
-def randomise_norms(module: nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.uniform_(-0.2, 0.2)
-
-
-def conv_group_norm(x: Tensor, tensors: dict[str, Tensor], conv: str, norm: str, *, stride: int = 1) -> Tensor:
-    kernel = tensors[f"{conv}.weight"]
-    x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-    return F.group_norm(x, 32, tensors[f"{norm}.weight"], tensors[f"{norm}.bias"], 1e-5)
-
-
-def test_pyramid_of_dla_layer_by_layer():
-    """From stride 8 on; the last level from the backbone's map, not from the pyramid's; odd sizes."""
-    pyramid = FeaturePyramid((16, 24, 32, 40), 64, norm="group", extra_level=True, fine_taps=False)
-    randomise_norms(pyramid)
-    t = pyramid.state_dict()
-    features = [torch.randn(2, c, *size) for c, size in ((16, (40, 24)), (24, (20, 12)), (32, (10, 6)), (40, (5, 3)))]
-    third = conv_group_norm(features[3], t, "laterals.2.0", "laterals.2.1")
-    second = conv_group_norm(features[2], t, "laterals.1.0", "laterals.1.1") + F.interpolate(third, scale_factor=2)
-    first = conv_group_norm(features[1], t, "laterals.0.0", "laterals.0.1") + F.interpolate(second, scale_factor=2)
-    expected = [conv_group_norm(x, t, f"outputs.{i}.0", f"outputs.{i}.1") for i, x in enumerate((first, second, third))]
-    expected.append(conv_group_norm(features[3], t, "extra.0", "extra.1", stride=2))
-    with torch.no_grad():
-        maps = pyramid(tuple(features))
-    assert [x.shape[2:] for x in maps.levels] == [(20, 12), (10, 6), (5, 3), (3, 2)]
-    assert maps.taps is maps.levels
-    for found, wanted in zip(maps.levels, expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-
-
-def test_finer_maps_to_sample():
-    """Merged maps from stride 4 on, each twice as fine as its level, which is merged as without them."""
-    pyramid = FeaturePyramid((16, 24, 32, 40), 64, norm="group", extra_level=False, fine_taps=True)
-    randomise_norms(pyramid)
-    t = pyramid.state_dict()
-    features = [torch.randn(2, c, side, side) for c, side in ((16, 32), (24, 16), (32, 8), (40, 4))]
-    merged = [conv_group_norm(x, t, f"laterals.{i}.0", f"laterals.{i}.1") for i, x in enumerate(features)]
-    for i in (2, 1, 0):
-        merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2)
-    with torch.no_grad():
-        maps = pyramid(tuple(features))
-    for i in range(3):
-        torch.testing.assert_close(maps.taps[i], merged[i], atol=1e-5, rtol=1e-4)
-        expected = conv_group_norm(merged[i + 1], t, f"outputs.{i}.0", f"outputs.{i}.1")
-        torch.testing.assert_close(maps.levels[i], expected, atol=1e-5, rtol=1e-4)
-
-
-def test_pyramid_of_hrnet_layer_by_layer():
-    """Bilinear to stride 4, one reduction with bias and nothing after it, pooling, one convolution of stride 2 each."""
-    pyramid = HighResolutionPyramid((8, 16, 32, 64), 48)
-    with torch.no_grad():
-        for parameter in pyramid.parameters():
-            parameter.normal_(std=0.1)
-    features = [torch.randn(2, c, *size) for c, size in ((8, (24, 40)), (16, (12, 20)), (32, (6, 10)), (64, (3, 5)))]
-    joined = [F.interpolate(x, scale_factor=2**i, mode="bilinear") if i else x for i, x in enumerate(features)]
-    reduced = F.conv2d(torch.cat(joined, 1), pyramid.reduction.weight, pyramid.reduction.bias)
-    with torch.no_grad():
-        maps = pyramid(tuple(features))
-    for i, found in enumerate(maps.levels):
-        pooled = reduced.unfold(2, 2**i, 2**i).unfold(3, 2**i, 2**i).mean((4, 5))
-        convolution = pyramid.outputs[i]
-        expected = F.conv2d(pooled, convolution.weight, convolution.bias, stride=2, padding=1)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_published_head_layer_by_layer():
-    network = small("dla34-coco", "model.channels=64", "model.tap_channels=64", "model.embedding_channels=64").train()
-    randomise_norms(network.bypass.tower)
-    for tower in (network.score_taps, network.refine_taps, network.heatmap.tower):
-        randomise_norms(tower)
-    t = network.state_dict()
-    seen = []
-    network.pyramid.register_forward_hook(lambda _, __, maps: seen.extend(maps.levels))
-    with torch.no_grad():
-        output = network(images())
-
-    def branch(name: str, depth: int) -> list[Tensor]:
-        maps = seen
-        for i in range(depth):
-            maps = [F.relu(conv_group_norm(x, t, f"{name}.{i}.conv", f"{name}.{i}.norms.0")) for x in maps]
-        return maps
-
-    def rows(maps: list[Tensor]) -> Tensor:
-        return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
-
-    def embedding(maps: list[Tensor], name: str) -> Tensor:
-        samples = sample(TapTable.of(maps, seen, network.strides, 0.0), coarse, None)
-        mixed = torch.einsum("bskc,kcd->bsd", samples, t[f"{name}.embedding.weight"])
-        return F.linear(F.relu(mixed), t[f"{name}.output.weight"], t[f"{name}.output.bias"])
-
-    unit = output.proposals.strides[:, None]
-    offsets = [F.conv2d(x, t["bypass.offsets.weight"], t["bypass.offsets.bias"]) for x in branch("bypass.tower", 3)]
-    places = output.proposals.locations
-    dy, dx = rows(offsets)[..., 0::2], rows(offsets)[..., 1::2]
-    coarse = torch.stack((places[:, :1] + unit * dx, places[:, 1:] + unit * dy), -1)
-    torch.testing.assert_close(output.poses[0], coarse, atol=1e-2, rtol=1e-4)
-    correction = embedding(branch("refine_taps", 2), "refinements.0")
-    refined = coarse + unit[..., None] * torch.stack((correction[..., 1::2], correction[..., 0::2]), -1)
-    torch.testing.assert_close(output.poses[1], refined, atol=1e-2, rtol=1e-4)
-    logits = embedding(branch("score_taps", 2), "score")[..., 0]
-    torch.testing.assert_close(output.logits, logits, atol=1e-3, rtol=1e-4)
-    for found, x in zip(output.heatmaps, branch("heatmap.tower", 1), strict=True):
-        heatmap = F.conv2d(x, t["heatmap.output.weight"], t["heatmap.output.bias"])
-        torch.testing.assert_close(found, heatmap, atol=1e-3, rtol=1e-4)
 
 
 # --- sparse as dense ---

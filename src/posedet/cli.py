@@ -10,11 +10,16 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posedet import __version__
 from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
+
+if TYPE_CHECKING:
+    from posedet.detector import PoseDet
+    from posedet.session import Session
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -56,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
     evaluate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
     evaluate.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco")
+    evaluate.add_argument(
+        "--tta",
+        choices=("paper", "merged"),
+        help="six sizes, each also mirrored; duplicates dropped as in the paper, or averaged (better)",
+    )
     evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
     _add_detector_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
@@ -76,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
+    train.add_argument("--validate", type=Path, metavar="JSON", help="annotations to measure AP on while training")
+    train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
+    train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
     train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
@@ -101,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="ONNX file (default: the shipped model)")
+    parser.add_argument("--model", help="ONNX file, or PyTorch weights (default: the shipped model)")
     parser.add_argument("--skeleton", help="coco, crowdpose, or keypoint names joined by commas")
     parser.add_argument("--score-threshold", type=float, help="leave out poses with a lower score")
     parser.add_argument("--long-side", type=int, help="pixels that the photo's long side is brought to")
@@ -186,14 +199,20 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _detector(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _detector(options: argparse.Namespace) -> "PoseDet":
     from posedet.detector import PoseDet
 
     skeleton = options.skeleton
     if skeleton is not None and "," in skeleton:
         skeleton = [name.strip() for name in skeleton.split(",")]
+    model = options.model
+    if model is not None and model.endswith(".safetensors"):
+        _needs("... --model x.safetensors", "train", ("torch", "safetensors"))
+        from posedet.training.torch_session import open_weights
+
+        model = open_weights(Path(model))
     return PoseDet(
-        options.model,
+        model,
         skeleton=skeleton,
         score_threshold=options.score_threshold,
         long_side=options.long_side,
@@ -219,10 +238,34 @@ def _train(options: argparse.Namespace) -> int:
         photos += photo_set
         repeats += [times] * len(photo_set)
     weights = train(
-        config, photos, repeats, options.run, start=options.start, device=options.device, workers=options.workers
+        config,
+        photos,
+        repeats,
+        options.run,
+        start=options.start,
+        device=options.device,
+        workers=options.workers,
+        compiled=options.compile,
+        validate=_validation(options.validate) if options.validate else None,
+        validate_every=options.validate_every,
     )
     print(f"trained -> {weights}")
     return 0
+
+
+def _validation(annotations: Path) -> "Callable[[Session], dict[str, float]]":
+    """What measures a network on annotated photos while it is trained."""
+    _needs("train --validate", "train", ("pycocotools",))
+    from posedet.detector import PoseDet
+    from posedet.evaluation.protocols import protocol_for
+    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+
+    def validate(session: "Session") -> dict[str, float]:
+        detector = PoseDet(session, score_threshold=EVALUATED_SCORE)
+        scores = evaluate(detector, annotations, photo_folder(annotations), protocol_for(detector.skeleton))
+        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
+
+    return validate
 
 
 def parse_data(text: str) -> tuple[Path, Path, int]:
@@ -276,14 +319,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     _needs("evaluate", "train", ("pycocotools",))
     from posedet.evaluation.protocols import PROTOCOLS
     from posedet.evaluation.report import score_table
-    from posedet.evaluation.run import evaluate
+    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
 
     protocol = PROTOCOLS[options.protocol]
     if options.skeleton is None:
         options.skeleton = ",".join(protocol.skeleton.keypoints)
     if options.score_threshold is None:
-        # Precision at every recall is what counts: weak poses too.
-        options.score_threshold = 0.01
+        options.score_threshold = EVALUATED_SCORE
     detector = _detector(options)
     folder = options.photos or photo_folder(options.annotations)
     name = options.model or detector.about.name

@@ -58,6 +58,7 @@ class DataConfig:
     colour: float  # strength of colour and brightness changes, 0 = none
     mosaic: float  # probability of a patch made of four photos
     keep: Literal["centre", "keypoints"]  # persons after the crop: box centre inside, or any labelled keypoint inside
+    empty_photos: bool  # train on photos without people too: they teach what is none
     geometry: Literal["official", "half-pixel"]  # of crop and mirror; the official one is off by half a pixel or one
 
 
@@ -113,6 +114,7 @@ class TrainConfig:
     schedule: Literal["step", "cosine"]
     decay: tuple[float, ...]  # step: shares of all steps at which the rate falls to a tenth; cosine: where it starts
     clip: float  # global norm of the gradient
+    sync_norm: bool  # batch statistics of all processes together, on GPUs
     ema: float  # decay of the moving average of the weights, 0 = none
     amp: Literal["none", "bf16", "fp16"]
     seed: int
@@ -181,7 +183,71 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """The inverse of `Config.to_dict`; `source` names the file in errors."""
-    return cast(Config, _build(Config, values, source, ""))
+    config = cast(Config, _build(Config, values, source, ""))
+    _check_ranges(config, source)
+    _check_fit(config.model, source)
+    return config
+
+
+# Smallest value of a setting; what is not listed may be any number.
+_LEAST: dict[str, dict[str, float]] = {
+    "model": {
+        "channels": 1,
+        "tap_channels": 1,
+        "embedding_channels": 1,
+        "mixing_depth": 1,
+        "bypass_depth": 0,
+        "branch_depth": 0,
+        "refinements": 0,
+    },
+    "data": {"patch": 64, "flip": 0, "rotation_deg": 0, "colour": 0, "mosaic": 0},
+    "assign": {"min_keypoints": 1, "level_divisor": 1e-3, "positives": 1, "selected": 0},
+    "train": {
+        "batch_size": 1,
+        "accumulate": 1,
+        "steps": 1,
+        "learning_rate": 0,
+        "backbone_rate": 0,
+        "frozen_blocks": 0,
+        "weight_decay": 0,
+        "warmup": 0,
+        "clip": 1e-9,
+        "ema": 0,
+        "seed": 0,
+    },
+    "decode": {"long_side": 32, "candidates": 1, "score_threshold": 0, "max_poses": 1, "min_area": 0},
+}
+
+
+def _check_ranges(config: Config, source: str) -> None:
+    for section, limits in _LEAST.items():
+        for key, least in limits.items():
+            value = getattr(getattr(config, section), key)
+            if not value >= least:
+                raise ConfigError(f"{source}: '{section}.{key}' is {value!r}, expected at least {least:g}")
+
+
+def _check_fit(model: ModelConfig, source: str) -> None:
+    """Settings that are right alone, but not together."""
+
+    def refuse(key: str, expected: str) -> None:
+        raise ConfigError(f"{source}: 'model.{key}' is {getattr(model, key)!r}, expected {expected}")
+
+    if model.pyramid == "hrfpn":
+        if model.strides != (8, 16, 32):
+            refuse("strides", "[8, 16, 32], what the pyramid 'hrfpn' makes")
+        if model.fine_taps:
+            refuse("fine_taps", "false with the pyramid 'hrfpn', which has no finer maps")
+    elif model.strides not in ((8, 16, 32), (8, 16, 32, 64)):
+        refuse("strides", "[8, 16, 32] or [8, 16, 32, 64]")
+    elif model.fine_taps and len(model.strides) == 4:
+        refuse("fine_taps", "false with four levels: the coarsest has no finer map of its own")
+    if model.branch_depth == 0 and model.tap_channels != model.channels:
+        refuse("tap_channels", f"{model.channels} as model.channels, where no convolution lies between")
+    if model.norm == "group":
+        for key in ("channels", "tap_channels"):
+            if getattr(model, key) % 32:
+                refuse(key, "a multiple of 32, the groups of model.norm 'group'")
 
 
 def decode_config_from_dict(values: object, source: str) -> DecodeConfig:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
-from posedet.oks import iou_nms, oks_nms, pose_boxes
+from posedet.oks import iou_nms, oks_nms
 from posedet.poses import Poses
 from posedet.skeleton import Skeleton
 
@@ -30,27 +30,56 @@ def decode(
     scores: (N,) in 0..1; keypoints: (N, K, 2) pixels of the network input; keypoint_scores: (N, K) in 0..1. The
     result is in pixels of the photo. A pose that is not finite is dropped.
     """
+    found = candidates(
+        scores,
+        keypoints,
+        keypoint_scores,
+        letterbox=letterbox,
+        skeleton=skeleton,
+        config=config,
+        score_threshold=score_threshold,
+    )
+    return found[best(found, letterbox.photo_size, config)]
+
+
+def candidates(
+    scores: Floats,
+    keypoints: Floats,
+    keypoint_scores: Floats,
+    *,
+    letterbox: Letterbox,
+    skeleton: Skeleton,
+    config: DecodeConfig,
+    score_threshold: float,
+) -> Poses:
+    """As `decode`, but with the duplicates, in the network's order."""
     strong = (scores > score_threshold) & np.isfinite(keypoints).all((1, 2))
-    scores, keypoint_scores = scores[strong], keypoint_scores[strong]
     placed = letterbox.to_photo(keypoints[strong])
     height, width = letterbox.photo_size
     if config.clamp:
         placed = np.clip(placed, 0, np.array([width, height], np.float32) - 1)
-    if config.nms == "oks":
-        min_area = config.min_area * (max(height, width) / REFERENCE_LONG_SIDE) ** 2
-        kept = oks_nms(
-            placed,
-            scores,
-            np.array(skeleton.sigmas),
-            oks_threshold=config.nms_threshold,
-            min_area=min_area,
-            max_poses=config.max_poses,
-        )
-    else:
-        kept = iou_nms(pose_boxes(placed), scores, iou_threshold=config.nms_threshold, max_poses=config.max_poses)
     return Poses(
-        keypoints=placed[kept].astype(np.float32),
-        scores=scores[kept],
-        keypoint_scores=keypoint_scores[kept],
+        keypoints=placed.astype(np.float32),
+        scores=scores[strong],
+        keypoint_scores=keypoint_scores[strong],
         skeleton=skeleton,
     )
+
+
+def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
+    """Which poses of a photo (height, width) outlive the suppression of duplicates; their indices, best first."""
+    if config.nms == "iou":
+        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=config.max_poses)
+    return oks_nms(
+        poses.keypoints,
+        poses.scores,
+        np.array(poses.skeleton.sigmas),
+        oks_threshold=config.nms_threshold,
+        min_area=area_floor(photo_size, config),
+        max_poses=config.max_poses,
+    )
+
+
+def area_floor(photo_size: tuple[int, int], config: DecodeConfig) -> float:
+    """The smallest area that a pose has in the suppression, in square pixels of the photo (height, width)."""
+    return config.min_area * (max(photo_size) / REFERENCE_LONG_SIDE) ** 2

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.decode import decode
+from posedet.decode import candidates, decode
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, Photo, read_photo
 from posedet.poses import Poses
-from posedet.session import Outputs, Runtime, open_session
+from posedet.session import Outputs, Runtime, Session, open_session
 from posedet.skeleton import Skeleton, find_skeleton
 
 DEFAULT_MODEL = "posedet-s"
@@ -20,7 +20,7 @@ DEFAULT_MODEL = "posedet-s"
 class PoseDet:
     """A pose detector, ready to run; one object may be used from many threads at once.
 
-    model: path of an ONNX file made by `posedet export`; the shipped default if not given.
+    model: path of an ONNX file made by `posedet export`, or a session; the shipped default if not given.
     skeleton: the keypoints to report: a skeleton, the name of a built-in one, or keypoint names; each must be among
     the model's. score_threshold: poses with a lower score are left out (the model's own setting if not given).
     long_side: pixels to which the photo's long side is brought (the model's own if not given): larger finds smaller
@@ -32,7 +32,7 @@ class PoseDet:
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: str | Path | Session | None = None,
         *,
         skeleton: Skeleton | str | Sequence[str] | None = None,
         score_threshold: float | None = None,
@@ -40,12 +40,11 @@ class PoseDet:
         runtime: Runtime = "onnxruntime",
         threads: int | None = None,
     ) -> None:
-        path = (
-            Path(str(resources.files("posedet") / "released" / f"{DEFAULT_MODEL}.onnx"))
-            if model is None
-            else Path(model)
-        )
-        self._session = open_session(path, runtime=runtime, threads=threads)
+        if model is None:
+            model = str(resources.files("posedet") / "released" / f"{DEFAULT_MODEL}.onnx")
+        if isinstance(model, (str, Path)):
+            model = open_session(Path(model), runtime=runtime, threads=threads)
+        self._session: Session = model
         self.about = self._session.about
         self.config = self.about.decode
         self.score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
@@ -78,6 +77,25 @@ class PoseDet:
             for row, i in enumerate(members):
                 results[i] = self._decoded(outputs, row, boxes[i])
         return [results[i] for i in range(len(images))]
+
+    def candidates(self, photo: Photo, *, long_side: int, short_side: int | None = None) -> Poses:
+        """All that the network finds, weak poses and duplicates too, with all of the model's keypoints; in no order.
+
+        The photo is brought to at most these sides, in pixels.
+        """
+        image = read_photo(photo)
+        height, width = image.shape[:2]
+        letterbox = Letterbox.fit((height, width), long_side=long_side, short_side=short_side)
+        scores, keypoints, keypoint_scores = self._session.run(letterbox.apply(image)[None])
+        return candidates(
+            scores[0],
+            keypoints[0],
+            keypoint_scores[0],
+            letterbox=letterbox,
+            skeleton=self.about.skeleton,
+            config=self.config,
+            score_threshold=0.0,
+        )
 
     def _letterbox(self, image: NDArray[np.uint8]) -> Letterbox:
         height, width = image.shape[:2]

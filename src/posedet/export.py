@@ -82,12 +82,15 @@ def _store_as_half(model: onnx.ModelProto) -> None:
 
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:
-    dynamic = torch.export.Dim.DYNAMIC
+    batch = torch.export.Dim.DYNAMIC
+    # Said to be multiples of 32: without that the exporter cannot follow the sizes of DLA's and HRNet's maps.
+    height, width = (32 * torch.export.Dim(name, min=4, max=1024) for name in ("height", "width"))
     # No level may be one cell wide in the example: it would be taken for a constant.
     example = torch.zeros(2, 192, 256, 3, dtype=torch.uint8)
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -98,13 +101,14 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
                 dynamo=True,
                 opset_version=20,
                 external_data=False,
-                dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},),
+                dynamic_shapes=({0: batch, 1: height, 2: width},),
                 input_names=["images"],
                 output_names=["scores", "keypoints", "keypoint_scores"],
                 verbose=False,
             )
     finally:
-        exporter_log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     dimensions = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     if not all(dimension.dim_param for dimension in dimensions[:3]):
         raise ModelError(f"{path.name}: the exporter made batch, height or width a constant")

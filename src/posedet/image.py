@@ -26,6 +26,9 @@ Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Only what photos come in: every further decoder is one more way in for a hostile file.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# What lies beyond a photo, in training and at work: near the mean colour of photos, which is nothing to a network.
+GREY = 114
+
 MAX_FILE_BYTES = 500_000_000
 # A little below the size that Pillow itself refuses, so that one limit holds for all photos.
 MAX_PIXELS = 178_000_000
@@ -79,7 +82,7 @@ def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How one photo is brought to the network's input: resized, then padded with black, right and at the bottom."""
+    """How one photo is brought to the network's input: resized, then padded with grey, right and at the bottom."""
 
     photo_size: tuple[int, int]  # (height, width)
     resized_size: tuple[int, int]
@@ -116,7 +119,7 @@ class Letterbox:
             # The gap lets Pillow average whole pixels first: a third of the time on a large photo.
             resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             photo = np.asarray(resized)
-        image = np.zeros((*self.input_size, 3), np.uint8)
+        image = np.full((*self.input_size, 3), GREY, np.uint8)
         image[:height, :width] = photo
         return image
 

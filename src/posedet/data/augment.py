@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from posedet.config import DataConfig
 from posedet.data.annotations import AnnotatedPhoto, Person
-from posedet.image import read_photo
+from posedet.image import GREY, read_photo
 from posedet.skeleton import Skeleton
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]  # (2, 3), photo -> patch
-
-# Beyond the photo: black in the official code; grey does not look like a dark room.
-GREY = 114
 
 
 class Patch(NamedTuple):
@@ -63,6 +60,7 @@ def _crop(
         matrix[0] = -matrix[0]
         # The official code mirrors keypoints about another axis than pixels; only the latter is done here for pixels.
         matrix[0, 2] += side - 1
+    # Beyond the photo the official code has black; grey does not look like a dark room.
     warped = _warped(image, matrix, side, (0, 0, 0) if config.crop == "person" else (GREY,) * 3)
     labels = matrix
     if flip and config.geometry == "official":

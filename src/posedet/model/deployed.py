@@ -1,5 +1,6 @@
 """The network as it is run: uint8 pixels in, the best poses out, best first."""
 
+import torch
 from torch import Tensor, nn
 
 from posedet.model.network import PoseDetNet, Proposals
@@ -21,7 +22,9 @@ class DeployedNet(nn.Module):
         """
 
         def best(proposals: Proposals, logits: Tensor) -> Tensor:
-            return logits.topk(self.num_candidates, dim=1).indices
+            # The smallest inputs have fewer locations.
+            count = torch.sym_min(self.num_candidates, logits.shape[1])  # type: ignore[no-untyped-call]
+            return logits.topk(count, dim=1).indices
 
         output = self.network(images.permute(0, 3, 1, 2).float(), best)
         scores = output.logits.sigmoid()

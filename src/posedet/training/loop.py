@@ -21,6 +21,7 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import write_atomically
 from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.session import Session
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Persons, Selection, assign_coarse, choose_locations, in_ignored
 from posedet.training.batches import Batch, PhotoStream, batches
@@ -35,6 +36,7 @@ from posedet.training.checkpoint import (
 )
 from posedet.training.losses import losses
 from posedet.training.processes import ALONE, Processes, local_device
+from posedet.training.torch_session import TorchSession
 
 # Size of a person on its level: 8 to 16 cells with the official divisor; the geometric mean.
 CELLS_OF_A_PERSON = 11.3
@@ -54,17 +56,23 @@ def train(
     compiled: bool = False,
     checkpoint_every: int = 500,
     after_step: Callable[[int], None] | None = None,
+    validate: Callable[[Session], dict[str, float]] | None = None,
+    validate_every: int = 2000,
 ) -> Path:
     """Train for `config.train.steps` steps, going on from `run`/state.safetensors if it is there.
 
     photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights. compiled: let torch.compile build
-    the backbone. after_step is called with the number of each step.
+    the backbone. after_step is called with the number of each step, validate
+    every so many with the averaged weights, ready to run; what it returns goes into the log.
     Writes into `run`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
     resume) and weights.safetensors (the averaged weights), whose path is returned.
     Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
+    if not config.data.empty_photos:
+        seen = [(photo, times) for photo, times in zip(photos, repeats, strict=True) if photo.persons]
+        photos, repeats = [photo for photo, _ in seen], [times for _, times in seen]
     processes, place = Processes.join(device), local_device(device)
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
@@ -100,7 +108,7 @@ def train(
         network.backbone.compile()
     wrapped: nn.Module = network
     if processes.world > 1:
-        if place.type == "cuda":
+        if place.type == "cuda" and config.train.sync_norm:
             # In place but for the network itself. There is none for CPUs: there each process has its own statistics.
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         wrapped = DistributedDataParallel(network, [place] if place.type == "cuda" else None)
@@ -167,8 +175,24 @@ def train(
                 save_tensors(state, training_state(network, optimiser, average), info)
                 weights = network.state_dict() if average is None else average.tensors
                 save_weights(run / "weights.safetensors", weights, config, {"step": step + 1})
+            if leads and validate is not None and log_file is not None and (step + 1) % validate_every == 0:
+                averaged = network.state_dict() if average is None else average.tensors
+                log_file.write(
+                    json.dumps({"step": step, "validation": validated(averaged, config, place, validate)}) + "\n"
+                )
     progress.close()
     return run / "weights.safetensors"
+
+
+def validated(
+    weights: dict[str, Tensor], config: Config, place: torch.device, validate: Callable[[Session], dict[str, float]]
+) -> dict[str, float]:
+    """What `validate` finds of a network with these weights."""
+    network = build_network(config.model, find_skeleton(config.model.skeleton)).to(place)
+    network.load_state_dict(weights)
+    found = validate(TorchSession(network, config, "validation"))
+    log.info("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+    return found
 
 
 class Objective:

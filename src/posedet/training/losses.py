@@ -132,7 +132,7 @@ def losses(
     """
     weight, proposals = config.loss, output.proposals
     # The OKS loss starts from nothing: far from the truth it has no gradient, and its optimum is a collapsed pose.
-    oks_weight = weight.oks * min(1.0, step / max(1, weight.oks_warmup))
+    oks_weight = weight.oks * (min(1.0, step / weight.oks_warmup) if weight.oks_warmup else 1.0)
     pose_loss = PoseLoss(batch, selection, sigmas, weight, oks_weight, processes)
     strides = proposals.strides.expand(len(selection.owner), -1)
     terms = {"coarse": weight.coarse * pose_loss(proposals.coarse, selection.owner, strides)}
