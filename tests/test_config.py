@@ -29,15 +29,33 @@ def write(path, values: dict) -> str:
 
 
 def test_names_of_presets():
-    assert set(preset_names()) == {
-        "posedet-s",
-        "dla34-coco",
-        "dla34-crowdpose",
-        "hrnet-w32-coco",
-        "hrnet-w32-crowdpose",
-        "hrnet-w48-coco",
-        "hrnet-w48-crowdpose",
-    }
+    backbones, sets = ("dla34", "hrnet-w32", "hrnet-w48"), ("coco", "crowdpose")
+    published = {f"{backbone}-{photos}" for backbone in backbones for photos in sets}
+    assert set(preset_names()) == {"posedet-s"} | published | {f"{name}-improved" for name in published}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.strides=[8, 16]", "'model.strides' is (8, 16), expected [8, 16, 32] or [8, 16, 32, 64]"),
+        ("model.pyramid='hrfpn'", "'model.fine_taps' is True, expected false with the pyramid 'hrfpn'"),
+        ("model.strides=[8, 16, 32, 64]", "'model.fine_taps' is True, expected false with four levels"),
+        ("model.branch_depth=0", "'model.tap_channels' is 32, expected 64 as model.channels"),
+        ("model.refinements=-1", "'model.refinements' is -1, expected at least 0"),
+        ("train.batch_size=0", "'train.batch_size' is 0, expected at least 1"),
+        ("train.learning_rate=nan", "'train.learning_rate' is nan, expected at least 0"),
+        ("decode.candidates=0", "'decode.candidates' is 0, expected at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(change, message):
+    with pytest.raises(ConfigError) as error:
+        load_config("posedet-s", [change])
+    assert message in str(error.value)
+
+
+def test_group_norm_needs_multiples_of_32():
+    with pytest.raises(ConfigError, match=r"'model\.channels' is 100, expected a multiple of 32"):
+        load_config("posedet-s", ["model.norm='group'", "model.channels=100"])
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -59,7 +77,7 @@ def test_round_trip(name):
     assert decode_config_from_dict(through_json["decode"], "here") == config.decode
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if name != "posedet-s"])
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.endswith(("-coco", "-crowdpose"))])
 def test_paper_presets_hold_the_published_settings(name):
     """What all of them share; sections 4 to 9 of the facts."""
     config = load_config(name)

@@ -5,32 +5,36 @@ torch.
 """
 
 import argparse
-import glob
 import importlib.util
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posedet import __version__
-from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
+from posedet import __version__, draw
+from posedet.errors import ConfigError, PhotoError, PoseDetError
+from posedet.files import find_photos, one_line, picture_names, write_atomically
+from posedet.image import read_photo, write_photo
 
 if TYPE_CHECKING:
     from posedet.detector import PoseDet
+    from posedet.poses import Poses
     from posedet.session import Session
-
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 all well, 1 a photo failed, 2 nothing could be done."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal cannot show
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
         return code
     except PoseDetError as error:
         if options.debug:
@@ -40,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("posedet: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Who read our output, such as `head`, has seen enough; Python must not try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,9 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     evaluate = commands.add_parser("evaluate", help="keypoint AP of a model on annotated photos")
-    evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON, or ochuman.json")
     evaluate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
-    evaluate.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco")
+    evaluate.add_argument(
+        "--protocol",
+        choices=("coco", "crowdpose", "ochuman", "cropped"),
+        default="coco",
+        help="the rules of a benchmark; cropped: COCO's, on photos cut so that people reach beyond them (%(default)s)",
+    )
     evaluate.add_argument(
         "--tta",
         choices=("paper", "merged"),
@@ -125,78 +138,70 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from posedet.files import write_atomically
-    from posedet.image import read_photo, write_photo
-
-    paths = find_photos(options.photos)
+    photos = find_photos(options.photos)
     detector = _detector(options)
-    from posedet.draw import draw
-
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {options.output}: {error.strerror}; choose another folder") from None
-    names = picture_names(paths)
+    pictures = [options.output / name for name in picture_names(photos)]
+    _prepare_output(options.output, photos, pictures)
     results: list[dict[str, object]] = []
     rows: list[tuple[str, str]] = []
     num_people = num_failed = 0
-    for image_id, (path, name) in enumerate(tqdm(list(zip(paths, names, strict=True)), unit="photo", disable=None), 1):
+    for image_id, (photo, picture) in enumerate(
+        tqdm(list(zip(photos, pictures, strict=True)), unit="photo", disable=None), start=1
+    ):
         try:
-            photo = read_photo(path)
-            poses = detector(photo)
-            write_photo(options.output / name, draw(photo, poses, scores=options.scores))
+            poses = _annotate(detector, photo, picture, scores=options.scores)
         except PhotoError as error:
             num_failed += 1
-            rows.append((str(path), "failed"))
+            rows.append((one_line(photo), "failed"))
             tqdm.write(f"posedet: {error}", file=sys.stderr)
             continue
         num_people += len(poses)
         best = f", best score {poses.scores[0]:.2f}" if len(poses) else ""
-        rows.append((str(path), f"{len(poses)} {'person' if len(poses) == 1 else 'people'}{best}"))
-        results += [{**result, "file_name": str(path)} for result in poses.to_coco(image_id)]
+        rows.append((one_line(photo), _count(len(poses), "person", "people") + best))
+        results += [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
     write_atomically(options.output / "poses.json", json.dumps(results).encode())
-    width = min(60, max(len(path) for path, _ in rows))
-    for path_text, found in rows:
-        print(f"{path_text:<{width}}  {found}")
-    print(f"{len(paths) - num_failed} photos, {num_people} people, {num_failed} failed -> {options.output}")
+    width = min(60, max(len(name) for name, _ in rows))
+    for name, found in rows:
+        print(f"{name:<{width}}  {found}")
+    total = f"{_count(len(photos), 'photo', 'photos')}, {_count(num_people, 'person', 'people')}"
+    print(f"{total}{f', {num_failed} failed' if num_failed else ''} -> {one_line(options.output)}")
     return 1 if num_failed else 0
 
 
-def find_photos(patterns: Sequence[str]) -> list[Path]:
-    """Photos named by paths, folders (their own photos, sorted) and glob patterns; a missing file stays in the list.
-
-    Raises DataError for a folder or pattern without photos: most likely a mistake in the name.
-    """
-    found: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-            if not inside:
-                raise DataError(f"{pattern}: a folder without photos (looked for {', '.join(sorted(PHOTO_SUFFIXES))})")
-            found += inside
-        elif not path.exists() and glob.has_magic(pattern):
-            inside = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-            if not inside:
-                raise DataError(f"{pattern}: no file fits this pattern")
-            found += inside
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+def _prepare_output(folder: Path, photos: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Make the folder; refuse one in which a picture would take the place of a photo."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"--output {one_line(folder)}: cannot be made ({reason}); choose another folder") from None
+    originals = {_identity(photo) for photo in photos} - {None}
+    for picture in pictures:
+        if _identity(picture) in originals:
+            raise ConfigError(
+                f"--output {one_line(folder)}: {one_line(picture)} is one of the photos and would be lost"
+            )
 
 
-def picture_names(paths: Sequence[Path]) -> list[str]:
-    """File names for annotated pictures: those of the photos, as JPEG, numbered where two would be the same."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        name, number = f"{path.stem}.jpg", 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{path.stem}-{number}.jpg"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The file itself, by whatever name; None if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _annotate(detector: "PoseDet", photo: Path, picture: Path, *, scores: bool) -> "Poses":
+    """Draw the poses of one photo into a picture."""
+    array = read_photo(photo)
+    poses = detector(array)
+    write_photo(picture, draw(array, poses, scores=scores))
+    return poses
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _detector(options: argparse.Namespace) -> "PoseDet":
@@ -320,6 +325,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from posedet.evaluation.protocols import PROTOCOLS
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+    from posedet.tta import Augmented
 
     protocol = PROTOCOLS[options.protocol]
     if options.skeleton is None:
@@ -329,7 +335,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     detector = _detector(options)
     folder = options.photos or photo_folder(options.annotations)
     name = options.model or detector.about.name
-    scores = evaluate(detector, options.annotations, folder, protocol, output=options.output, model=name)
+    predict = Augmented(detector, merge=options.tta) if options.tta else detector
+    scores = evaluate(predict, options.annotations, folder, protocol, output=options.output, model=name)
     print(score_table({name: scores}))
     return 0
 

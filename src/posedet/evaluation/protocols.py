@@ -1,6 +1,6 @@
-"""How poses are scored: COCO's way and CrowdPose's as two values of one dataclass."""
+"""How poses are scored: the rules of COCO, CrowdPose and others as values of one dataclass."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from posedet import skeleton as skeletons
@@ -19,6 +19,8 @@ class Protocol:
     # Photos are easy below the first crowd index, hard from the second on; None: no such split.
     crowd_bins: tuple[float, float] | None
     paper_crowd_bins: tuple[float, float] | None  # as the benchmark's paper has them, where its evaluator differs
+    form: Literal["coco", "ochuman"] = "coco"  # of the annotation file
+    view: Literal["whole", "cropped"] = "whole"  # what is seen of a photo
 
 
 COCO = Protocol(
@@ -37,7 +39,11 @@ CROWDPOSE = Protocol(
     crowd_bins=(0.2, 0.8),
     paper_crowd_bins=(0.1, 0.8),
 )
-PROTOCOLS = {protocol.name: protocol for protocol in (COCO, CROWDPOSE)}
+# The area is the box's, as in the conversion to COCO's form that its authors publish.
+OCHUMAN = replace(COCO, name="ochuman", form="ochuman")
+# People cut by the border, the truth beyond it kept.
+CROPPED = replace(COCO, name="cropped", view="cropped")
+PROTOCOLS = {protocol.name: protocol for protocol in (COCO, CROWDPOSE, OCHUMAN, CROPPED)}
 
 
 def protocol_for(skeleton: Skeleton) -> Protocol:

@@ -3,40 +3,54 @@
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posedet.data.coco_json import entries, identity, present, read_json
+from posedet.data.ochuman import coco_form
 from posedet.errors import DataError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import write_report
+from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
 
 # Weaker poses than in daily use: precision at every recall is what counts.
 EVALUATED_SCORE = 0.01
 
-Predict = Callable[[Path], Poses]
+Predict = Callable[[Path | NDArray[np.uint8]], Poses]
+Seen = TypeVar("Seen")  # a photo, or where it lies
 
 
 def evaluate(
     predict: Predict, truth: Path, folder: Path, protocol: Protocol, *, output: Path | None = None, model: str = ""
 ) -> KeypointAP:
-    """Predict every photo of `truth` (COCO-style JSON) in `folder` and score the poses by `protocol`.
+    """Predict every photo of `truth` in `folder` and score the poses by `protocol`.
 
+    `truth` is COCO-style JSON, or what else the protocol reads; a protocol of cropped photos has them cut first.
     With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
     before an interruption is not predicted again (predictions.jsonl; removed at the end).
     """
-    places = [(place, entry) for place, entry in entries(read_json(truth), "images", str(truth))]
+    data = as_read = read_json(truth)
+    if protocol.form == "ochuman":
+        data = coco_form(data, str(truth))
+    places = [(place, entry) for place, entry in entries(data, "images", str(truth))]
     photos = {identity(entry, "id", place): folder / str(present(entry, "file_name", place)) for place, entry in places}
     partial = None
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         partial = output / "predictions.jsonl"
-    results = predict_all(predict, photos.items(), partial)
-    scores = evaluate_keypoints(truth, results, protocol)
+    if protocol.view == "cropped":
+        data, views = cropped_views(data, str(truth), photos, protocol.skeleton)
+        results = predict_all(lambda view: predict(view.read()), views.items(), partial)
+    else:
+        results = predict_all(predict, photos.items(), partial)
+    # By its path where it is as it was read: errors then name the file.
+    scores = evaluate_keypoints(truth if data is as_read else data, results, protocol)
     if output is not None and partial is not None:
         write_atomically(output / "results.json", json.dumps(results).encode())
         write_report(output / "report.json", {"model": model, "truth": str(truth), **scores.to_dict()})
@@ -45,15 +59,15 @@ def evaluate(
 
 
 def predict_all(
-    predict: Predict, photos: Iterable[tuple[int, Path]], partial: Path | None = None
+    predict: Callable[[Seen], Poses], photos: Iterable[tuple[int, Seen]], partial: Path | None = None
 ) -> list[dict[str, Any]]:
-    """COCO results of all photos (image id, path); `partial` keeps each photo's as soon as they are there."""
+    """COCO results of all photos (image id, what `predict` takes); `partial` keeps each as soon as they are there."""
     done = _done(partial) if partial is not None else {}
     photos = list(photos)
-    for image_id, path in tqdm(photos, unit="photo", disable=None):
+    for image_id, photo in tqdm(photos, unit="photo", disable=None):
         if image_id in done:
             continue
-        done[image_id] = predict(path).to_coco(image_id)
+        done[image_id] = predict(photo).to_coco(image_id)
         if partial is not None:
             with partial.open("a") as file:
                 file.write(json.dumps([image_id, done[image_id]]) + "\n")
