@@ -51,21 +51,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="posedet", description="Multi-person 2D pose estimation.")
+    parser = argparse.ArgumentParser(
+        prog="posedet",
+        description="Find the people in photos, and where their joints are.",
+        epilog="`posedet COMMAND --help` says more. Start with: posedet predict photo.jpg",
+    )
     parser.add_argument("--version", action="version", version=f"posedet {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="photos -> annotated pictures and poses.json")
+    def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary, epilog=f"example: posedet {example}")
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return command
+
+    predict = add("predict", "photos -> annotated pictures and poses.json", "predict team.jpg holiday/ --output found")
     predict.add_argument(
-        "photos", nargs="+", metavar="PATH", help="photo, folder of photos, or pattern such as '*.jpg'"
+        "photos", nargs="+", metavar="PATH", help="photo, folder of photos, or quoted pattern such as 'trip/**/*.jpg'"
     )
-    predict.add_argument("--output", type=Path, default=Path("poses"), help="folder for the results (%(default)s)")
+    predict.add_argument(
+        "--output",
+        type=Path,
+        default=Path("poses"),
+        metavar="FOLDER",
+        help="for the pictures and poses.json, COCO results with file names (default: %(default)s)",
+    )
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
     _add_detector_options(predict)
     predict.set_defaults(command=_predict)
 
-    evaluate = commands.add_parser("evaluate", help="keypoint AP of a model on annotated photos")
+    evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
     evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON, or ochuman.json")
     evaluate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
     evaluate.add_argument(
@@ -83,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_detector_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
-    train = commands.add_parser("train", help="train a preset (needs posedet[train])")
+    train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
     train.add_argument(
         "--data",
@@ -107,20 +122,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
     train.set_defaults(command=_train)
 
-    export = commands.add_parser("export", help="weights -> one ONNX file (needs posedet[export])")
+    export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
     export.add_argument("weights", type=Path, help="weights.safetensors of a run")
     export.add_argument("output", type=Path, help="the ONNX file to write")
     export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
     export.set_defaults(command=_export)
 
-    convert = commands.add_parser("convert", help="official PoseDet checkpoint -> weights (needs posedet[export])")
+    convert = add(
+        "convert",
+        "official PoseDet checkpoint -> weights (needs posedet[export])",
+        "convert official.pth weights.safetensors --preset dla34-coco",
+    )
     convert.add_argument("checkpoint", help="the official .pth: a path, or https://...#sha256=HEX")
     convert.add_argument("output", type=Path, help="the safetensors file to write")
     convert.add_argument("--preset", required=True, help="the checkpoint's network: a preset's name, or a TOML file")
     convert.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
     convert.set_defaults(command=_convert)
 
-    info = commands.add_parser("info", help="what a model file says of itself")
+    info = add("info", "what a model file says of itself", "info model.onnx")
     info.add_argument("model", nargs="?", help="ONNX file (default: the shipped model)")
     info.set_defaults(command=_info)
     return parser
@@ -128,11 +147,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="ONNX file, or PyTorch weights (default: the shipped model)")
-    parser.add_argument("--skeleton", help="coco, crowdpose, or keypoint names joined by commas")
-    parser.add_argument("--score-threshold", type=float, help="leave out poses with a lower score")
-    parser.add_argument("--long-side", type=int, help="pixels that the photo's long side is brought to")
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    parser.add_argument("--threads", type=int, help="of the runtime (default: all cores)")
+    parser.add_argument(
+        "--skeleton", metavar="NAME", help="coco, crowdpose, or names joined by commas: left_wrist,right_wrist"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="SHARE", help="leave out poses with a lower score (0 to 1)"
+    )
+    parser.add_argument(
+        "--long-side", type=int, metavar="PIXELS", help="of the network's input: more finds smaller people, slower"
+    )
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
 
 
 def _predict(options: argparse.Namespace) -> int:
