@@ -125,7 +125,7 @@ def test_the_slow_painter_agrees(skeleton: Skeleton, height: int, width: int) ->
         assert difference.mean() < 0.5
 
 
-@settings(max_examples=40, deadline=None)  # a busy machine is no failure
+@settings(max_examples=40)
 @given(
     points=st.lists(st.tuples(st.floats(-300, 300), st.floats(-300, 300)), min_size=5, max_size=5),
     seen=st.lists(st.sampled_from([0.0, 0.3, 0.9]), min_size=5, max_size=5),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -463,7 +463,6 @@ def test_fit(photo_size: tuple[int, int], limits: dict[str, int], resized: objec
     assert (letterbox.photo_size, letterbox.resized_size, letterbox.input_size) == (photo_size, resized, padded)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(height=SIDES, width=SIDES, long_side=st.integers(1, 1500), short_side=st.none() | st.integers(1, 1500))
 def test_fit_keeps_its_promises(height: int, width: int, long_side: int, short_side: int | None) -> None:
     letterbox = Letterbox.fit((height, width), long_side=long_side, short_side=short_side)
@@ -477,7 +476,6 @@ def test_fit_keeps_its_promises(height: int, width: int, long_side: int, short_s
     assert abs(resized[0] - height * max(resized) / max(height, width)) <= 1 or short_side is not None
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     height=SIDES,
     width=SIDES,

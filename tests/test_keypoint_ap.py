@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
-from posedet.evaluation.protocols import COCO, CROWDPOSE, PROTOCOLS, Protocol, protocol_for
+from posedet.evaluation.protocols import COCO, CROPPED, CROWDPOSE, OCHUMAN, PROTOCOLS, Protocol, protocol_for
 from posedet.skeleton import BODY19, Skeleton
 from posedet.skeleton import COCO as COCO_SKELETON
 from slow_keypoint_ap import TEN, reference
@@ -276,7 +276,7 @@ def test_files_and_content_give_the_same_silently_and_unchanged(tmp_path: Path, 
 
 def test_protocols() -> None:
     assert protocol_for(COCO_SKELETON) is COCO and protocol_for(CROWDPOSE.skeleton) is CROWDPOSE
-    assert PROTOCOLS == {"coco": COCO, "crowdpose": CROWDPOSE}
+    assert PROTOCOLS == {"coco": COCO, "crowdpose": CROWDPOSE, "ochuman": OCHUMAN, "cropped": CROPPED}
     assert (DOTS.name, DOTS.skeleton, DOTS.area, DOTS.crowd_bins) == ("dot", DOT, "annotation", None)
 
 

@@ -64,7 +64,7 @@ class PoseDet:
         image = read_photo(photo)
         letterbox = self._letterbox(image)
         outputs = self._session.run(letterbox.apply(image)[None])
-        return self._decoded(outputs, 0, letterbox)
+        return self._decoded(outputs, letterbox)
 
     def batch(self, photos: Iterable[Photo]) -> list[Poses]:
         """The poses of each photo, in order; as one call after the other."""
@@ -94,12 +94,12 @@ class PoseDet:
         height, width = image.shape[:2]
         return Letterbox.fit((height, width), long_side=self.long_side, short_side=self.config.short_side)
 
-    def _decoded(self, outputs: Outputs, row: int, letterbox: Letterbox) -> Poses:
+    def _decoded(self, outputs: Outputs, letterbox: Letterbox) -> Poses:
         scores, keypoints, keypoint_scores = outputs
         poses = decode(
-            scores[row],
-            keypoints[row],
-            keypoint_scores[row],
+            scores[0],
+            keypoints[0],
+            keypoint_scores[0],
             letterbox=letterbox,
             skeleton=self.about.skeleton,
             config=self.config,

@@ -1,0 +1,183 @@
+"""From the network's output to poses, held against loops that spell out what is promised."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from posedet.config import DecodeConfig
+from posedet.decode import candidates, decode
+from posedet.image import Letterbox
+from posedet.poses import Poses
+from posedet.skeleton import COCO, Skeleton
+
+# Two joints of different sigma, so that joints taken for one another are noticed.
+PAIR = Skeleton("pair", ("left", "right"), ((0, 1),), ((0, 1),), (0.05, 0.1))
+
+CONFIG = DecodeConfig(
+    long_side=512,
+    short_side=None,
+    candidates=100,
+    score_threshold=0.3,
+    nms="oks",
+    nms_threshold=0.3,
+    max_poses=100,
+    min_area=256.0,
+    clamp=False,
+    skeleton="pair",
+)
+
+
+def decoded(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton, **changes: Any) -> Poses:
+    config = replace(CONFIG, **changes)
+    letterbox = Letterbox.fit(photo_size, long_side=config.long_side)
+    return decode(
+        *outputs, letterbox=letterbox, skeleton=skeleton, config=config, score_threshold=config.score_threshold
+    )
+
+
+def some_outputs(seed: int, skeleton: Skeleton, *, count: int = 60, side: float = 500) -> tuple:
+    """A few people, each found several times, with equal scores among them."""
+    generator = np.random.default_rng(seed)
+    people = generator.uniform(0, side, (6, skeleton.num_keypoints, 2))
+    spread = generator.choice([1, 8, 40, 150], (count, 1, 1))
+    keypoints = people[generator.integers(0, 6, count)] + spread * generator.normal(
+        size=(count, skeleton.num_keypoints, 2)
+    )
+    scores = generator.integers(1, 20, count) / 20
+    keypoint_scores = generator.uniform(0, 1, (count, skeleton.num_keypoints))
+    return scores.astype(np.float32), keypoints.astype(np.float32), keypoint_scores.astype(np.float32)
+
+
+def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton, config: DecodeConfig) -> list[tuple]:
+    """(score, keypoints) of the poses that stay, with the paper's OKS: no factor 2, the mean of both areas."""
+    height, width = photo_size
+    factor = config.long_side / max(photo_size)
+    resized_height, resized_width = int(height * factor + 0.5), int(width * factor + 0.5)
+    poses = []
+    for score, keypoints in zip(*outputs[:2], strict=True):
+        if not score > config.score_threshold:
+            continue
+        points = [
+            ((x + 0.5) * width / resized_width - 0.5, (y + 0.5) * height / resized_height - 0.5)
+            for x, y in keypoints.astype(float)
+        ]
+        if config.clamp:
+            points = [(min(max(x, 0), width - 1), min(max(y, 0), height - 1)) for x, y in points]
+        poses.append((float(score), np.array(points)))
+
+    def area(points: np.ndarray) -> float:
+        (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
+        return max((x2 - x1) * (y2 - y1), config.min_area * (max(photo_size) / 640) ** 2)
+
+    def similarity(first: np.ndarray, second: np.ndarray) -> float:
+        if config.nms == "iou":
+            low, high = np.maximum(first.min(0), second.min(0)), np.minimum(first.max(0), second.max(0))
+            shared = float(np.maximum(high - low, 0).prod())
+            union = float(np.ptp(first, axis=0).prod() + np.ptp(second, axis=0).prod()) - shared
+            return shared / union
+        mean_area = (area(first) + area(second)) / 2
+        terms = [
+            np.exp(-((a - b) ** 2).sum() / (2 * (2 * sigma) ** 2 * mean_area / 2))
+            for a, b, sigma in zip(first, second, skeleton.sigmas, strict=True)
+        ]
+        return float(np.mean(terms))
+
+    kept: list[tuple] = []
+    for score, points in sorted(poses, key=lambda pose: -pose[0]):  # stable: the first of equals stays first
+        if all(similarity(points, other) <= config.nms_threshold for _, other in kept):
+            kept.append((score, points))
+    return kept[: config.max_poses]
+
+
+@pytest.mark.parametrize("skeleton", [PAIR, COCO], ids=lambda skeleton: skeleton.name)
+@pytest.mark.parametrize("photo_size", [(480, 640), (3000, 4001), (200, 150), (90, 1000)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"nms": "iou", "nms_threshold": 0.5},
+        {"clamp": True},
+        {"max_poses": 3},
+        {"min_area": 40_000.0},
+        {"score_threshold": 0.0, "nms_threshold": 0.05},
+    ],
+    ids=str,
+)
+def test_the_loops_agree(skeleton: Skeleton, photo_size: tuple[int, int], changes: dict) -> None:
+    num_kept = 0
+    for seed in range(4):
+        outputs = some_outputs(seed, skeleton)
+        poses = decoded(outputs, photo_size, skeleton, **changes)
+        expected = slow_decode(outputs, photo_size, skeleton, replace(CONFIG, **changes))
+        assert_allclose(poses.scores, [score for score, _ in expected])
+        assert_allclose(poses.keypoints, [points for _, points in expected], rtol=1e-6, atol=1e-3)
+        num_kept += len(poses)
+    assert 4 <= num_kept < 4 * 50  # something was found, and something suppressed
+
+
+def test_scores_of_joints_stay_with_their_pose() -> None:
+    scores, keypoints, keypoint_scores = some_outputs(0, PAIR)
+    poses = decoded((scores, keypoints, keypoint_scores), (512, 512), PAIR)
+    for pose in poses:
+        place = np.flatnonzero(np.abs(keypoints - pose.keypoints[0]).max(axis=(1, 2)) < 1e-3)
+        assert_array_equal(keypoint_scores[place], pose.keypoint_scores)
+        assert_array_equal(scores[place], pose.scores)
+
+
+def test_the_threshold_itself_is_not_enough() -> None:
+    scores = np.array([0.3, np.nextafter(np.float32(0.3), np.float32(1)), 0.2], np.float32)
+    keypoints = np.arange(3)[:, None, None] * 200 + np.zeros((3, 2, 2), np.float32)
+    outputs = scores, keypoints.astype(np.float32), np.ones((3, 2), np.float32)
+    assert decoded(outputs, (512, 512), PAIR).keypoints[:, 0, 0].tolist() == [200]
+    assert len(decoded(outputs, (512, 512), PAIR, score_threshold=0.0)) == 3
+
+
+def test_a_pose_that_is_not_finite_is_dropped_and_roundings_above_one_are_not() -> None:
+    for bad in (np.nan, np.inf, -np.inf, 3e38):  # the last is beyond float32 in a photo twice as large
+        scores = np.array([0.9, 0.8, 0.7], np.float32)
+        keypoints = np.zeros((3, 2, 2), np.float32) + np.array([0, 100, 200], np.float32)[:, None, None]
+        keypoint_scores = np.full((3, 2), 0.5, np.float32)
+        keypoints[0, 1, 0] = bad
+        outputs = scores, keypoints, keypoint_scores
+        assert_array_equal(decoded(outputs, (1024, 1024), PAIR).scores, scores[1:])
+        if not np.isfinite(bad):
+            keypoint_scores[1, 0] = bad
+            assert_array_equal(decoded(outputs, (1024, 1024), PAIR).scores, scores[2:])
+            scores[2] = bad
+            assert len(decoded(outputs, (1024, 1024), PAIR)) == 0
+    above = np.nextafter(np.float32(1), np.float32(2))
+    outputs = np.array([above]), np.zeros((1, 2, 2), np.float32), np.array([[above, -1e-9]], np.float32)
+    poses = decoded(outputs, (512, 512), PAIR)
+    assert (poses.scores.tolist(), poses.keypoint_scores.tolist()) == ([1], [[1, 0]])
+
+
+def test_nobody() -> None:
+    for count in (0, 5):
+        outputs = np.zeros(count, np.float32), np.zeros((count, 2, 2), np.float32), np.zeros((count, 2), np.float32)
+        poses = decoded(outputs, (480, 640), PAIR)
+        assert (len(poses), poses.skeleton) == (0, PAIR)
+
+
+def test_outputs_stay_as_they_are() -> None:
+    outputs = some_outputs(1, COCO)
+    for array in outputs:
+        array.setflags(write=False)
+    decoded(outputs, (300, 200), COCO, clamp=True)
+
+
+def test_candidates_are_all_that_is_strong_in_the_order_of_the_network() -> None:
+    scores, keypoints, keypoint_scores = some_outputs(2, PAIR)
+    found = candidates(
+        scores,
+        keypoints,
+        keypoint_scores,
+        letterbox=Letterbox.fit((512, 512), long_side=512),
+        skeleton=PAIR,
+        config=CONFIG,
+        score_threshold=0.5,
+    )
+    assert_array_equal(found.scores, scores[scores > 0.5])
+    assert_allclose(found.keypoints, keypoints[scores > 0.5], atol=1e-4)
