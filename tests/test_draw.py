@@ -1,5 +1,7 @@
 """Drawing, held against a slow painter that looks at every pixel for every shape."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,6 +178,38 @@ def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
     with pytest.raises(PhotoError) as caught:
         draw(photo, Poses.empty(COCO))
     assert str(caught.value) == f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)"
+
+
+def test_a_picture_that_is_no_array_is_refused() -> None:
+    for photo in ("photo.jpg", None):
+        with pytest.raises(PhotoError) as caught:
+            draw(photo, Poses.empty(COCO))
+        assert str(caught.value) == f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8"
+
+
+def people(count: int, size: float, width: int, height: int) -> Poses:
+    """Standing people of about this height, spread over a photo."""
+    generator = np.random.default_rng(0)
+    side = np.array([(2, 3), (4, 5), (12, 20), (18, 36), (16, 52), (8, 55), (8, 76), (9, 98)], float)
+    standing = np.concatenate([[(0, 5)], *(((-x, y), (x, y)) for x, y in side)])
+    places = generator.uniform(0, 1, (count, 1, 2)) * (width - size / 2, height - size)
+    keypoints = places + standing * size / 100 + generator.normal(0, size / 50, (count, 17, 2))
+    return Poses(keypoints, generator.uniform(0.3, 1, count), generator.uniform(0.2, 1, (count, 17)), COCO)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "width", "height", "limit_s"),
+    [(5, 300, 640, 480, 0.05), (50, 120, 640, 480, 0.25), (8, 2500, 4000, 3000, 1.0), (100, 400, 4000, 3000, 1.0)],
+)
+def test_drawing_is_quick(count: int, size: float, width: int, height: int, limit_s: float) -> None:
+    """Time of the processor, not of the clock: another program's work is not ours."""
+    photo, poses = noise(height, width), people(count, size, width, height)
+    durations_s = []
+    for _ in range(3):
+        start = time.thread_time()
+        draw(photo, poses, scores=True)
+        durations_s.append(time.thread_time() - start)
+    assert min(durations_s) < limit_s
 
 
 # --- colours ---------------------------------------------------------------------------------------------------------

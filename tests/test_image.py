@@ -151,6 +151,17 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
         )
 
 
+def test_a_camera_that_stores_two_photos_in_one_file(tmp_path: Path) -> None:
+    """MPO: JPEGs one after the other, as many phones write them, named .jpg; Pillow opens it as its own kind."""
+    content = encoded(smooth_photo(), "MPO", save_all=True, append_images=[Image.new("RGB", (90, 60), RED)], quality=95)
+    path = written(tmp_path, "photo.jpg", content)
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+        photos = [read_photo(image), read_photo(path)]
+    for photo in photos:
+        assert np.abs(photo.astype(int) - smooth_photo()).mean() < 3
+
+
 def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     palette = Image.new("P", (3, 1))
     palette.putpalette([*RED, *GREEN, *BLUE])
@@ -385,6 +396,14 @@ def test_a_large_pil_image_is_refused_before_it_is_decoded(tmp_path: Path, monke
     assert refusal(path) == f"{path}: more than 178 million pixels; reduce it first"
 
 
+def test_a_photo_beyond_memory_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", full)
+    assert refusal(Image.new("RGB", (4, 3))) == "photo: 4 x 3 pixels need more memory than there is"
+
+
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = written(tmp_path, "huge.jpg", encoded(smooth_photo(), "JPEG"))
     with path.open("r+b") as file:
@@ -435,6 +454,13 @@ def test_a_written_photo_reads_back(tmp_path: Path) -> None:
     write_photo(tmp_path / "photo.jpg", smooth_photo())
     assert np.abs(read_photo(tmp_path / "photo.jpg").astype(int) - smooth_photo()).mean() < 2
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_a_picture_wider_than_a_jpeg_can_be_is_reduced(tmp_path: Path) -> None:
+    write_photo(tmp_path / "wide.jpg", np.full((40, 131_000, 3), BLUE, np.uint8))
+    photo = read_photo(tmp_path / "wide.jpg")
+    assert photo.shape == (20, 65_500, 3)
+    assert_allclose(photo.astype(int), np.broadcast_to(BLUE, photo.shape), atol=3)
 
 
 # --- letterbox -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `posedet predict | train | evaluate | export | convert | info`.
+"""The command line: `posedet predict | train | evaluate | reproduce | export | convert | info`.
 
 Only this module prints. What a command needs is imported inside it: `--help` answers at once, and running needs no
 torch.
@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
     _add_detector_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
+
+    reproduce = add("reproduce", "a table or figure of the paper", "reproduce figure3 --data val.json --output figure3")
+    whats = reproduce.add_subparsers(required=True, metavar="WHAT")
+    figure3 = whats.add_parser("figure3", help="what suppressing duplicates costs a perfect detector in crowds")
+    figure3.add_argument("--data", type=Path, required=True, help="CrowdPose's annotations; photos are not needed")
+    figure3.add_argument("--output", type=Path, required=True, help="folder for figure3.png, .md and .json")
+    figure3.set_defaults(command=_figure3)
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
@@ -352,6 +359,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.tta import Augmented
 
+    if options.tta and options.long_side:
+        raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
     protocol = PROTOCOLS[options.protocol]
     if options.skeleton is None:
         options.skeleton = ",".join(protocol.skeleton.keypoints)
@@ -363,6 +372,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     predict = Augmented(detector, merge=options.tta) if options.tta else detector
     scores = evaluate(predict, options.annotations, folder, protocol, output=options.output, model=name)
     print(score_table({name: scores}))
+    return 0
+
+
+def _figure3(options: argparse.Namespace) -> int:
+    _needs("reproduce figure3", "train", ("matplotlib", "pycocotools"))
+    from posedet.evaluation.upper_bound import reproduce_figure3
+
+    print(reproduce_figure3(options.data, options.output))
     return 0
 
 
