@@ -1,0 +1,259 @@
+"""Cropped photos: what is cut, what is kept, and that the truth stays where it was."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from posedet.cli import main
+from posedet.errors import DataError
+from posedet.evaluation.protocols import CROPPED
+from posedet.evaluation.run import evaluate
+from posedet.evaluation.truncation import View, cropped_views
+from posedet.poses import Poses
+from posedet.skeleton import COCO
+
+CATEGORY = {"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}
+
+
+def person(number: int, image_id: int, points: np.ndarray, flags: Any = 2, **more: Any) -> dict[str, Any]:
+    table = np.concatenate([points, np.broadcast_to(flags, 17)[:, None]], axis=1)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "keypoints": table.ravel().tolist(),
+        "num_keypoints": int((table[:, 2] > 0).sum()),
+        "bbox": [*low.tolist(), *(high - low).tolist()],
+        "area": float((high - low).prod() / 2),
+        "iscrowd": 0,
+        "segmentation": [[0, 0, 1, 1, 2, 2]],
+        **more,
+    }
+
+
+def photo_set(num_photos: int) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    data: dict[str, Any] = {"images": [], "annotations": [], "categories": [CATEGORY]}
+    for image_id in range(num_photos):
+        data["images"].append({"id": image_id, "file_name": f"{image_id}.png", "width": 250, "height": 200})
+        for _ in range(random.integers(1, 4)):
+            points = random.uniform(0, (190, 140), 2) + random.uniform(0, 60, (17, 2))
+            flags = random.choice([0, 1, 2], 17, p=[0.2, 0.2, 0.6])
+            data["annotations"].append(person(len(data["annotations"]) + 1, image_id, points, flags))
+    return data
+
+
+def views_of(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, View]]:
+    photos = {image["id"]: Path(f"{image['id']}.png") for image in data["images"]}
+    return cropped_views(data, "val.json", photos, COCO)
+
+
+def test_the_laws_of_a_view() -> None:
+    data = photo_set(60)
+    before = copy.deepcopy(data)
+    cropped, views = views_of(data)
+    assert data == before
+    originals = {each["id"]: each for each in data["annotations"]}
+    sides, someone_cut = [], 0
+    for image in cropped["images"]:
+        left, top, right, bottom = views[image["id"]].window
+        assert (image["width"], image["height"]) == (right - left, bottom - top)
+        assert min(image["width"], image["height"]) >= 64
+        # One straight cut.
+        borders = (left > 0, top > 0, right < 250, bottom < 200)
+        assert sum(borders) == 1
+        sides.append(borders.index(True))
+        shares = []
+        for shown in (each for each in cropped["annotations"] if each["image_id"] == image["id"]):
+            original = originals[shown["id"]]
+            was, now = (np.reshape(each["keypoints"], (17, 3)) for each in (original, shown))
+            labelled = was[:, 2] > 0
+            # The truth is where it was, also beyond the border; the whole person's size counts.
+            assert_allclose(now[labelled, :2] + (left, top), was[labelled, :2])
+            assert_array_equal(now[:, 2], was[:, 2])
+            assert (shown["area"], shown["bbox"][2:]) == (original["area"], original["bbox"][2:])
+            assert_allclose(np.add(shown["bbox"][:2], (left, top)), original["bbox"][:2])
+            assert "segmentation" not in shown
+            x, y = now[labelled, :2].T
+            inside = (x >= -0.5) & (x < image["width"] - 0.5) & (y >= -0.5) & (y < image["height"] - 0.5)
+            assert shown["ignore"] == (inside.sum() < 3)
+            axis = 0 if borders[0] or borders[2] else 1
+            values, extent = now[labelled, axis], np.ptp(now[labelled, axis])
+            beyond = max(-values.min(), values.max() - (image["width"], image["height"])[axis])
+            shares.append(beyond / extent)
+        # Somebody lost a quarter to 60 %, to half a pixel.
+        someone_cut += any(0.22 < share < 0.63 for share in shares)
+    assert someone_cut == len(views) > 50
+    assert {sides.count(side) > 5 for side in range(4)} == {True}
+
+
+def test_windows_are_the_same_for_ever() -> None:
+    """The first by hand from the SHA-256 of "0", 5feceb66 ffc86f38 d952786c...: the left, 0.4237 of the way to 60 %."""
+    points = np.stack([np.linspace(100, 200, 17), np.linspace(80, 180, 17)], axis=1)
+    data = {
+        "images": [{"id": i, "file_name": "x.png", "width": 300, "height": 260} for i in (0, 1, 139, 2**40)],
+        "annotations": [person(n, i, points) for n, i in enumerate((0, 1, 139, 2**40))],
+        "categories": [CATEGORY],
+    }
+    _, views = views_of(data)
+    assert {image_id: view.window for image_id, view in views.items()} == {
+        0: (140, 0, 300, 260),
+        1: (0, 0, 300, 144),
+        139: (160, 0, 300, 260),
+        2**40: (0, 0, 162, 260),
+    }
+
+
+def test_who_counts() -> None:
+    """Cut by hand: whoever shows three keypoints is to be found, with fewer ignored, and nobody outside is kept."""
+    main_points = np.stack([np.linspace(20, 280, 17), np.full(17, 100)], axis=1) + np.arange(34).reshape(17, 2) % 3
+    data = {
+        "images": [{"id": 5, "file_name": "x.png", "width": 300, "height": 200}],
+        "annotations": [person(1, 5, main_points)],
+        "categories": [CATEGORY],
+    }
+    _, views = views_of(data)
+    left, top, right, bottom = views[5].window
+    horizontal = (left, right) != (0, 300)
+    line = {True: left or right, False: top or bottom}[horizontal]
+    sign = 1 if left or top else -1  # where the view lies from the line
+
+    def beside(inside: int) -> np.ndarray:
+        """So many keypoints 10 pixels inside the view, the others outside; apart from each other along the line."""
+        across = np.where(np.arange(17) < inside, line + sign * 10, line - sign * 10)
+        along = 50 + np.arange(17)
+        return np.stack([across, along] if horizontal else [along, across], axis=1).astype(float)
+
+    two_labelled = np.arange(17) < 2
+    data["annotations"] += [
+        person(2, 5, beside(17), 0),  # nobody labelled the keypoints: as large as the box, and ignored before already
+        person(3, 5, beside(3)),
+        person(4, 5, beside(2)),
+        person(5, 5, beside(0)),
+        person(6, 5, beside(2), 2 * two_labelled),  # all that are labelled are seen
+        person(7, 5, beside(1), 2 * two_labelled),
+        person(8, 5, beside(17), iscrowd=1),
+        person(9, 5, beside(17), ignore=1),
+        person(10, 5, beside(17), num_keypoints=0),
+    ]
+    # Who is to be cut is drawn among those with six labelled keypoints: give the others fewer, but for the test's own.
+    data["annotations"] = [data["annotations"][0], *map(_with_few_labels, data["annotations"][1:])]
+    cropped, again = views_of(data)
+    assert again[5].window == (left, top, right, bottom)
+    kept = {each["id"]: each["ignore"] for each in cropped["annotations"]}
+    assert kept == {1: 0, 2: 1, 3: 0, 4: 1, 6: 0, 7: 1, 8: 1, 9: 1, 10: 1}
+
+
+def _with_few_labels(annotation: dict[str, Any]) -> dict[str, Any]:
+    """The first five keypoints only."""
+    keypoints = list(annotation["keypoints"])
+    keypoints[2::3] = keypoints[2:15:3] + [0] * 12
+    return {**annotation, "keypoints": keypoints}
+
+
+@given(st.integers(0, 2**62), st.floats(-50, 280), st.floats(-50, 150), st.floats(5, 200))
+def test_any_photo_has_a_sound_view_or_none(image_id: int, x: float, y: float, size: float) -> None:
+    points = np.random.default_rng(1).uniform(0, size, (17, 2)) + np.array([x, y])
+    data = {
+        "images": [{"id": image_id, "file_name": "x.png", "width": 230, "height": 100}],
+        "annotations": [person(1, image_id, points)],
+        "categories": [CATEGORY],
+    }
+    try:
+        _, views = cropped_views(data, "val.json", {image_id: Path("x.png")}, COCO)
+    except DataError as error:
+        assert "whom a border could cut" in str(error)
+    else:
+        left, top, right, bottom = views[image_id].window
+        assert 0 <= left < right <= 230 and 0 <= top < bottom <= 100 and (right - left) * (bottom - top) < 23000
+
+
+@pytest.fixture
+def set_on_disk(tmp_path: Path) -> Path:
+    """Photos that show, in the value of each pixel, which photo it is and where."""
+    data = photo_set(8)
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    (tmp_path / "val").mkdir()
+    ys, xs = np.mgrid[:200, :250]
+    for image in data["images"]:
+        pixels = np.stack([xs, ys, np.full_like(xs, image["id"])], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "val" / image["file_name"])
+    return tmp_path
+
+
+def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
+    """Who knows the truth, and sees from the pixels which part of which photo this is, has AP 1."""
+    data = json.loads((set_on_disk / "val.json").read_text())
+
+    def knowing(view: np.ndarray) -> Poses:
+        image_id, left, top = int(view[0, 0, 2]), int(view[0, 0, 0]), int(view[0, 0, 1])
+        people = [each["keypoints"] for each in data["annotations"] if each["image_id"] == image_id]
+        points = np.reshape(people, (-1, 17, 3))[..., :2] - (left, top)
+        return Poses(points, np.ones(len(points)), np.ones((len(points), 17)), COCO)
+
+    scores = evaluate(knowing, set_on_disk / "val.json", set_on_disk / "val", CROPPED, output=set_on_disk / "out")
+    assert scores.ap50 == 1 and scores.num_photos == 8
+    results = json.loads((set_on_disk / "out" / "results.json").read_text())
+    assert min(min(each["keypoints"][0::3]) for each in results) < -1  # outside of the view
+
+    def inside(view: np.ndarray) -> Poses:
+        poses = knowing(view)
+        limits = np.array([view.shape[1], view.shape[0]]) - 1
+        return Poses(np.clip(poses.keypoints, 0, limits), poses.scores, poses.keypoint_scores, COCO)
+
+    assert evaluate(inside, set_on_disk / "val.json", set_on_disk / "val", CROPPED).ap < 0.8 * scores.ap
+
+
+def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(set_on_disk / "val.json"), "--protocol", "cropped", "--threads", "1"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[0] == "AP"
+
+
+def test_a_view_reads_its_part_and_checks_the_size(set_on_disk: Path) -> None:
+    path = set_on_disk / "val" / "3.png"
+    view = View(path, (200, 250), (100, 20, 230, 120)).read()
+    assert view.shape == (100, 130, 3)
+    assert view[0, 0].tolist() == [100, 20, 3] and view[-1, -1].tolist() == [229, 119, 3]
+    with pytest.raises(DataError) as caught:
+        View(path, (300, 200), (0, 0, 100, 100)).read()
+    assert str(caught.value) == f"{path}: 250 x 200 pixels, but its annotations say 200 x 300"
+
+
+def test_nobody_to_cut() -> None:
+    data = photo_set(1)
+    data["annotations"] = [_with_few_labels(each) for each in data["annotations"]]
+    with pytest.raises(DataError) as caught:
+        views_of(data)
+    assert str(caught.value) == "val.json: annotations: nobody with 6 labelled keypoints whom a border could cut"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda data: data["annotations"][0].update(bbox=[1, 2]),
+            "val.json: annotations[0].bbox: 2 numbers, expected 4 (x, y, width, height)",
+        ),
+        (lambda data: data["images"][0].pop("height"), "val.json: images[0]: 'height' is missing"),
+        (
+            lambda data: data.pop("categories"),
+            "val.json: 'categories' is missing; is this a COCO-style file of keypoints?",
+        ),
+    ],
+)
+def test_damage(change: Any, expected: str) -> None:
+    data = photo_set(2)
+    change(data)
+    with pytest.raises(DataError) as caught:
+        views_of(data)
+    assert str(caught.value) == expected
