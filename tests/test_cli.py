@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from posedet import PoseDet, Poses, __version__, cli, draw
-from posedet.cli import main, parse_data
+from posedet.cli import main
+from posedet.data.sources import parse_data
 from posedet.errors import ConfigError, ModelError
 from posedet.image import read_photo
 from posedet.skeleton import COCO, CROWDPOSE
@@ -408,7 +409,7 @@ def test_data_that_cannot_be(times: str) -> None:
 
 @pytest.mark.parametrize("command", [["train", "posedet-s", "--data", "x", "--run", "y"], ["export", "x", "y"]])
 def test_what_is_not_installed_is_named(command: list[str], posedet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     name = command[0]
     assert complaint(posedet(*command)) == (
         f"'posedet {name}' needs more than running does: pip install \"posedet[{name}]\""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from posedet.config import load_config
 from posedet.errors import ModelError
 from posedet.model.network import PoseDetNet, build_network
-from posedet.skeleton import find_skeleton
+from posedet.skeleton import BODY19, COCO, find_skeleton
 from posedet.training import foreign
 from posedet.training.checkpoint import load_start
 from posedet.training.foreign import load_pth, local_file
@@ -310,7 +310,7 @@ def test_public_backbones_start_a_network(
     untouched = {name: tensor.clone() for name, tensor in network.state_dict().items() if "backbone" not in name}
     url = server.url(file_name, content)
     left = ", ".join(f"backbone.{name}" for name in classifier)
-    assert load_start(network, url) == (
+    assert load_start(network, url, COCO) == (
         f"{url}: {len(tensors)} of {len(tensors) + 2} tensors taken (not {left}), {len(untouched)} start fresh"
     )
     state = network.state_dict()
@@ -324,11 +324,13 @@ def test_safetensors_start_a_network_too(tmp_path: Path):
     network = network_of("dla34-coco")
     tensors = backbone_tensors(network)
     save_file(tensors, tmp_path / "dla34.safetensors")
-    assert load_start(network, tmp_path / "dla34.safetensors").endswith(": 234 of 234 tensors taken, 55 start fresh")
+    assert load_start(network, tmp_path / "dla34.safetensors", COCO).endswith(
+        ": 234 of 234 tensors taken, 55 start fresh"
+    )
     assert torch.equal(network.state_dict()["backbone.level5.root.conv.weight"], tensors["level5.root.conv.weight"])
 
 
 def test_start_weights_that_do_not_fit_at_all(tmp_path: Path):
     torch.save(STATE, tmp_path / "a.pth")
     with pytest.raises(ModelError, match=r"none of its 3 tensors fits this network$"):
-        load_start(network_of("posedet-s"), tmp_path / "a.pth")
+        load_start(network_of("posedet-s"), tmp_path / "a.pth", BODY19)

@@ -9,11 +9,13 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "posedet"
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
+HEAVY |= {"matplotlib", "yaml"}
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
 BASE = {"errors", "skeleton", "oks", "poses", "image", "config", "files"}
 MAY_IMPORT = {
     "errors": set(),
+    "extras": {"errors"},
     "files": {"errors"},
     "skeleton": {"errors"},
     "oks": {"errors"},
@@ -26,13 +28,15 @@ MAY_IMPORT = {
     "detector": BASE | {"decode", "session"},
     "tta": BASE | {"decode", "detector"},
     "cli": BASE
-    | {"__init__", "convert", "data", "detector", "draw", "evaluation", "export", "session", "training", "tta"},
+    | {"__init__", "cli_data", "convert", "data", "detector", "draw", "evaluation", "export", "extras", "session"}
+    | {"training", "tta"},
+    "cli_data": BASE | {"data", "extras", "training"},
     "__main__": {"cli"},
     "__init__": {"detector", "draw", "errors", "poses", "skeleton"},
-    "data": BASE | {"cv2"},
-    "evaluation": BASE | {"__init__", "data", "decode", "detector", "pycocotools", "tta"},
+    "data": BASE | {"cv2", "yaml"},
+    "evaluation": BASE | {"__init__", "data", "decode", "detector", "matplotlib", "pycocotools", "tta"},
     "model": {"config", "errors", "skeleton", "torch"},
-    "training": BASE | {"__init__", "cv2", "data", "model", "safetensors", "session", "torch"},
+    "training": BASE | {"__init__", "cv2", "data", "matplotlib", "model", "safetensors", "session", "torch"},
     "export": BASE | {"__init__", "model", "onnx", "torch", "training"},
     "convert": BASE | {"model", "safetensors", "torch", "training"},
 }

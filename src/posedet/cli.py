@@ -1,11 +1,10 @@
-"""The command line: `posedet predict | train | evaluate | reproduce | export | convert | info`.
+"""The command line: `posedet predict | train | evaluate | reproduce | export | convert | info`, and `cli_data`.
 
-Only this module prints. What a command needs is imported inside it: `--help` answers at once, and running needs no
+Only these two modules print. What a command needs is imported inside it: `--help` answers at once, and running needs no
 torch.
 """
 
 import argparse
-import importlib.util
 import io
 import json
 import logging
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet import __version__, draw
+from posedet.cli_data import DATA, DATA_HELP, add_commands
 from posedet.errors import ConfigError, PhotoError, PoseDetError
-from posedet.files import find_photos, one_line, picture_names, write_atomically
+from posedet.extras import needs
+from posedet.files import find_photos, one_line, photo_folder, picture_names, write_atomically
 from posedet.image import read_photo, write_photo
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--protocol",
         choices=("coco", "crowdpose", "ochuman", "cropped"),
-        default="coco",
-        help="the rules of a benchmark; cropped: COCO's, on photos cut so that people reach beyond them (%(default)s)",
+        help="the rules of a benchmark (default: that of the keypoints, or else COCO's); cropped: COCO's, on photos "
+        "cut so that people reach beyond them",
     )
     evaluate.add_argument(
         "--tta",
@@ -107,14 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
-    train.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="JSON[:FOLDER][*N]",
-        help="annotations, the folder of their photos (default: beside the JSON, same name), and how often each "
-        "photo is seen an epoch; repeatable",
-    )
+    train.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
     train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
     train.add_argument(
         "--start",
@@ -128,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
     train.set_defaults(command=_train)
+
+    add_commands(add)
 
     export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
     export.add_argument("weights", type=Path, help="weights.safetensors of a run")
@@ -155,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="ONNX file, or PyTorch weights (default: the shipped model)")
     parser.add_argument(
-        "--skeleton", metavar="NAME", help="coco, crowdpose, or names joined by commas: left_wrist,right_wrist"
+        "--skeleton", metavar="NAME", help="coco, crowdpose, a file, or names joined by commas: left_wrist,right_wrist"
     )
     parser.add_argument(
         "--score-threshold", type=float, metavar="SHARE", help="leave out poses with a lower score (0 to 1)"
@@ -244,7 +240,7 @@ def _detector(options: argparse.Namespace) -> "PoseDet":
         skeleton = [name.strip() for name in skeleton.split(",")]
     model = options.model
     if model is not None and model.endswith(".safetensors"):
-        _needs("... --model x.safetensors", "train", ("torch", "safetensors"))
+        needs("... --model x.safetensors", "train", ("torch", "safetensors"))
         from posedet.training.torch_session import open_weights
 
         model = open_weights(Path(model))
@@ -259,27 +255,22 @@ def _detector(options: argparse.Namespace) -> "PoseDet":
 
 
 def _train(options: argparse.Namespace) -> int:
-    _needs("train", "train", ("torch", "cv2", "safetensors"))
+    needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
-    from posedet.data.annotations import AnnotatedPhoto, read_annotations
-    from posedet.skeleton import find_skeleton
+    from posedet.data.sources import read_sets
+    from posedet.training.checkpoint import skeleton_to_train
     from posedet.training.loop import train
 
     config = load_config(options.preset, options.set)
-    skeleton = find_skeleton(config.model.skeleton)
-    photos: list[AnnotatedPhoto] = []
-    repeats: list[int] = []
-    for text in options.data:
-        path, folder, times = parse_data(text)
-        photo_set = read_annotations(path, folder, skeleton)
-        photos += photo_set
-        repeats += [times] * len(photo_set)
+    skeleton = skeleton_to_train(config.model.skeleton, options.run)
+    photos, repeats = read_sets(options.data, skeleton)
     weights = train(
         config,
         photos,
         repeats,
         options.run,
         start=options.start,
+        skeleton=skeleton,
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
@@ -292,7 +283,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _validation(annotations: Path) -> "Callable[[Session], dict[str, float]]":
     """What measures a network on annotated photos while it is trained."""
-    _needs("train --validate", "train", ("pycocotools",))
+    needs("train --validate", "train", ("pycocotools",))
     from posedet.detector import PoseDet
     from posedet.evaluation.protocols import protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
@@ -305,23 +296,8 @@ def _validation(annotations: Path) -> "Callable[[Session], dict[str, float]]":
     return validate
 
 
-def parse_data(text: str) -> tuple[Path, Path, int]:
-    """`JSON[:FOLDER][*N]` -> annotations, folder of the photos, times an epoch."""
-    text, star, times = text.partition("*")
-    if star and not (times.isdigit() and int(times) > 0):
-        raise ConfigError(f"--data {text}*{times}: after the star a whole number is expected")
-    annotations, colon, folder = text.partition(":")
-    path = Path(annotations)
-    return path, Path(folder) if colon else photo_folder(path), int(times) if star else 1
-
-
-def photo_folder(annotations: Path) -> Path:
-    """Where the photos of an annotation file lie unless said otherwise: `set.json` -> `set/`."""
-    return annotations.parent / annotations.name.removesuffix(".gz").removesuffix(".json")
-
-
 def _export(options: argparse.Namespace) -> int:
-    _needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
+    needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
     from posedet.export import export
 
     difference = export(options.weights, options.output, half=options.half)
@@ -331,7 +307,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    _needs("convert", "export", ("torch", "safetensors"))
+    needs("convert", "export", ("torch", "safetensors"))
     from posedet.config import load_config
     from posedet.convert import convert
 
@@ -353,20 +329,20 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    _needs("evaluate", "train", ("pycocotools",))
-    from posedet.evaluation.protocols import PROTOCOLS
+    needs("evaluate", "train", ("pycocotools",))
+    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.tta import Augmented
 
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
-    protocol = PROTOCOLS[options.protocol]
-    if options.skeleton is None:
-        options.skeleton = ",".join(protocol.skeleton.keypoints)
+    if options.protocol is not None and options.skeleton is None:
+        options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
     detector = _detector(options)
+    protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(detector.skeleton)
     folder = options.photos or photo_folder(options.annotations)
     name = options.model or detector.about.name
     predict = Augmented(detector, merge=options.tta) if options.tta else detector
@@ -376,13 +352,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _figure3(options: argparse.Namespace) -> int:
-    _needs("reproduce figure3", "train", ("matplotlib", "pycocotools"))
+    needs("reproduce figure3", "train", ("matplotlib", "pycocotools"))
     from posedet.evaluation.upper_bound import reproduce_figure3
 
     print(reproduce_figure3(options.data, options.output))
     return 0
-
-
-def _needs(command: str, extra: str, modules: Sequence[str]) -> None:
-    if any(importlib.util.find_spec(module) is None for module in modules):
-        raise ConfigError(f"'posedet {command}' needs more than running does: pip install \"posedet[{extra}]\"")

@@ -21,7 +21,7 @@ MAX_CONFIG_BYTES = 1_000_000
 class ModelConfig:
     """The network."""
 
-    skeleton: str  # a built-in skeleton: coco, crowdpose, crowdpose15, body19
+    skeleton: str  # coco, crowdpose, crowdpose15, body19, or a file: .toml, .json, annotations, or weights
     backbone: Literal["mobilenetv2", "dla34", "hrnet-w32", "hrnet-w48"]
     pyramid: Literal["fpn", "hrfpn"]
     strides: tuple[int, ...]  # of the levels, pixels of the network input

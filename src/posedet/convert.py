@@ -9,7 +9,7 @@ from torch import Tensor
 from posedet.config import Config, ModelConfig
 from posedet.errors import ConfigError, ModelError
 from posedet.model.network import build_network
-from posedet.skeleton import SKELETONS, find_skeleton
+from posedet.skeleton import SKELETONS, skeleton_for
 from posedet.training.checkpoint import load_named, save_weights
 
 Shape = tuple[int, ...]
@@ -49,7 +49,8 @@ def convert(checkpoint: str | Path, output: Path, config: Config) -> Conversion:
     damaged, of another network than `config`'s, or without a tensor that is needed; then nothing is written.
     """
     conversion = place(load_named(checkpoint), config.model, str(checkpoint))
-    save_weights(output, conversion.weights, config, {"converted_from": Path(checkpoint).name})
+    skeleton = skeleton_for(config.model.skeleton)
+    save_weights(output, conversion.weights, config, skeleton, {"converted_from": Path(checkpoint).name})
     return conversion
 
 
@@ -57,7 +58,7 @@ def place(tensors: dict[str, Tensor], config: ModelConfig, source: str) -> Conve
     """Official tensors by the names of the network that `config` describes; `source` names the file in errors."""
     _check_network(tensors, config, source)
     with torch.device("meta"):
-        wanted = build_network(config, find_skeleton(config.skeleton)).state_dict()
+        wanted = build_network(config, skeleton_for(config.skeleton)).state_dict()
     names = {official: ours for ours in wanted if (official := _official_name(ours, config)) is not None}
     weights, dropped = {}, {}
     for official, tensor in tensors.items():
@@ -92,7 +93,7 @@ def _check_network(tensors: dict[str, Tensor], config: ModelConfig, source: str)
     backbone = "dla34" if branch is None else f"hrnet-w{len(branch) if branch.ndim else 0}"
     if backbone != config.backbone:
         raise ModelError(f"{source}: its backbone is {backbone}, the preset's {config.backbone}; take another --preset")
-    num_keypoints, own = offsets.numel() // 2, find_skeleton(config.skeleton).num_keypoints
+    num_keypoints, own = offsets.numel() // 2, skeleton_for(config.skeleton).num_keypoints
     if num_keypoints != own:
         fitting = [name for name, skeleton in SKELETONS.items() if skeleton.num_keypoints == num_keypoints]
         remedy = f"; --set model.skeleton={fitting[0]}" if fitting else ""

@@ -12,7 +12,7 @@ from posedet.errors import ConfigError
 from posedet.image import Letterbox, Photo, read_photo
 from posedet.poses import Poses
 from posedet.session import Outputs, Runtime, Session, open_session
-from posedet.skeleton import Skeleton, find_skeleton
+from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 
 DEFAULT_MODEL = "posedet-s"
 
@@ -21,10 +21,10 @@ class PoseDet:
     """A pose detector, ready to run; one object may be used from many threads at once.
 
     model: path of an ONNX file made by `posedet export`, or a session; the shipped default if not given.
-    skeleton: the keypoints to report: a skeleton, the name of a built-in one, or keypoint names; each must be among
-    the model's. score_threshold: poses with a lower score are left out (the model's own setting if not given).
-    long_side: pixels to which the photo's long side is brought (the model's own if not given): larger finds smaller
-    people and takes longer. threads: of the runtime, all cores if not given.
+    skeleton: the keypoints to report: a skeleton, the name of a built-in one, a .toml or .json file, or keypoint names;
+    each must be among the model's. score_threshold: poses with a lower score are left out (the model's own setting if
+    not given). long_side: pixels to which the photo's long side is brought (the model's own if not given): larger finds
+    smaller people and takes longer. threads: of the runtime, all cores if not given.
     Raises ModelError, ConfigError or DataError with one line that says what to mend.
 
     >>> poses = PoseDet()("photo.jpg")
@@ -110,9 +110,10 @@ class PoseDet:
     def _wanted(self, skeleton: Skeleton | str | Sequence[str] | None) -> Skeleton:
         own = self.about.skeleton
         if skeleton is None:
-            skeleton = self.config.skeleton
+            # Of a built-in one: a model file must not name files to read.
+            skeleton = own if self.config.skeleton == own.name else find_skeleton(self.config.skeleton)
         if isinstance(skeleton, str):
-            skeleton = own if skeleton == own.name else find_skeleton(skeleton)
+            skeleton = own if skeleton == own.name else skeleton_for(skeleton)
         names = skeleton.keypoints if isinstance(skeleton, Skeleton) else tuple(skeleton)
         subset = own.subset(names)
         return skeleton if isinstance(skeleton, Skeleton) else subset

@@ -16,8 +16,7 @@ from posedet import __version__
 from posedet.errors import ModelError
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
-from posedet.skeleton import find_skeleton
-from posedet.training.checkpoint import load_weights, save_weights
+from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
 
 # (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
 CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
@@ -35,7 +34,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
     tensors, config, info = load_weights(weights)
     if half:
         tensors = {name: x.half() if x.ndim > 1 else x for name, x in tensors.items()}
-    skeleton = find_skeleton(config.model.skeleton)
+    skeleton = stored_skeleton(info, weights)
     network = build_network(config.model, skeleton)
     network.load_state_dict(tensors)
     deployed = DeployedNet(network, config.decode.candidates).eval()
@@ -57,7 +56,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
         if half:
-            save_weights(output.with_suffix(".safetensors"), tensors, config, info)
+            save_weights(output.with_suffix(".safetensors"), tensors, config, skeleton, info)
         os.replace(partial, output)
     return difference
 

@@ -59,6 +59,11 @@ def picture_names(photos: Sequence[Path]) -> list[str]:
     return names
 
 
+def photo_folder(annotations: Path) -> Path:
+    """Where the photos of an annotation file lie unless said otherwise: `set.json` -> `set/`."""
+    return annotations.parent / annotations.name.removesuffix(".gz").removesuffix(".json")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside and rename. Raises PoseDetError naming the file when that fails; an earlier file stays as it was.
 

@@ -62,16 +62,16 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
         return _pixels(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
     if not isinstance(photo, str | os.PathLike):
         raise PhotoError(f"photo: {type(photo).__name__}, expected a path, a PIL image or an array (H, W, 3) uint8 RGB")
-    name = one_line(str(photo))
-    try:
-        _check_file(photo, name)
-        with open(photo, "rb") as file:
-            return _pixels(_opened(file, name), name)
-    except FileNotFoundError:
-        raise PhotoError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PhotoError(f"{name}: cannot be read ({reason})") from None
+    with _file(photo) as (file, name):
+        return _pixels(_opened(file, name), name)
+
+
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of the upright photo in a file, from its header alone. Raises PhotoError as `read_photo`."""
+    with _file(path) as (file, name):
+        image = _opened(file, name)
+        turned = _orientation(image) >= 5
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
@@ -150,6 +150,21 @@ def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.size == 0:
         raise PhotoError(f"photo: an array of shape {array.shape}, nothing to see")
     return np.ascontiguousarray(array)
+
+
+@contextmanager
+def _file(path: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, str]]:
+    """The file, open, and its name for errors."""
+    name = one_line(str(path))
+    try:
+        _check_file(path, name)
+        with open(path, "rb") as file:
+            yield file, name
+    except FileNotFoundError:
+        raise PhotoError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PhotoError(f"{name}: cannot be read ({reason})") from None
 
 
 def _check_file(path: str | os.PathLike[str], name: str) -> None:

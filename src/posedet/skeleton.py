@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from posedet.errors import DataError
 
 MAX_SKELETON_BYTES = 1_000_000
+MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may hold annotations too
 MAX_NAME_LENGTH = 100
 
 # For keypoints that COCO does not know: as a shoulder, and as CrowdPose takes for head top and neck.
@@ -139,19 +140,26 @@ class Skeleton:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Skeleton":
-        """Read a TOML or JSON file in the form of `from_dict`; errors begin with the file's name."""
+        """Read a TOML or JSON file in the form of `from_dict`, or COCO-style annotations (JSON), which have a category.
+
+        Errors begin with the file's name.
+        """
         file = Path(path)
         if file.suffix.lower() not in (".toml", ".json"):
             raise DataError(f"{file}: a skeleton is read from a .toml or .json file")
         if not file.is_file():
             raise DataError(f"{file}: no such file")
+        is_json = file.suffix.lower() == ".json"
+        limit = MAX_ANNOTATION_BYTES if is_json else MAX_SKELETON_BYTES
         try:
             with file.open("rb") as stream:
-                content = stream.read(MAX_SKELETON_BYTES + 1)
-            if len(content) > MAX_SKELETON_BYTES:
-                raise DataError(f"larger than {MAX_SKELETON_BYTES} bytes, this is no skeleton")
+                content = stream.read(limit + 1)
+            if len(content) > limit:
+                raise DataError(f"larger than {limit} bytes, this is no skeleton")
             text = content.decode("utf-8-sig")
-            return cls.from_dict(json.loads(text) if file.suffix.lower() == ".json" else tomllib.loads(text))
+            data = json.loads(text) if is_json else tomllib.loads(text)
+            annotated = isinstance(data, dict) and "categories" in data
+            return _from_categories(data["categories"]) if annotated else cls.from_dict(data)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:  # not UTF-8, not JSON or TOML, or nested without end
@@ -169,7 +177,7 @@ def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     seen: dict[str, tuple[int, str]] = {}
     pairs = []
     for index, name in enumerate(names):
-        rest, side = _without_side(name)
+        rest, side = without_side(name)
         other, other_side = seen.get(rest, (index, side))
         if side == "middle":
             continue
@@ -188,13 +196,34 @@ def find_skeleton(name: str) -> Skeleton:
     return SKELETONS[name]
 
 
+def skeleton_for(name: str) -> Skeleton:
+    """A skeleton by the name of a built-in one, or of a .toml or .json file; see `Skeleton.from_file`."""
+    if name.lower().endswith((".toml", ".json")):
+        return Skeleton.from_file(name)
+    return find_skeleton(name)
+
+
+def _from_categories(categories: object) -> Skeleton:
+    """The skeleton of annotations: that of the only category with keypoints, or of several that have the same ones."""
+    if not isinstance(categories, list):
+        raise DataError(f"categories: {categories!r:.80}, expected a list")
+    with_keypoints = [each for each in categories if isinstance(each, dict) and "keypoints" in each]
+    if not with_keypoints:
+        raise DataError("categories: none has 'keypoints'; is this a file of keypoints?")
+    first, *others = [Skeleton.from_coco_category(each) for each in with_keypoints]
+    for other in others:
+        if other.keypoints != first.keypoints:
+            raise DataError(f"categories: '{first.name}' and '{other.name}' differ; put the one you mean into a file")
+    return first
+
+
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 # Where words part without a separator: leftEye, and LEye, whose first letter is the side.
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
 
 
-def _without_side(name: str) -> tuple[str, str]:
-    """`Left_Eye` -> ("* eye", "left"); ("nose", "middle") for a name without a side."""
+def without_side(name: str) -> tuple[str, str]:
+    """The name without its side, and the side: `Left_Eye` -> ("* eye", "left"), `nose` -> ("nose", "middle")."""
     words = re.split(r"[\W_]+", _WORD_START.sub(" ", name).lower())
     for place, word in enumerate(words):
         if word in _SIDES:

@@ -86,17 +86,17 @@ def read_annotations(
         columns = category_of(entry, categories, place)
         if columns is None:
             continue
-        persons[image_id].append(_read_person(entry, place, columns, skeleton.num_keypoints))
+        persons[image_id].append(read_person(entry, place, columns, skeleton.num_keypoints))
         if flag(entry, "only_main_person", place):
             main_only.add(image_id)
-    _forget_untold([person for group in persons.values() for person in group])
+    forget_untold([person for group in persons.values() for person in group])
     if check_files:
         _check_files([(place, file) for place, _, file in photos.values()])
     return tuple(
         AnnotatedPhoto(
             image_id=image_id,
             path=file,
-            size=(_side(entry, "height", place), _side(entry, "width", place)),
+            size=photo_sides(entry, place),
             persons=tuple(persons[image_id]),
             only_main_person=image_id in main_only,
             crowd_index=number(entry, "crowdIndex", place, low=0, high=1e6) if "crowdIndex" in entry else None,
@@ -110,17 +110,29 @@ def _read_photos(data: Any, where: str, folder: Path) -> dict[int, tuple[str, di
     photos: dict[int, tuple[str, dict[str, Any], Path]] = {}
     for place, entry in entries(data, "images", where):
         image_id = new_identity(entry, photos, place)
-        name = present(entry, "file_name", place)
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise DataError(f"{place}.file_name: {reprlib.repr(name)}, expected the name of a photo")
-        # A label file may name photos in subfolders, but not make us read any other file of the machine.
-        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
-            raise DataError(f"{place}.file_name: {name!r:.80} leads out of the folder of photos")
-        photos[image_id] = place, entry, folder / name
+        photos[image_id] = place, entry, photo_path(entry, place, folder)
     return photos
 
 
-def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, num_keypoints: int) -> Person:
+def photo_path(entry: dict[str, Any], where: str, folder: Path) -> Path:
+    """Where the photo of one entry of `images` lies."""
+    name = present(entry, "file_name", where)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"{where}.file_name: {reprlib.repr(name)}, expected the name of a photo")
+    # A label file may name photos in subfolders, but not make us read any other file of the machine.
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+        raise DataError(f"{where}.file_name: {name!r:.80} leads out of the folder of photos")
+    return folder / name
+
+
+def photo_sides(entry: dict[str, Any], where: str) -> tuple[int, int]:
+    """(height, width) as one entry of `images` says."""
+    height, width = (int(number(entry, side, where, low=1, high=MAX_SIDE)) for side in ("height", "width"))
+    return height, width
+
+
+def read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, num_keypoints: int) -> Person:
+    """One entry of `annotations` as a person with the skeleton's keypoints; `where` is its place in errors."""
     table = keypoint_table(entry, where, columns.num_keypoints)
     flags = table[:, 2]
     if not np.isin(flags, (0, 1, 2)).all():
@@ -137,13 +149,13 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, nu
     left, top, width, height = box(entry, where)
     area = number(entry, "area", where, low=0, high=1e18) if "area" in entry else 0.0
     is_crowd, ignore = flag(entry, "iscrowd", where), flag(entry, "ignore", where)
-    visibility = _spread(flags, columns, num_keypoints, 0, np.uint8)
+    visibility = spread(flags, columns, num_keypoints, 0, np.uint8)
     unlabelled = not visibility.any() or ("num_keypoints" in entry and identity(entry, "num_keypoints", where) == 0)
     return Person(
-        keypoints=_spread(table[:, :2], columns, num_keypoints, 0, np.float32),
+        keypoints=spread(table[:, :2], columns, num_keypoints, 0, np.float32),
         visibility=visibility,
-        visible=_spread((flags == 2) if tells_seen else np.full(len(flags), -1), columns, num_keypoints, -1, np.int8),
-        keypoint_weights=_spread(weights, columns, num_keypoints, 1, np.float32),
+        visible=spread((flags == 2) if tells_seen else np.full(len(flags), -1), columns, num_keypoints, -1, np.int8),
+        keypoint_weights=spread(weights, columns, num_keypoints, 1, np.float32),
         box=np.array((left, top, left + width, top + height), np.float32),
         area=area or BOX_FILL * float(width * height),
         score=number(entry, "score", where, low=0, high=1) if "score" in entry else 1.0,
@@ -153,7 +165,7 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, nu
     )
 
 
-def _spread(
+def spread(
     values: NDArray[Any], columns: KeypointColumns, num_keypoints: int, missing: int, dtype: type[np.generic]
 ) -> NDArray[Any]:
     """The file's values per keypoint (J, ...) in the skeleton's order (K, ...)."""
@@ -172,7 +184,7 @@ def _labelled(names: Any, where: str, columns: KeypointColumns) -> NDArray[np.bo
     return np.isin(columns.names, names)
 
 
-def _forget_untold(persons: list[Person]) -> None:
+def forget_untold(persons: list[Person]) -> None:
     """Set `visible` to -1 where flags were plainly not meant to tell hidden keypoints from seen ones.
 
     CrowdPose flags head and neck as hidden (1) in everybody, and all keypoints so in 41 % of the people; COCO has
@@ -182,10 +194,6 @@ def _forget_untold(persons: list[Person]) -> None:
         never_seen = ~np.any([person.visibility == 2 for person in persons], axis=0)
         for person in persons:
             person.visible[never_seen if (person.visibility == 2).any() else ...] = -1
-
-
-def _side(entry: dict[str, Any], key: str, where: str) -> int:
-    return int(number(entry, key, where, low=1, high=MAX_SIDE))
 
 
 def _check_files(photos: list[tuple[str, Path]]) -> None:

@@ -163,7 +163,7 @@ def read_categories(
         categories[category_id] = None
         if named and "keypoints" not in entry:
             continue
-        columns = _keypoint_columns(entry["keypoints"] if named else list(unnamed), f"{place}.keypoints", skeleton)
+        columns = keypoint_columns(entry["keypoints"] if named else list(unnamed), f"{place}.keypoints", skeleton)
         other_names += columns.names
         if len(columns.wanted):
             categories[category_id] = columns
@@ -186,7 +186,8 @@ def category_of(
     return categories[category_id]
 
 
-def _keypoint_columns(names: Any, where: str, skeleton: Skeleton) -> KeypointColumns:
+def keypoint_columns(names: Any, where: str, skeleton: Skeleton) -> KeypointColumns:
+    """Where the keypoints of `skeleton` stand among a file's `names`, perhaps not all of them."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: {reprlib.repr(names)}, expected a list of names")
     places: dict[str, int] = {}

@@ -55,6 +55,14 @@ def person_levels(sizes: Tensor, strides: tuple[int, ...], divisor: float) -> Te
     return (level.trunc().long() - first).clamp(0, len(strides) - 1)
 
 
+def person_centres(batch: Batch, persons: Persons, config: AssignConfig) -> Tensor:
+    """Where each person is: (B, P, 2) pixels, the mean of the labelled keypoints or the middle of their box."""
+    if config.centre == "box":
+        return persons.corners + persons.sizes / 2
+    labelled = persons.labelled.float()
+    return (batch.keypoints * labelled[..., None]).sum(2) / labelled.sum(2).clamp(min=1)[..., None]
+
+
 def assign_coarse(
     batch: Batch, persons: Persons, proposals: Proposals, strides: tuple[int, ...], config: AssignConfig
 ) -> Tensor:
@@ -64,11 +72,7 @@ def assign_coarse(
     its size; a location wanted by several goes to the nearest, among equals to the first. With several positives, a
     person that would be left without any takes its nearest free one.
     """
-    labelled = persons.labelled.float()
-    if config.centre == "keypoints":
-        centres = (batch.keypoints * labelled[..., None]).sum(2) / labelled.sum(2).clamp(min=1)[..., None]
-    else:
-        centres = persons.corners + persons.sizes / 2
+    centres = person_centres(batch, persons, config)
     levels = person_levels(persons.sizes, strides, config.level_divisor)
     difference = proposals.locations[None, None] - centres[:, :, None]
     distances = (difference / persons.sizes.clamp(min=1e-6)[:, :, None]).square().sum(-1).sqrt()  # (B, P, M)

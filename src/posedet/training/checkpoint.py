@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
-from posedet.errors import ModelError
+from posedet.errors import DataError, ModelError
+from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.training.foreign import MAX_BYTES, load_pth, local_file
+from posedet.training.joints import carry_over
 
 FORMAT = "posedet-1"
 
@@ -36,29 +40,81 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a safetensors file and what it says of itself ({} when it is not ours)."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _info(file)  # noqa: SIM118
+
+
+def load_info(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself ({} when it is not ours), without reading its tensors."""
+    with _opened(path) as file:
+        return _info(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
         with safe_open(path, framework="pt") as file:
-            info = json.loads((file.metadata() or {}).get("posedet", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            yield file
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error})") from None
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], config: Config, info: dict[str, Any]) -> None:
-    """The network's weights in float32 with the config that they belong to."""
-    save_tensors(path, weights, {"config": config.to_dict(), **info})
+def _info(file: Any) -> dict[str, Any]:
+    info = json.loads((file.metadata() or {}).get("posedet", "{}"))
+    return info if isinstance(info, dict) else {}
+
+
+def save_weights(
+    path: Path, weights: dict[str, Tensor], config: Config, skeleton: Skeleton, info: dict[str, Any]
+) -> None:
+    """The network's weights with the config and the skeleton that they belong to."""
+    save_tensors(path, weights, {"config": config.to_dict(), "skeleton": skeleton.to_dict(), **info})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
-    """What `save_weights` wrote. Raises ModelError for any other file."""
+    """What `save_weights` wrote; `stored_skeleton` reads the last. Raises ModelError for any other file."""
     tensors, info = load_tensors(path)
     if info.get("format") != FORMAT or "config" not in info:
         raise ModelError(f"{path}: not a posedet weights file (metadata 'posedet' is missing)")
     return tensors, config_from_dict(info["config"], str(path)), info
+
+
+def stored_skeleton(info: dict[str, Any], path: str | Path) -> Skeleton:
+    """The skeleton of a weights or state file, by what `load_tensors` says of it; `path` names it in errors."""
+    try:
+        if "skeleton" in info:
+            return Skeleton.from_dict(info["skeleton"])
+        # Earlier files have the name of a built-in one alone.
+        return find_skeleton(info["config"]["model"]["skeleton"])
+    except (KeyError, TypeError, DataError) as error:
+        raise ModelError(f"{path}: its metadata names no skeleton that can be used ({error})") from None
+
+
+def named_skeleton(name: str) -> Skeleton:
+    """The skeleton that `model.skeleton` names: built in, in a .toml or .json file, or in a weights file."""
+    if name.lower().endswith(".safetensors"):
+        return stored_skeleton(load_info(Path(name)), name)
+    return skeleton_for(name)
+
+
+def skeleton_to_train(name: str, run: Path) -> Skeleton:
+    """The skeleton that `model.skeleton` names, or that of a `run` that goes on, whose file may be gone.
+
+    Raises ModelError when the two have other keypoints.
+    """
+    state = run / "state.safetensors"
+    own = stored_skeleton(load_info(state), state) if state.is_file() else None
+    is_file = name.lower().endswith((".toml", ".json", ".safetensors"))
+    if own is not None and is_file and not Path(name).exists():
+        return own
+    named = named_skeleton(name)
+    if own is not None and own.keypoints != named.keypoints:
+        raise ModelError(f"{run}: holds a run with the keypoints of '{own.name}', not of '{named.name}'; take another")
+    return named if own is None else own
 
 
 def load_named(source: str | Path) -> dict[str, Tensor]:
@@ -67,15 +123,24 @@ def load_named(source: str | Path) -> dict[str, Tensor]:
     return load_tensors(path)[0] if path.suffix == ".safetensors" else load_pth(path)
 
 
-def load_start(network: nn.Module, source: str | Path) -> str:
-    """Start weights by name: of a backbone, or of a whole network, perhaps with other keypoints; see `load_named`.
+def load_start(network: nn.Module, source: str | Path, skeleton: Skeleton) -> str:
+    """Start weights by name: of a backbone, or of a whole network, a path or `https://...#sha256=HEX`.
 
-    Tensors of another name (a classifier's) or shape are left alone. Returns one line that says what was taken.
+    source: safetensors or PyTorch's own (.pth). Of a posedet network with other keypoints than `skeleton`, that of
+    `network`, what belongs to keypoints of the same name is taken. Tensors of another name (a classifier's) or shape
+    are left alone. Returns one line that says what was taken.
     """
-    tensors = load_named(source)
+    path = local_file(source)
+    tensors, info = load_tensors(path) if path.suffix == ".safetensors" else (load_pth(path), {})
     own = network.state_dict()
     if not any(name in own for name in tensors):
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    keypoints = ""
+    if "config" in info and (theirs := stored_skeleton(info, path)).keypoints != skeleton.keypoints:
+        tensors = carry_over(tensors, own, theirs, skeleton)
+        shared = [name for name in skeleton.keypoints if name in theirs.keypoints]
+        new = [name for name in skeleton.keypoints if name not in theirs.keypoints]
+        keypoints = f"; keypoints taken: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}"
     fitting = {name: t.float() for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:
         raise ModelError(f"{source}: none of its {len(tensors)} tensors fits this network")
@@ -83,7 +148,7 @@ def load_start(network: nn.Module, source: str | Path) -> str:
     left = [name for name in tensors if name not in fitting]
     named = f" (not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''})" if left else ""
     fresh = len(own) - len(fitting)
-    return f"{source}: {len(fitting)} of {len(tensors)} tensors taken{named}, {fresh} start fresh"
+    return f"{source}: {len(fitting)} of {len(tensors)} tensors taken{named}, {fresh} start fresh{keypoints}"
 
 
 class MovingAverage:

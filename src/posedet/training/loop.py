@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from posedet.training.checkpoint import (
     restore_training,
     save_tensors,
     save_weights,
+    skeleton_to_train,
     training_state,
 )
 from posedet.training.losses import losses
@@ -53,6 +55,7 @@ def train(
     start: str | None = None,
     device: str = "cpu",
     workers: int = 1,
+    skeleton: Skeleton | None = None,
     compiled: bool = False,
     checkpoint_every: int = 500,
     after_step: Callable[[int], None] | None = None,
@@ -61,9 +64,10 @@ def train(
 ) -> Path:
     """Train for `config.train.steps` steps, going on from `run`/state.safetensors if it is there.
 
-    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights. compiled: let torch.compile build
-    the backbone. after_step is called with the number of each step, validate
-    every so many with the averaged weights, ready to run; what it returns goes into the log.
+    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights, for a run that begins. skeleton:
+    of the photos' labels, if not what `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
+    after_step is called with the number of each step, validate every so many with the averaged weights, ready to run;
+    what it returns goes into the log.
     Writes into `run`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
     resume) and weights.safetensors (the averaged weights), whose path is returned.
     Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
@@ -71,18 +75,20 @@ def train(
     if not any(not person.ignore for photo in photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
     if not config.data.empty_photos:
-        seen = [(photo, times) for photo, times in zip(photos, repeats, strict=True) if photo.persons]
-        photos, repeats = [photo for photo, _ in seen], [times for _, times in seen]
+        photos, repeats = without_empty(photos, repeats)
     processes, place = Processes.join(device), local_device(device)
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
-    skeleton = find_skeleton(config.model.skeleton)
+    skeleton = skeleton or skeleton_to_train(config.model.skeleton, run)
+    config = reporting(config, skeleton)
     torch.manual_seed(config.train.seed)
     network = build_network(config.model, skeleton).to(place)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start is not None:
-        log.info(load_start(network, start))
+    run.mkdir(parents=True, exist_ok=True)
+    state = run / "state.safetensors"
+    if start is not None and not state.exists():
+        log.info(load_start(network, start, skeleton))
     freeze(network, config.train.frozen_blocks)
     if config.model.representation == "anchors":
         network.anchor_pose.copy_(mean_pose(photos))
@@ -91,8 +97,6 @@ def train(
     # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
     scaler = torch.amp.GradScaler(place.type, enabled=config.train.amp == "fp16")
 
-    run.mkdir(parents=True, exist_ok=True)
-    state = run / "state.safetensors"
     first_step = 0
     if state.exists():
         tensors, info = load_tensors(state)
@@ -172,25 +176,44 @@ def train(
                 after_step(step)
             if leads and ((step + 1) % checkpoint_every == 0 or step + 1 == config.train.steps):
                 info = {"step": step + 1, "config": config.to_dict(), "scaler": scaler.state_dict()}
+                info["skeleton"] = skeleton.to_dict()
                 save_tensors(state, training_state(network, optimiser, average), info)
                 weights = network.state_dict() if average is None else average.tensors
-                save_weights(run / "weights.safetensors", weights, config, {"step": step + 1})
+                save_weights(run / "weights.safetensors", weights, config, skeleton, {"step": step + 1})
             if leads and validate is not None and log_file is not None and (step + 1) % validate_every == 0:
                 averaged = network.state_dict() if average is None else average.tensors
-                log_file.write(
-                    json.dumps({"step": step, "validation": validated(averaged, config, place, validate)}) + "\n"
-                )
+                found = validated(averaged, config, skeleton, place, validate)
+                log_file.write(json.dumps({"step": step, "validation": found}) + "\n")
     progress.close()
     return run / "weights.safetensors"
 
 
+def without_empty(photos: list[AnnotatedPhoto], repeats: list[int]) -> tuple[list[AnnotatedPhoto], list[int]]:
+    """The photos that have people, and their repeats; what a preset with `data.empty_photos = false` trains on."""
+    kept = [(photo, times) for photo, times in zip(photos, repeats, strict=True) if photo.persons]
+    return [photo for photo, _ in kept], [times for _, times in kept]
+
+
+def reporting(config: Config, skeleton: Skeleton) -> Config:
+    """`config`, but that all keypoints of `skeleton` are reported where it lacks some that the preset reports."""
+    if config.decode.skeleton == skeleton.name or {*find_skeleton(config.decode.skeleton).keypoints} <= {
+        *skeleton.keypoints
+    }:
+        return config
+    return replace(config, decode=replace(config.decode, skeleton=skeleton.name))
+
+
 def validated(
-    weights: dict[str, Tensor], config: Config, place: torch.device, validate: Callable[[Session], dict[str, float]]
+    weights: dict[str, Tensor],
+    config: Config,
+    skeleton: Skeleton,
+    place: torch.device,
+    validate: Callable[[Session], dict[str, float]],
 ) -> dict[str, float]:
     """What `validate` finds of a network with these weights."""
-    network = build_network(config.model, find_skeleton(config.model.skeleton)).to(place)
+    network = build_network(config.model, skeleton).to(place)
     network.load_state_dict(weights)
-    found = validate(TorchSession(network, config, "validation"))
+    found = validate(TorchSession(network, config, skeleton, "validation"))
     log.info("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return found
 

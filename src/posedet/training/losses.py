@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from posedet.config import AssignConfig, Config, LossConfig
 from posedet.model.network import NetworkOutput, PoseDetNet
-from posedet.training.assignment import NOBODY, Selection, assign_by_oks, pose_oks, score_labels
+from posedet.training.assignment import NOBODY, Persons, Selection, assign_by_oks, pose_oks, score_labels
 from posedet.training.batches import Batch
 from posedet.training.heatmaps import all_level_targets, own_level_targets
 from posedet.training.processes import ALONE, Processes
@@ -199,23 +199,29 @@ def _visibility_loss(logits: Tensor, batch: Batch, learnt: Tensor, processes: Pr
     return (entropy * known).sum() / processes.share(known.sum()).clamp(min=1e-6)
 
 
+def heatmap_targets(
+    network: PoseDetNet, heatmaps: list[Tensor], batch: Batch, persons: Persons, config: Config
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Targets (B, K, h, w) in 0..1 and weights (B, 1, h, w) of every level, for what the network's `heatmaps` learn."""
+    sizes = [(x.shape[2], x.shape[3]) for x in heatmaps]
+    if config.loss.heatmap_targets == "all levels":
+        return all_level_targets(batch, sizes, network.heatmap_strides, config.loss.heatmap_sigma)
+    return own_level_targets(
+        batch,
+        persons,
+        sizes,
+        network.heatmap_strides,
+        level_strides=network.strides,
+        level_divisor=config.assign.level_divisor,
+        origin=network.origin,
+        sigma=config.loss.heatmap_sigma,
+    )
+
+
 def _heatmap_loss(
     network: PoseDetNet, output: NetworkOutput, batch: Batch, selection: Selection, config: Config, processes: Processes
 ) -> Tensor:
-    sizes = [(x.shape[2], x.shape[3]) for x in output.heatmaps]
-    if config.loss.heatmap_targets == "all levels":
-        targets, masks = all_level_targets(batch, sizes, network.heatmap_strides, config.loss.heatmap_sigma)
-    else:
-        targets, masks = own_level_targets(
-            batch,
-            selection.persons,
-            sizes,
-            network.heatmap_strides,
-            level_strides=network.strides,
-            level_divisor=config.assign.level_divisor,
-            origin=network.origin,
-            sigma=config.loss.heatmap_sigma,
-        )
+    targets, masks = heatmap_targets(network, output.heatmaps, batch, selection.persons, config)
     loss = HEATMAP_LOSSES[config.loss.heatmap_form]
     each = [loss(x, t, w, processes) for x, t, w in zip(output.heatmaps, targets, masks, strict=True)]
     return torch.stack(each).mean()

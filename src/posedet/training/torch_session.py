@@ -11,15 +11,14 @@ from posedet.config import Config
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet, build_network
 from posedet.session import About, Outputs
-from posedet.skeleton import find_skeleton
-from posedet.training.checkpoint import load_weights
+from posedet.skeleton import Skeleton
+from posedet.training.checkpoint import load_weights, stored_skeleton
 
 
 class TorchSession:
     """A `posedet.session.Session` of a network, on the device where the network is."""
 
-    def __init__(self, network: PoseDetNet, config: Config, name: str) -> None:
-        skeleton = find_skeleton(config.model.skeleton)
+    def __init__(self, network: PoseDetNet, config: Config, skeleton: Skeleton, name: str) -> None:
         self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
         self._deployed = DeployedNet(network, config.decode.candidates).eval()
 
@@ -32,7 +31,8 @@ class TorchSession:
 
 def open_weights(path: Path, device: str = "cpu") -> TorchSession:
     """A posedet weights file, ready to run. Raises ModelError for any other file."""
-    tensors, config, _ = load_weights(path)
-    network = build_network(config.model, find_skeleton(config.model.skeleton))
+    tensors, config, info = load_weights(path)
+    skeleton = stored_skeleton(info, path)
+    network = build_network(config.model, skeleton)
     network.load_state_dict(tensors)
-    return TorchSession(network.to(device), config, path.stem)
+    return TorchSession(network.to(device), config, skeleton, path.stem)

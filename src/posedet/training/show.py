@@ -1,0 +1,256 @@
+"""What the network is trained on, as pictures: patches with their labels, positives and heatmap targets."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from posedet.config import Config
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.errors import ConfigError, DataError
+from posedet.files import write_atomically
+from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.skeleton import Skeleton
+from posedet.training.assignment import NOBODY, Selection, person_centres
+from posedet.training.batches import Batch, PhotoStream, collate
+from posedet.training.loop import Objective, without_empty
+from posedet.training.losses import heatmap_targets
+
+Colour = tuple[int, int, int]
+
+LEFT, RIGHT, MIDDLE, NOT_LEARNT = (64, 160, 255), (255, 140, 26), (245, 245, 235), (150, 150, 150)
+LEVELS: tuple[Colour, ...] = ((255, 220, 60), (90, 230, 120), (240, 110, 240), (110, 200, 255))
+IGNORED = (255, 70, 70)
+PAPER, INK = (24, 24, 28), (235, 235, 235)
+
+PANEL = 640  # pixels, about: patches are enlarged by a whole number
+LINE, GAP = 18, 8  # pixels: height of a line of text, space between panels
+
+
+class Sample(NamedTuple):
+    """One patch and everything that training makes of it."""
+
+    batch: Batch  # of this patch alone
+    proposals: Proposals
+    selection: Selection
+    centres: torch.Tensor  # (1, P, 2) of the persons, pixels of the patch
+    targets: list[torch.Tensor]  # (1, K, h, w) of every level; none without heatmaps
+    masks: list[torch.Tensor]  # (1, 1, h, w): 0 where nothing is learnt
+
+
+def show(
+    config: Config,
+    photos: list[AnnotatedPhoto],
+    repeats: list[int],
+    skeleton: Skeleton,
+    folder: Path,
+    *,
+    count: int = 12,
+) -> list[Path]:
+    """Draw the first `count` samples of a training run into `folder`, as PNG; returns the files.
+
+    Samples, assignment and heatmaps come from what training itself calls, so they are those of `posedet train` with the
+    same photos and settings. Raises DataError when there is no photo to train on.
+    """
+    if not config.data.empty_photos:
+        photos, repeats = without_empty(photos, repeats)
+    if not photos:
+        raise DataError("there are no photos to train on")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder}: cannot be made ({error.strerror}); choose another folder") from None
+    stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+    # Its weights do not matter: what counts is where its locations and the cells of its heatmaps lie.
+    network = build_network(config.model, skeleton).train()
+    files = []
+    for number in range(count):
+        picture = draw_sample(sample(network, stream, number, config), network, skeleton, number)
+        files.append(folder / f"sample-{number:04}.png")
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        write_atomically(files[-1], png.getvalue())
+    return files
+
+
+@torch.no_grad()
+def sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> Sample:
+    """Sample `number` of a run, with the same steps as in training."""
+    batch = collate([stream[number]])
+    objective = Objective(config, stream.skeleton, torch.device("cpu"))
+    # One embedding will do: none is looked at.
+    output = network(batch.images.float(), lambda _, logits: logits[:, :1].argmax(1, keepdim=True))
+    selection = objective.select(network, output.proposals, batch)
+    targets: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
+    if output.heatmaps:
+        targets, masks = heatmap_targets(network, output.heatmaps, batch, selection.persons, config)
+    centres = person_centres(batch, selection.persons, config.assign)
+    return Sample(batch, output.proposals, selection, centres, targets, masks)
+
+
+def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
+    """Three parts on one sheet: the labels, the positives on them, and below the heatmap targets of every level."""
+    image = drawn.batch.images[0].permute(1, 2, 0).numpy()
+    zoom = max(1, round(PANEL / image.shape[0]))
+    labels = _labels_panel(drawn, image, skeleton, zoom)
+    positives = _positives_panel(drawn, image, network.strides, zoom)
+    width = 2 * labels.width + GAP
+    levels = max(1, len(drawn.targets))
+    heatmaps = [
+        _heatmap_panel(target[0], mask[0, 0], image, (width - (levels - 1) * GAP) // levels, stride, colour)
+        for target, mask, stride, colour in zip(
+            drawn.targets, drawn.masks, network.heatmap_strides, LEVELS, strict=False
+        )
+    ]
+    height = LINE + labels.height + (GAP + heatmaps[0].height if heatmaps else 0)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    _write(sheet, 0, _title(drawn, number))
+    sheet.paste(labels, (0, LINE))
+    sheet.paste(positives, (labels.width + GAP, LINE))
+    for place, panel in enumerate(heatmaps):
+        sheet.paste(panel, (place * (panel.width + GAP), LINE + labels.height + GAP))
+    return sheet
+
+
+def _title(drawn: Sample, number: int) -> str:
+    persons = drawn.selection.persons
+    learnt, some = int(persons.valid.sum()), int(persons.labelled.any(2).sum())
+    regions = int((drawn.batch.ignored[0, :, 0] > -1e6).sum())
+    names = " + ".join(Path(source).name for source in drawn.batch.sources[0].split(" + "))
+    few = f", {some - learnt} with too few keypoints" if some > learnt else ""
+    return f"sample {number}: {names}: {learnt} learnt{few}; ignored regions: {regions}"
+
+
+def _labels_panel(drawn: Sample, image: NDArray[np.uint8], skeleton: Skeleton, zoom: int) -> Image.Image:
+    panel, brush = _panel(image, zoom, dark=0.0)
+    batch, persons = drawn.batch, drawn.selection.persons
+    for box, crowd in zip(batch.ignored[0].tolist(), batch.crowds[0].tolist(), strict=True):
+        if box[0] > -1e6:
+            _ignored_region(brush, _scaled(box, zoom), "nothing known here" if crowd else "keypoints not known")
+    for p in range(batch.keypoints.shape[1]):
+        if persons.labelled[0, p].any():
+            _person(brush, drawn, p, skeleton, zoom)
+    return _captioned(
+        panel,
+        [
+            ("labels: left blue, right orange, grey: too few keypoints to learn; red: ignored", INK),
+            ("disc: seen, ring: hidden, square: not known which; small: a teacher's, weight below 1", INK),
+        ],
+    )
+
+
+def _person(brush: ImageDraw.ImageDraw, drawn: Sample, p: int, skeleton: Skeleton, zoom: int) -> None:
+    batch, persons = drawn.batch, drawn.selection.persons
+    learnt, labelled = bool(persons.valid[0, p]), persons.labelled[0, p]
+    sides = [MIDDLE] * skeleton.num_keypoints
+    for left, right in skeleton.pairs:
+        sides[left], sides[right] = LEFT, RIGHT
+    if not learnt:
+        sides = [NOT_LEARNT] * skeleton.num_keypoints
+    brush.rectangle(_scaled(batch.boxes[0, p].tolist(), zoom), outline=INK if learnt else NOT_LEARNT)
+    points = [_scaled(point, zoom) for point in batch.keypoints[0, p].tolist()]
+    for a, b in skeleton.limbs:
+        if labelled[a] and labelled[b]:
+            brush.line([*points[a], *points[b]], sides[a] if sides[a] == sides[b] else sides[min(a, b)], 2)
+    for k, (x, y) in enumerate(points):
+        if not labelled[k]:
+            continue
+        radius = 2 + 3 * float(batch.weights[0, p, k])
+        box, visible = (x - radius, y - radius, x + radius, y + radius), float(batch.visible[0, p, k])
+        if visible < 0:
+            brush.rectangle(box, sides[k], PAPER)
+        else:
+            brush.ellipse(box, sides[k] if visible else None, PAPER if visible else sides[k], 1 if visible else 2)
+
+
+def _positives_panel(drawn: Sample, image: NDArray[np.uint8], strides: tuple[int, ...], zoom: int) -> Image.Image:
+    """Each positive location as the square of its cell, tied to the middle of the person that it learns."""
+    panel, brush = _panel(image, zoom, dark=0.55)
+    owner, persons = drawn.selection.owner[0], drawn.selection.persons
+    places, of = drawn.proposals.locations, drawn.proposals.strides
+    for m in (drawn.selection.ignored[0] & (of == strides[0])).nonzero()[:, 0].tolist():
+        x, y = _scaled(places[m].tolist(), zoom)
+        brush.point([(x, y), (x + 1, y), (x, y + 1), (x + 1, y + 1)], IGNORED)
+    counts = {stride: 0 for stride in strides}
+    for m in (owner != NOBODY).nonzero()[:, 0].tolist():
+        stride = int(of[m])
+        counts[stride] += 1
+        colour = LEVELS[strides.index(stride) % len(LEVELS)]
+        x, y = _scaled(places[m].tolist(), zoom)
+        half = stride * zoom / 2 - 1
+        brush.line([x, y, *_scaled(drawn.centres[0, owner[m]].tolist(), zoom)], colour)
+        brush.rectangle((x - half, y - half, x + half, y + half), outline=colour, width=2)
+    for p in persons.valid[0].nonzero()[:, 0].tolist():
+        box = [*persons.corners[0, p].tolist(), *(persons.corners[0, p] + persons.sizes[0, p]).tolist()]
+        brush.rectangle(_scaled(box, zoom), outline=INK)
+    levels = [
+        (f"stride {stride}: {counts[stride]} positives", LEVELS[level % len(LEVELS)])
+        for level, stride in enumerate(strides)
+    ]
+    return _captioned(
+        panel, [("positives: the cells that learn each person; dots: cells that learn nothing", INK)], levels
+    )
+
+
+def _heatmap_panel(
+    target: torch.Tensor, mask: torch.Tensor, image: NDArray[np.uint8], width: int, stride: int, colour: Colour
+) -> Image.Image:
+    """The largest target over all keypoints (K, h, w) in the level's colour, and red where the mask (h, w) is 0."""
+    side = image.shape[0]
+    heat, learnt = target.amax(0).numpy(), mask.numpy()
+    # A cell covers `stride` pixels; the last row and column may reach beyond the patch.
+    cells = np.stack([heat, 1 - learnt], -1).repeat(stride, 0).repeat(stride, 1)[:side, :side]
+    grey = image.mean(2, keepdims=True).repeat(3, 2) * 0.45
+    blended = grey * (1 - 0.5 * cells[..., 1:]) + 0.5 * cells[..., 1:] * np.array(IGNORED) * 0.5
+    blended = blended * (1 - cells[..., :1]) + cells[..., :1] * np.array(colour)
+    panel = Image.fromarray(blended.astype(np.uint8)).resize((width, width), Image.Resampling.NEAREST)
+    peaks = int((target == 1).sum())
+    return _captioned(
+        panel, [(f"heatmap targets, stride {stride}: {peaks} peaks", colour), ("red: nothing is learnt", INK)]
+    )
+
+
+def _panel(image: NDArray[np.uint8], zoom: int, *, dark: float) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    shaded = Image.fromarray((image * (1 - dark)).astype(np.uint8))
+    panel = shaded.resize((shaded.width * zoom, shaded.height * zoom), Image.Resampling.NEAREST)
+    return panel, ImageDraw.Draw(panel)
+
+
+def _ignored_region(brush: ImageDraw.ImageDraw, box: list[float], why: str) -> None:
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return
+    brush.rectangle(box, outline=IGNORED, width=2)
+    for offset in np.arange(8, (x2 - x1) + (y2 - y1), 16):
+        start = (x1 + min(offset, x2 - x1), y1 + max(0.0, offset - (x2 - x1)))
+        end = (x1 + max(0.0, offset - (y2 - y1)), y1 + min(offset, y2 - y1))
+        brush.line([start, end], IGNORED)
+    if x2 - x1 > 100 and y2 - y1 > LINE:
+        brush.text((x1 + 4, y1 + 3), why, INK, ImageFont.load_default(11), stroke_width=2, stroke_fill=PAPER)
+
+
+def _scaled(coordinates: list[float], zoom: int) -> list[float]:
+    """Pixels of the patch, centres at integers -> pixels of the panel, in Pillow's coordinates."""
+    return [(each + 0.5) * zoom - 0.5 for each in coordinates]
+
+
+def _captioned(
+    panel: Image.Image, lines: list[tuple[str, Colour]], row: list[tuple[str, Colour]] | None = None
+) -> Image.Image:
+    """The panel with two lines of text below, or one and then several texts side by side."""
+    out = Image.new("RGB", (panel.width, panel.height + LINE * 2), PAPER)
+    out.paste(panel, (0, 0))
+    for place, (text, colour) in enumerate(lines):
+        _write(out, panel.height + place * LINE, text, colour)
+    for place, (text, colour) in enumerate(row or []):
+        _write(out, panel.height + len(lines) * LINE, text, colour, left=place * panel.width // len(row or [0]))
+    return out
+
+
+def _write(picture: Image.Image, top: int, text: str, colour: Colour = INK, *, left: int = 0) -> None:
+    ImageDraw.Draw(picture).text((left + 6, top + 2), text, colour, ImageFont.load_default(12))
