@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posedet import PoseDet, Poses, __version__, cli, draw
+from posedet import PoseDet, Poses, __version__, cli_predict, draw
 from posedet.cli import main
 from posedet.data.sources import parse_data
 from posedet.errors import ConfigError, ModelError
@@ -300,7 +300,7 @@ def test_an_interruption_is_no_traceback(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "read_photo", interrupted)
+        patch.setattr(cli_predict, "read_photo", interrupted)
         outcome = posedet("predict", photos / "tennis.jpg", "--output", tmp_path, *ONE_CORE)
     assert (outcome.code, outcome.out, outcome.err) == (130, [], ["posedet: interrupted"])
     assert not any(tmp_path.iterdir())
@@ -321,7 +321,7 @@ def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "draw", broken)
+    monkeypatch.setattr(cli_predict, "draw", broken)
     with pytest.raises(ZeroDivisionError):
         main(["predict", str(photos / "tennis.jpg"), "--output", str(tmp_path), *ONE_CORE])
 

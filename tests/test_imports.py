@@ -27,10 +27,10 @@ MAY_IMPORT = {
     "session": BASE | {"openvino"},
     "detector": BASE | {"decode", "session"},
     "tta": BASE | {"decode", "detector"},
-    "cli": BASE
-    | {"__init__", "cli_data", "convert", "data", "detector", "draw", "evaluation", "export", "extras", "session"}
-    | {"training", "tta"},
-    "cli_data": BASE | {"data", "extras", "training"},
+    "cli": {"__init__", "cli_evaluation", "cli_predict", "cli_training", "detector", "errors"},
+    "cli_predict": BASE | {"__init__", "detector", "draw", "extras", "training"},
+    "cli_evaluation": BASE | {"cli_predict", "detector", "evaluation", "extras", "tta"},
+    "cli_training": BASE | {"convert", "data", "detector", "evaluation", "export", "extras", "session", "training"},
     "__main__": {"cli"},
     "__init__": {"detector", "draw", "errors", "poses", "skeleton"},
     "data": BASE | {"cv2", "yaml"},

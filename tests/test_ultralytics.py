@@ -1,28 +1,31 @@
-"""Ultralytics' pose format: photos, text files, and a data.yaml."""
+"""Ultralytics' pose format: the same people as in COCO's file, and every mistake named with its file and line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from posedet.data.ultralytics import read_ultralytics
-from posedet.errors import DataError
-from posedet.skeleton import COCO
+from posedet.data.annotations import read_annotations
+from posedet.data.sources import parse_data, read_sets
+from posedet.data.ultralytics import MAX_YAML_BYTES, labels_of, read_ultralytics
+from posedet.errors import DataError, PhotoError
+from posedet.image import size_of
+from posedet.skeleton import BODY19, COCO, Skeleton
 
 THREE = COCO.subset(["nose", "left_wrist", "right_wrist"])
+YAML = "path: .\ntrain: images\nkpt_shape: [3, 3]\nnames: {0: person}\nflip_idx: [0, 2, 1]\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labels").mkdir()
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (640, 400)).save(tmp_path / "images" / f"{name}.jpg")
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.4 0.8 0.5 0.25 2 0.25 0.5 1 0 0 0\n")
-    (tmp_path / "data.yaml").write_text(
-        "path: .\ntrain: images\nkpt_shape: [3, 3]\nnames: {0: person}\nflip_idx: [0, 2, 1]\n"
-    )
+    (tmp_path / "data.yaml").write_text(YAML)
     return tmp_path
 
 
@@ -32,11 +35,200 @@ def test_shares_become_pixels(folder: Path) -> None:
     (person,) = labelled.persons
     np.testing.assert_allclose(person.keypoints[:2], [[320, 100], [160, 200]])
     assert person.visibility.tolist() == [2, 1, 0]
+    assert person.visible.tolist() == [1, -1, -1]  # wrists are never seen in this set: its flags do not tell
     np.testing.assert_allclose(person.box, [192, 40, 448, 360])
+    assert person.area == pytest.approx(0.53 * 256 * 320)
+    assert not person.ignore
 
 
-def test_a_line_of_the_wrong_length_is_named(folder: Path) -> None:
-    (folder / "labels" / "b.txt").write_text("0 0.5 0.5 0.4 0.8 0.5 0.25\n")
-    with pytest.raises(DataError, match=r"b\.txt") as error:
+def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
+    """The shipped labels, written in this format as Ultralytics' own converter does it: divided by the sides."""
+    truth = json.loads((photos / "truth.json").read_text())
+    for name in ("images/val", "labels/val"):
+        (tmp_path / name).mkdir(parents=True)
+    sizes = {}
+    for image in truth["images"]:
+        (tmp_path / "images" / "val" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
+        sizes[image["id"]] = Path(image["file_name"]).stem, image["width"], image["height"]
+    for entry in truth["annotations"]:
+        if entry["iscrowd"]:
+            continue
+        stem, width, height = sizes[entry["image_id"]]
+        x, y, w, h = entry["bbox"]
+        values = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+        for k in range(17):
+            px, py, flag = entry["keypoints"][3 * k : 3 * k + 3]
+            values += [px / width, py / height, flag]
+        with (tmp_path / "labels" / "val" / f"{stem}.txt").open("a") as file:
+            file.write(f"0 {' '.join(map(repr, values))}\n")
+    flip = COCO.mirror.tolist()
+    (tmp_path / "data.yaml").write_text(
+        f"# as published\npath: ../datasets/none\ntrain: images/train\nval: images/val\ntest:\n\nkpt_shape: [17, 3]\n"
+        f"flip_idx: {flip}\nnames:\n  0: person\ndownload: |\n  import os\n  [not, yaml: at all\n"
+    )
+    found = {photo.path.name: photo for photo in read_ultralytics(tmp_path, COCO, "val")}
+    for photo in read_annotations(photos / "truth.json", photos, COCO):
+        other = found[photo.path.name]
+        assert other.size == photo.size
+        people = [person for person in photo.persons if not person.is_crowd]
+        assert len(other.persons) == len(people)
+        for person, twin in zip(people, other.persons, strict=True):
+            labelled = person.visibility > 0
+            np.testing.assert_array_equal(twin.visibility, person.visibility)
+            np.testing.assert_array_equal(twin.visible, person.visible)
+            np.testing.assert_allclose(twin.keypoints[labelled], person.keypoints[labelled], atol=1e-3)
+            np.testing.assert_allclose(twin.box, person.box, atol=1e-3)
+            assert twin.ignore == person.ignore
+
+
+def test_without_flags(folder: Path) -> None:
+    """Missing is what lies at (0, 0) or below 0; a keypoint on the photo's edge is none of these."""
+    (folder / "data.yaml").write_text(YAML.replace("[3, 3]", "[3, 2]"))
+    (folder / "labels" / "a.txt").write_text(
+        "0 0.5 0.5 0.4 0.8 0 0.25 0 0 -1 0.5\n0 0.5 0.5 0.4 0.8 0.5 0.25 0.1 0 1 1\n"
+    )
+    first, second = read_ultralytics(folder, THREE)[0].persons
+    assert (first.visibility > 0).tolist() == [True, False, False]
+    assert (second.visibility > 0).tolist() == [True, True, True]
+    assert first.visible.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("names", ["{0: [right_wrist, Nose, hat]}", "[right_wrist, Nose, hat]"])
+def test_names_of_the_file_are_found_in_any_order(folder: Path, names: str) -> None:
+    (folder / "data.yaml").write_text(YAML.replace("flip_idx: [0, 2, 1]\n", f"kpt_names: {names}\n"))
+    person = read_ultralytics(folder, BODY19)[0].persons[0]
+    assert np.flatnonzero(person.visibility).tolist() == [0, 10]
+    np.testing.assert_allclose(person.keypoints[[0, 10]], [[160, 200], [320, 100]])
+
+
+def test_folders_lists_and_roots(folder: Path) -> None:
+    """A folder, a list of folders, a text file of photos; `path` beside the file or not there; one `../` too many."""
+    (folder / "more" / "images" / "deep").mkdir(parents=True)
+    Image.new("RGB", (10, 10)).save(folder / "more" / "images" / "deep" / "c.png")
+    (folder / "list.txt").write_text("./images/b.jpg\n\nimages/a.jpg\n")
+
+    def names(train: str, root: str = ".") -> list[str]:
+        text = f"path: {root}\n" if root else ""
+        (folder / "data.yaml").write_text(text + YAML.partition("\n")[2].replace("train: images", f"train: {train}"))
+        return [photo.path.name for photo in read_ultralytics(folder, THREE)]
+
+    assert names("images") == names("images", "../datasets/none") == names("images", "") == ["a.jpg", "b.jpg"]
+    assert names("../images") == names(str(folder / "images")) == ["a.jpg", "b.jpg"]
+    assert names("images", str(folder)) == ["a.jpg", "b.jpg"]
+    assert names("[images, more/images, images]") == ["a.jpg", "b.jpg", "c.png"]
+    assert names("list.txt") == ["b.jpg", "a.jpg"]
+
+
+def test_where_labels_lie() -> None:
+    assert labels_of(Path("/x/images/images/train/a.b.jpg")) == Path("/x/images/labels/train/a.b.txt")
+    assert labels_of(Path("train/images/a.jpg")) == Path("train/labels/a.txt")
+    assert labels_of(Path("x/images.jpg")) == Path("x/images.txt")
+
+
+def test_data_of_the_command_line(folder: Path) -> None:
+    assert parse_data(f"{folder}*2") == (folder, Path("train"), 2)
+    assert parse_data("a/data.yaml:val") == (Path("a/data.yaml"), Path("val"), 1)
+    photos, repeats = read_sets([f"{folder}*3", str(folder / "data.yaml")], THREE)
+    assert [photo.path.name for photo in photos] == ["a.jpg", "b.jpg"] * 2
+    assert repeats == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.4 0.8 0.5 0.25", "7 numbers, expected 14 (5 + 3 x 3)"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 x" * 3, "expected numbers"),
+        ("0 0.5 0.5 0.4 nan" + " 0.5 0.5 2" * 3, "expected finite numbers"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 1e999 2" * 3, "expected finite numbers"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 3" * 3, "flags [3.0], expected 0, 1 or 2 after each x and y"),
+        ("0 0.5 0.5 0.4 0.8" + " 320 200 2" * 3, "a keypoint at 320, expected shares of the photo's sides"),
+        ("0 320 200 100 100" + " 0.5 0.5 2" * 3, "box [320.0, 200.0, 100.0, 100.0], expected shares"),
+        ("0 0.5 0.5 -0.1 0.1" + " 0.5 0.5 2" * 3, "box [0.5, 0.5, -0.1, 0.1], expected shares"),
+        ("0.5 0.5 0.5 0.1 0.1" + " 0.5 0.5 2" * 3, "class 0.5, expected a whole number from 0"),
+    ],
+)
+def test_a_bad_line_is_named(folder: Path, line: str, message: str) -> None:
+    (folder / "labels" / "b.txt").write_text(f"\n{line}\n")
+    with pytest.raises(DataError) as caught:
         read_ultralytics(folder, THREE)
-    assert "\n" not in str(error.value)
+    text = str(caught.value)
+    assert text.startswith(f"{folder}/labels/b.txt: line 2: ") and message in text
+    assert len(text.splitlines()) == 1
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "None, expected train, val, kpt_shape, names"),
+        ("- 1", "[1], expected train, val, kpt_shape, names"),
+        ("a: [", "not a YAML file"),
+        ("[" * 50_000, "not a YAML file"),
+        ("a: !!python/object/apply:os.system [ls]", "not a YAML file"),
+        (BOMB, "not a YAML file (a reference with *"),
+        ("x: " + "y" * MAX_YAML_BYTES, f"larger than {MAX_YAML_BYTES} bytes"),
+        (YAML.replace("[3, 3]", "[3]"), "kpt_shape: [3], expected [number of keypoints, 2 or 3]"),
+        (YAML.replace("[3, 3]", "[3, 4]"), "kpt_shape: [3, 4], expected"),
+        (YAML.replace("[3, 3]", "[1000000000, 3]"), "kpt_shape: [1000000000, 3], expected"),
+        (YAML.replace("kpt_shape", "kpt_shap"), "kpt_shape: None, expected"),
+        (YAML.replace("train: images", "train: none"), "train: no folder "),
+        (YAML.replace("train: images", "train: labels"), "train: no photos in 'labels'"),
+        (YAML.replace("train: images", "train:"), "train: None, expected a folder of photos"),
+        (YAML.replace("train: images", "train: [1]"), "train: [1], expected a folder of photos"),
+        (YAML + "kpt_names: [a, b]\n", "kpt_names: 2 names, kpt_shape says 3"),
+        (YAML + "kpt_names: [a, b, c]\n", "kpt_names: none is a keypoint of skeleton 'coco-3'"),
+        (YAML + "kpt_names: {0: 5}\n", "kpt_names: 5, expected a list of names"),
+        (YAML.replace("[0, 2, 1]", "[0, 1, 2]"), "flip_idx[1] is 1, but 'left_wrist' mirrors 'right_wrist'"),
+        (YAML.replace("[0, 2, 1]", "[0, 2, 2]"), "flip_idx: [0, 2, 2], expected each of 0 to 2 once"),
+        (YAML.replace("[0, 2, 1]", "[0, [1], 2]"), "flip_idx: [0, [1], 2], expected each of 0 to 2 once"),
+    ],
+)
+def test_a_bad_data_yaml_is_one_line(folder: Path, content: str, message: str) -> None:
+    (folder / "data.yaml").write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_ultralytics(folder, THREE)
+    assert str(caught.value).startswith(f"{folder}/data.yaml: {message}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_another_number_of_keypoints_says_what_to_do(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_ultralytics(folder, BODY19)
+    assert str(caught.value) == (
+        f"{folder}/data.yaml: kpt_shape: 3 keypoints without names (kpt_names), skeleton 'body19' has 19; "
+        "set model.skeleton to one of 3"
+    )
+
+
+def test_other_mistakes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(DataError, match=r"a folder without data\.yaml"):
+        read_ultralytics(tmp_path_factory.mktemp("empty"), THREE)
+    with pytest.raises(DataError, match=r"none\.yaml: no such file"):
+        read_ultralytics(folder / "none.yaml", THREE)
+    (folder / "labels" / "a.txt").rename(folder / "labels" / "c.txt")
+    with pytest.raises(DataError, match=r"train: 2 photos, none with labels such as .*/labels/a\.txt$"):
+        read_ultralytics(folder, THREE)
+    (folder / "images" / "b.jpg").write_bytes(b"no photo")
+    with pytest.raises(PhotoError, match=r"b\.jpg: not a photo"):
+        read_ultralytics(folder, THREE)
+
+
+def test_a_skeleton_without_pairs_needs_no_flip(folder: Path) -> None:
+    plain = Skeleton("plain", ("a", "b", "c"), (), (), (0.1,) * 3)
+    (folder / "data.yaml").write_text(YAML.replace("[0, 2, 1]", "[0, 1, 2]"))
+    assert len(read_ultralytics(folder, plain)[0].persons) == 1
+
+
+def test_the_size_of_a_turned_photo(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 30))
+    for orientation in range(1, 9):
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / "a.jpg", exif=exif)
+        assert size_of(tmp_path / "a.jpg") == ((30, 40) if orientation < 5 else (40, 30))
+    with pytest.raises(PhotoError, match=r"none\.jpg: no such file"):
+        size_of(tmp_path / "none.jpg")

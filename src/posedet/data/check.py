@@ -232,7 +232,8 @@ def _check_person(each: _Labelled, photo: _Photo, report: Report) -> None:
     where, person, skeleton = each
     x1, y1, x2, y2 = (float(side) for side in person.box)
     height, width = photo.size
-    if x2 <= x1 or y2 <= y1:
+    has_area = x2 > x1 and y2 > y1
+    if not has_area:
         report.add("box", f"{where}: the box has no area: {x2 - x1:g} x {y2 - y1:g}")
     elif x2 < 0 or y2 < 0 or x1 > width or y1 > height:
         box = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
@@ -240,30 +241,36 @@ def _check_person(each: _Labelled, photo: _Photo, report: Report) -> None:
     labelled = person.visibility > 0
     if person.is_crowd or not labelled.any():
         return
-
-    def outside(low: tuple[float, float], high: tuple[float, float], margin: float) -> NDArray[np.float32]:
-        """(K,) how far each keypoint lies beyond `margin`; 0 for those that do not, or are not labelled."""
-        away = np.maximum(np.array(low) - person.keypoints, person.keypoints - np.array(high)).max(1)
-        beyond: NDArray[np.float32] = np.where(labelled, away - margin, 0).clip(0)
-        return beyond
-
-    long_side = max(width, height)
-    beyond_photo = outside((0, 0), (width - 1, height - 1), PHOTO_MARGIN * long_side)
-    beyond_box = outside((x1, y1), (x2, y2), BOX_MARGIN * max(x2 - x1, y2 - y1))
-    for what, beyond in ((f"the photo of {width} x {height}", beyond_photo), ("the person's own box", beyond_box)):
-        if beyond.any():
-            k = int(beyond.argmax())
-            x, y = person.keypoints[k]
-            others = f" ({(beyond > 0).sum()} keypoints do)" if (beyond > 0).sum() > 1 else ""
-            text = f"{skeleton.keypoints[k]} at ({x:g}, {y:g}) lies far outside {what}{others}"
-            report.add(f"keypoint outside {what.partition(' of ')[0]}", f"{where}: {text}")
-            break
-    corner = [skeleton.keypoints[k] for k in np.flatnonzero(labelled & (person.keypoints == 0).all(1))]
-    if corner:
-        report.add("keypoint at (0, 0)", f"{where}: {', '.join(corner)} labelled at (0, 0); flag 0 if it is not known")
+    corner = labelled & (person.keypoints == 0).all(1)
+    if corner.any():
+        names = ", ".join(skeleton.keypoints[k] for k in np.flatnonzero(corner))
+        report.add("keypoint at (0, 0)", f"{where}: {names} labelled at (0, 0); flag 0 if it is not known")
+    _check_places(each, labelled & ~corner, photo.size, report, has_area=has_area)
     for first, second in _swapped(person, skeleton):
         text = f"left and right of {second} lie the other way round than those of {first}: most likely swapped"
         report.add("left and right swapped", f"{where}: {text}")
+
+
+def _check_places(
+    each: _Labelled, asked: NDArray[np.bool_], size: tuple[int, int], report: Report, *, has_area: bool
+) -> None:
+    """Keypoints (`asked`, (K,)) far outside the photo, or else far outside the person's own box."""
+    where, person, skeleton = each
+    height, width = size
+    extent = float((person.box[2:] - person.box[:2]).max())
+    limits = [("the photo", f" of {width} x {height}", (0, 0, width - 1, height - 1), PHOTO_MARGIN * max(size))]
+    if has_area:
+        limits.append(("the person's own box", "", tuple(person.box), BOX_MARGIN * extent))
+    for what, of, box, margin in limits:
+        away = np.maximum(np.array(box[:2]) - person.keypoints, person.keypoints - np.array(box[2:])).max(1)
+        beyond = asked & (away > margin)
+        if beyond.any():
+            k = int(np.where(beyond, away, -np.inf).argmax())
+            x, y = person.keypoints[k]
+            others = f" ({beyond.sum()} keypoints do)" if beyond.sum() > 1 else ""
+            text = f"{skeleton.keypoints[k]} at ({x:g}, {y:g}) lies far outside {what}{of}{others}"
+            report.add(f"keypoint outside {what}", f"{where}: {text}")
+            return
 
 
 def _swapped(person: Person, skeleton: Skeleton) -> Iterator[tuple[str, str]]:

@@ -130,7 +130,7 @@ def read_line(line: LabelLine, pose_set: PoseSet, size: tuple[int, int], num_key
     if np.abs(table[:, :2]).max() > MAX_SHARE:
         raise DataError(f"{where}: a keypoint at {np.abs(table[:, :2]).max():g}, expected shares of the photo's sides")
     if pose_set.has_flags and not np.isin(table[:, 2], (0, 1, 2)).all():
-        raise DataError(f"{where}: flags {sorted({*table[:, 2]})}, expected 0, 1 or 2 after each x and y")
+        raise DataError(f"{where}: flags {sorted({*table[:, 2].tolist()})}, expected 0, 1 or 2 after each x and y")
     flags = table[:, 2] if pose_set.has_flags else np.full(len(table), 1.0)
     if not pose_set.has_flags:
         # Ultralytics marks what is missing by a coordinate below 0; (0, 0) is what most tools write.

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from posedet.config import DataConfig
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.augment import Patch, make_patch
+from posedet.errors import PhotoError
 from posedet.skeleton import Skeleton
 
 
@@ -132,3 +133,13 @@ def batches(
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def next_batch(waiting: Iterator[Batch]) -> Batch:
+    """The next of `batches`. A photo that cannot be read is one line, also where a worker met it."""
+    try:
+        return next(waiting)
+    except PhotoError as error:
+        # From a worker it comes inside a traceback, of which the last line names it.
+        line = str(error).strip().splitlines()[-1]
+        raise PhotoError(line.removeprefix(f"{PhotoError.__module__}.{PhotoError.__name__}: ")) from None

@@ -25,7 +25,7 @@ from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.session import Session
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Persons, Selection, assign_coarse, choose_locations, in_ignored
-from posedet.training.batches import Batch, PhotoStream, batches
+from posedet.training.batches import Batch, PhotoStream, batches, next_batch
 from posedet.training.checkpoint import (
     MovingAverage,
     load_start,
@@ -148,7 +148,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             sums: dict[str, float] = {}
             for part in range(config.train.accumulate):
-                batch = next(waiting).to(place)
+                batch = next_batch(waiting).to(place)
                 terms = objective(wrapped, network, batch, step, part)
                 total = torch.stack(list(terms.values())).sum()
                 if not total.isfinite():

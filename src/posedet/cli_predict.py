@@ -1,0 +1,145 @@
+"""The command `posedet predict`, and the options of every command that runs a detector."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posedet import draw
+from posedet.errors import ConfigError, PhotoError
+from posedet.extras import needs
+from posedet.files import find_photos, one_line, picture_names, write_atomically
+from posedet.image import read_photo, write_photo
+
+if TYPE_CHECKING:
+    from posedet.detector import PoseDet
+    from posedet.poses import Poses
+
+
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+    predict = add("predict", "photos -> annotated pictures and poses.json", "predict team.jpg holiday/ --output found")
+    predict.add_argument(
+        "photos", nargs="+", metavar="PATH", help="photo, folder of photos, or quoted pattern such as 'trip/**/*.jpg'"
+    )
+    predict.add_argument(
+        "--output",
+        type=Path,
+        default=Path("poses"),
+        metavar="FOLDER",
+        help="for the pictures and poses.json, COCO results with file names (default: %(default)s)",
+    )
+    predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
+    add_detector_options(predict)
+    predict.set_defaults(command=_predict)
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_detector` reads."""
+    parser.add_argument("--model", help="ONNX file, or PyTorch weights (default: the shipped model)")
+    parser.add_argument(
+        "--skeleton", metavar="NAME", help="coco, crowdpose, a file, or names joined by commas: left_wrist,right_wrist"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="SHARE", help="leave out poses with a lower score (0 to 1)"
+    )
+    parser.add_argument(
+        "--long-side", type=int, metavar="PIXELS", help="of the network's input: more finds smaller people, slower"
+    )
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
+
+
+def open_detector(options: argparse.Namespace) -> "PoseDet":
+    """The detector that the options ask for."""
+    from posedet.detector import PoseDet
+
+    skeleton = options.skeleton
+    if skeleton is not None and "," in skeleton:
+        skeleton = [name.strip() for name in skeleton.split(",")]
+    model = options.model
+    if model is not None and model.endswith(".safetensors"):
+        needs("... --model x.safetensors", "train", ("torch", "safetensors"))
+        from posedet.training.torch_session import open_weights
+
+        model = open_weights(Path(model))
+    return PoseDet(
+        model,
+        skeleton=skeleton,
+        score_threshold=options.score_threshold,
+        long_side=options.long_side,
+        runtime=options.runtime,
+        threads=options.threads,
+    )
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    photos = find_photos(options.photos)
+    detector = open_detector(options)
+    pictures = [options.output / name for name in picture_names(photos)]
+    _prepare_output(options.output, photos, pictures)
+    results: list[dict[str, object]] = []
+    rows: list[tuple[str, str]] = []
+    num_people = num_failed = 0
+    for image_id, (photo, picture) in enumerate(
+        tqdm(list(zip(photos, pictures, strict=True)), unit="photo", disable=None), start=1
+    ):
+        try:
+            poses = _annotate(detector, photo, picture, scores=options.scores)
+        except PhotoError as error:
+            num_failed += 1
+            rows.append((one_line(photo), "failed"))
+            tqdm.write(f"posedet: {error}", file=sys.stderr)
+            continue
+        num_people += len(poses)
+        best = f", best score {poses.scores[0]:.2f}" if len(poses) else ""
+        rows.append((one_line(photo), _count(len(poses), "person", "people") + best))
+        results += [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
+    write_atomically(options.output / "poses.json", json.dumps(results).encode())
+    width = min(60, max(len(name) for name, _ in rows))
+    for name, found in rows:
+        print(f"{name:<{width}}  {found}")
+    total = f"{_count(len(photos), 'photo', 'photos')}, {_count(num_people, 'person', 'people')}"
+    print(f"{total}{f', {num_failed} failed' if num_failed else ''} -> {one_line(options.output)}")
+    return 1 if num_failed else 0
+
+
+def _prepare_output(folder: Path, photos: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Make the folder; refuse one in which a picture would take the place of a photo."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"--output {one_line(folder)}: cannot be made ({reason}); choose another folder") from None
+    originals = {_identity(photo) for photo in photos} - {None}
+    for picture in pictures:
+        if _identity(picture) in originals:
+            raise ConfigError(
+                f"--output {one_line(folder)}: {one_line(picture)} is one of the photos and would be lost"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The file itself, by whatever name; None if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _annotate(detector: "PoseDet", photo: Path, picture: Path, *, scores: bool) -> "Poses":
+    """Draw the poses of one photo into a picture."""
+    array = read_photo(photo)
+    poses = detector(array)
+    write_photo(picture, draw(array, poses, scores=scores))
+    return poses
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,193 @@
+"""The commands around training: `posedet data check | data show | train | plot | export | convert`."""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posedet.errors import ConfigError
+from posedet.extras import needs
+from posedet.files import one_line, photo_folder
+
+if TYPE_CHECKING:
+    from posedet.session import Session
+
+DATA = "JSON[:FOLDER][*N]"
+DATA_HELP = (
+    "COCO-style annotations, the folder of their photos (default: beside the JSON, same name), and how often each "
+    "photo is seen an epoch; or a folder or data.yaml in Ultralytics' format, with :val for another part than train; "
+    "repeatable"
+)
+
+
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+    data = add("data", "check annotations, or show what is trained on", "data check train.json")
+    whats = data.add_subparsers(required=True, metavar="WHAT")
+
+    check = whats.add_parser("check", help="find impossible annotations and photos: a line each, exit code 1 if any")
+    check.add_argument(
+        "annotations", type=Path, help="COCO-style JSON, or a folder or data.yaml in Ultralytics' format"
+    )
+    check.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="of the photos; of a data.yaml its part (train, val)"
+    )
+    check.add_argument(
+        "--skeleton", metavar="NAME", help="the keypoints to look at: coco, ..., or a file (default: the annotations')"
+    )
+    check.set_defaults(command=_check)
+
+    show = whats.add_parser("show", help="draw patches, labels, positives and heatmaps exactly as they are trained on")
+    show.add_argument("preset", help="a preset's name, or a TOML file")
+    show.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
+    show.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the pictures")
+    show.add_argument("--count", type=int, default=12, help="how many samples, from the first on (%(default)s)")
+    show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    show.set_defaults(command=_show)
+
+    plot = add("plot", "the curves of a training run (needs posedet[train])", "plot runs/a")
+    plot.add_argument("run", type=Path, help="folder of the run")
+    plot.add_argument("--output", type=Path, help="the .png, .svg or .pdf to write (default: curves.png in the run)")
+    plot.set_defaults(command=_plot)
+
+    train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
+    train.add_argument("preset", help="a preset's name, or a TOML file")
+    train.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
+    train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
+    train.add_argument(
+        "--start",
+        metavar="FILE",
+        help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
+    )
+    train.add_argument("--validate", type=Path, metavar="JSON", help="annotations to measure AP on while training")
+    train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
+    train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
+    train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
+    train.set_defaults(command=_train)
+
+    export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
+    export.add_argument("weights", type=Path, help="weights.safetensors of a run")
+    export.add_argument("output", type=Path, help="the ONNX file to write")
+    export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
+    export.set_defaults(command=_export)
+
+    convert = add(
+        "convert",
+        "official PoseDet checkpoint -> weights (needs posedet[export])",
+        "convert official.pth weights.safetensors --preset dla34-coco",
+    )
+    convert.add_argument("checkpoint", help="the official .pth: a path, or https://...#sha256=HEX")
+    convert.add_argument("output", type=Path, help="the safetensors file to write")
+    convert.add_argument("--preset", required=True, help="the checkpoint's network: a preset's name, or a TOML file")
+    convert.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    convert.set_defaults(command=_convert)
+
+
+def _check(options: argparse.Namespace) -> int:
+    needs("data check", "train", ("cv2", "yaml"))
+    from posedet.data.check import check
+    from posedet.skeleton import skeleton_for
+
+    skeleton = None if options.skeleton is None else skeleton_for(options.skeleton)
+    report = check(options.annotations, options.photos, skeleton)
+    for finding in report.findings:
+        print(one_line(finding.text))
+    kinds = Counter(finding.kind for finding in report.findings)
+    counted = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+    without = f" ({report.num_unlabelled} without labelled keypoints)" if report.num_unlabelled else ""
+    seen = f"{report.num_photos} photos, {report.num_persons} people{without}"
+    print(f"{one_line(options.annotations)}: {seen}; {counted or 'nothing wrong found'}")
+    return 1 if report.findings else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    needs("data show", "train", ("torch", "cv2", "safetensors", "yaml"))
+    from posedet.config import load_config
+    from posedet.data.sources import read_sets
+    from posedet.training.checkpoint import named_skeleton
+    from posedet.training.show import show
+
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}: expected at least 1")
+    config = load_config(options.preset, options.set)
+    skeleton = named_skeleton(config.model.skeleton)
+    photos, repeats = read_sets(options.data, skeleton)
+    files = show(config, photos, repeats, skeleton, options.output, count=options.count)
+    print(f"{len(files)} samples -> {one_line(options.output)}")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    needs("plot", "train", ("matplotlib", "torch"))
+    from posedet.training.plot import plot
+
+    print(f"curves -> {one_line(plot(options.run, options.output))}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
+    from posedet.config import load_config
+    from posedet.data.sources import read_sets
+    from posedet.training.checkpoint import skeleton_to_train
+    from posedet.training.loop import train
+
+    config = load_config(options.preset, options.set)
+    skeleton = skeleton_to_train(config.model.skeleton, options.run)
+    photos, repeats = read_sets(options.data, skeleton)
+    weights = train(
+        config,
+        photos,
+        repeats,
+        options.run,
+        start=options.start,
+        skeleton=skeleton,
+        device=options.device,
+        workers=options.workers,
+        compiled=options.compile,
+        validate=_validation(options.validate) if options.validate else None,
+        validate_every=options.validate_every,
+    )
+    print(f"trained -> {weights}")
+    return 0
+
+
+def _validation(annotations: Path) -> "Callable[[Session], dict[str, float]]":
+    """What measures a network on annotated photos while it is trained."""
+    needs("train --validate", "train", ("pycocotools",))
+    from posedet.detector import PoseDet
+    from posedet.evaluation.protocols import protocol_for
+    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+
+    def validate(session: "Session") -> dict[str, float]:
+        detector = PoseDet(session, score_threshold=EVALUATED_SCORE)
+        scores = evaluate(detector, annotations, photo_folder(annotations), protocol_for(detector.skeleton))
+        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
+
+    return validate
+
+
+def _export(options: argparse.Namespace) -> int:
+    needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
+    from posedet.export import export
+
+    difference = export(options.weights, options.output, half=options.half)
+    size = options.output.stat().st_size / 1e6
+    print(f"{options.output}: {size:.1f} MB, equal to PyTorch to {difference:.1g} pixels")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    needs("convert", "export", ("torch", "safetensors"))
+    from posedet.config import load_config
+    from posedet.convert import convert
+
+    conversion = convert(options.checkpoint, options.output, load_config(options.preset, options.set))
+    for name, reason in conversion.dropped.items():
+        print(f"dropped {name}: {reason}")
+    placed, dropped = len(conversion.weights), len(conversion.dropped)
+    print(f"{options.output}: {placed} tensors placed, {dropped} dropped, none missing")
+    return 0
