@@ -1,9 +1,11 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from posedet import PoseDet
+from served import Server, serving
 
 # A busy machine is no failure.
 settings.register_profile("posedet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,3 +22,13 @@ def detector() -> PoseDet:
 def photos() -> Path:
     """The folder of the shipped photos."""
     return Path(__file__).parent.parent / "photos"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server, and a cache of downloads for this test alone, `cache` in its folder."""
+    monkeypatch.setenv("POSEDET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("POSEDET_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as server:
+        yield server

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 import zlib
 from pathlib import Path
 
@@ -189,6 +190,20 @@ def test_good_and_bad_photos_together(posedet, good_and_bad: Path, tmp_path: Pat
     assert found == {name: 1 + [path.name for path in order].index(name) for name in found}
 
 
+def test_several_at_once_give_what_one_at_a_time_gives(posedet, good_and_bad: Path, tmp_path: Path) -> None:
+    """Of a dozen photos, good and bad, in the same order; with two cores each has one."""
+    outcomes = {
+        cores: posedet("predict", good_and_bad, "--output", tmp_path / cores, "--threads", cores) for cores in "12"
+    }
+    one, two = (outcomes[cores] for cores in "12")
+    assert two.code == one.code == 1
+    assert two.err == one.err
+    assert two.out[:-1] == one.out[:-1]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "2").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "1").iterdir()
+    }
+
+
 def test_only_bad_photos(posedet, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("Dear diary")
     outcome = posedet("predict", tmp_path / "text.jpg", "--output", tmp_path / "output", *ONE_CORE)
@@ -299,11 +314,28 @@ def test_an_interruption_is_no_traceback(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(cli_predict, "read_photo", interrupted)
-        outcome = posedet("predict", photos / "tennis.jpg", "--output", tmp_path, *ONE_CORE)
-    assert (outcome.code, outcome.out, outcome.err) == (130, [], ["posedet: interrupted"])
-    assert not any(tmp_path.iterdir())
+    for cores in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(cli_predict, "read_photo", interrupted)
+            outcome = posedet("predict", photos, "--output", tmp_path, "--threads", cores)
+        assert (outcome.code, outcome.out, outcome.err) == (130, [], ["posedet: interrupted"])
+        assert not any(tmp_path.iterdir())
+
+
+def test_huge_photos_take_turns(posedet, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    present, most = [], []
+
+    def read(path: Path) -> np.ndarray:
+        present.append(path)
+        most.append(len(present))
+        time.sleep(0.01)
+        present.remove(path)
+        return read_photo(path)
+
+    monkeypatch.setattr(cli_predict, "HUGE_PIXELS", 1000)
+    monkeypatch.setattr(cli_predict, "read_photo", read)
+    assert posedet("predict", photos, "--output", tmp_path, "--threads", 2, "--long-side", 128).code == 0
+    assert most == [1] * 8
 
 
 def test_a_reader_that_leaves_is_no_traceback(photos: Path, tmp_path: Path) -> None:

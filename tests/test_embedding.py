@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from posedet.model import network
 from posedet.model.embedding import PoseEmbedding, TapTable, sample
+from slow_bilinear import slow_bilinear
 
 NUM_IMAGES, CHANNELS, WIDTH = 2, 3, 5
 
@@ -14,17 +15,6 @@ NUM_IMAGES, CHANNELS, WIDTH = 2, 3, 5
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-
-
-def slow_bilinear(field: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(C,) value of the map (C, h, w) at a place in cells: four corners, those outside count as zero."""
-    left, top = x.detach().floor().item(), y.detach().floor().item()
-    value = torch.zeros(field.shape[0], dtype=torch.float64)
-    for column, across in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, down in ((top, top + 1 - y), (top + 1, y - top)):
-            if 0 <= row < field.shape[1] and 0 <= column < field.shape[2]:
-                value = value + across * down * field[:, int(row), int(column)]
-    return value
 
 
 def slow_sample(

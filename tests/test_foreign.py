@@ -1,16 +1,10 @@
-"""Files of other programs: read as data, refused in one line, fetched whole or not at all."""
+"""Files of other programs: read as data, or refused in one line."""
 
-import hashlib
 import io
 import os
 import pickle
-import socket
-import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,7 +20,8 @@ from posedet.model.network import PoseDetNet, build_network
 from posedet.skeleton import BODY19, COCO, find_skeleton
 from posedet.training import foreign
 from posedet.training.checkpoint import load_start
-from posedet.training.foreign import load_pth, local_file
+from posedet.training.foreign import load_pth
+from served import Answer, Server
 
 STATE = OrderedDict(a=torch.arange(6.0).view(2, 3), b=nn.Parameter(torch.ones(2)), c=torch.tensor(3))
 
@@ -153,125 +148,6 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
             assert "\n" not in str(error)
 
 
-# --- downloads ---
-
-
-class Server:
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.asked = folder, 0
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(handler) -> None:
-                self.asked += 1
-                super().do_GET()
-
-            def log_message(handler, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-
-    def url(self, name: str, content: bytes, digits: int = 64) -> str:
-        checksum = hashlib.sha256(content).hexdigest()[:digits]
-        return f"http://127.0.0.1:{self.http.server_port}/{name}#sha256={checksum}"
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    (tmp_path / "served").mkdir()
-    server = Server(tmp_path / "served")
-    thread = threading.Thread(target=server.http.serve_forever)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
-
-
-def cached(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache" / "posedet").glob("*"))
-
-
-def test_a_path_is_left_alone():
-    assert local_file("a/b.pth") == Path("a/b.pth")
-    assert local_file(Path("http.pth")) == Path("http.pth")
-
-
-@pytest.mark.parametrize("digits", [8, 64])
-def test_download_once(server: Server, tmp_path: Path, digits: int):
-    content = packed(STATE)
-    (server.folder / "dla34-x.pth").write_bytes(content)
-    url = server.url("dla34-x.pth", content, digits)
-    path = local_file(url)
-    assert path.read_bytes() == content
-    assert path.suffix == ".pth"
-    url, _, checksum = url.partition("#sha256=")
-    assert local_file(f"{url}#sha256={checksum.upper()}") == path
-    assert server.asked == 1
-    assert cached(tmp_path) == [path.name]
-
-
-def test_a_damaged_cache_is_fetched_again(server: Server):
-    (server.folder / "a.pth").write_bytes(b"content")
-    url = server.url("a.pth", b"content")
-    local_file(url).write_bytes(b"damaged")
-    assert local_file(url).read_bytes() == b"content"
-    assert server.asked == 2
-
-
-def failure(source: str) -> str:
-    with pytest.raises(ModelError) as caught:
-        local_file(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_another_file_than_expected(server: Server, tmp_path: Path):
-    (server.folder / "a.pth").write_bytes(b"something else")
-    url = server.url("a.pth", b"content")
-    found = hashlib.sha256(b"something else").hexdigest()
-    assert failure(url) == f"{url.partition('#')[0]}: what came has SHA-256 {found}, expected {url[-64:]}; not used"
-    assert cached(tmp_path) == []
-
-
-def test_a_file_that_is_not_there(server: Server, tmp_path: Path):
-    url = server.url("b.pth", b"content")
-    message = "not available (404 File not found); download it by other means and give its path"
-    assert failure(url) == f"{url.partition('#')[0]}: {message}"
-    assert cached(tmp_path) == []
-
-
-def test_a_file_without_end(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (server.folder / "a.pth").write_bytes(bytes(2000))
-    monkeypatch.setattr(foreign, "MAX_BYTES", 1000)
-    assert failure(server.url("a.pth", bytes(2000))).endswith("/a.pth: larger than 1000 bytes")
-    assert cached(tmp_path) == []
-
-
-def test_offline(server: Server):
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/a.pth"
-    message = failure(f"{url}#sha256={'0' * 64}")
-    assert message.startswith(f"{url}: could not be reached (")
-    assert message.endswith("refused); if offline, download it by other means and give its path")
-
-
-@pytest.mark.parametrize("end", ["", "#sha256=", "#sha256=1234567", "#sha256=" + "g" * 64, "#md5=" + "0" * 32])
-def test_a_url_without_checksum(end: str):
-    assert failure(f"https://example.org/a.pth{end}") == (
-        f"https://example.org/a.pth{end}: expected a URL that ends in #sha256=HEX, the file's checksum (8 to 64 digits)"
-    )
-
-
-def test_names_in_urls_stay_in_the_cache(server: Server, tmp_path: Path):
-    content = b"content"
-    (server.folder / "a b").write_bytes(content)
-    path = local_file(server.url("..%2f..%2f../a%20b?x=../y", content))
-    assert path.parent == tmp_path / "cache" / "posedet"
-
-
 # --- start weights ---
 
 
@@ -306,7 +182,7 @@ def test_public_backbones_start_a_network(
     network = network_of(preset)
     tensors = backbone_tensors(network)
     content = packed(tensors | {name: torch.zeros(shape) for name, shape in classifier.items()})
-    (server.folder / file_name).write_bytes(content)
+    server.answers[file_name] = Answer(content)
     untouched = {name: tensor.clone() for name, tensor in network.state_dict().items() if "backbone" not in name}
     url = server.url(file_name, content)
     left = ", ".join(f"backbone.{name}" for name in classifier)

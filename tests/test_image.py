@@ -7,8 +7,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.errors import PhotoError
-from posedet.image import FORMATS, GREY, MAX_FILE_BYTES, Letterbox, read_photo, write_photo
+from posedet.image import FORMATS, GREY, MAX_FILE_BYTES, Letterbox, network_input, read_photo, write_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -582,3 +584,71 @@ def test_shipped_photos_are_those_of_the_truth_and_of_the_credits() -> None:
         row = rf"\| `{image['file_name']}` \| {image['id']} \| \[CC BY(-SA)? 2\.0\]\(\S+\) \| <http\S+\.jpg> \|"
         assert re.search(row, credits), image["file_name"]
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_200_000
+
+
+# --- from a file to the network's input ------------------------------------------------------------------------------
+
+
+def fitted(photo_size: tuple[int, int]) -> Letterbox:
+    return Letterbox.fit(photo_size, long_side=160)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("size", [(60, 90), (160, 96), (231, 170)])
+def test_the_input_is_the_letterboxed_photo(form: str, size: tuple[int, int], tmp_path: Path) -> None:
+    path = written(tmp_path, "photo", encoded(smooth_photo(*size), form))
+    photo = read_photo(path)
+    for each in (path, str(path), photo):
+        letterbox, image = network_input(each, fitted)
+        assert letterbox == fitted(size)
+        assert_array_equal(image, letterbox.apply(photo))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(960, 1280), (1001, 1283), (2003, 997), (480, 643)])
+def test_a_large_jpeg_is_decoded_smaller_without_moving_anything(
+    size: tuple[int, int], orientation: int, tmp_path: Path
+) -> None:
+    """Spots near all corners stay where they are to a fiftieth of a pixel, however the photo is turned."""
+    height, width = size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    spots = [(0.06 * width + 0.3, 0.1 * height), (0.95 * width, 0.08 * height)]
+    spots += [(0.93 * width, 0.96 * height), (0.1 * width, 0.9 * height)]
+    radius = max(size) / 50
+    photo = sum(np.exp(-(np.square(x - a) + np.square(y - b)) / (2 * radius**2)) * 220 for a, b in spots)
+    grey = np.repeat(np.clip(photo, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = written(tmp_path, "photo.jpg", encoded(grey, "JPEG", quality=95, exif=exif))
+    upright = read_photo(path)
+    letterbox, image = network_input(path, fitted)
+    assert letterbox == fitted(upright.shape[:2])
+    expected = letterbox.apply(upright)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).max() <= 6
+    high, wide = letterbox.resized_size
+    for rows in (slice(0, high // 2), slice(high // 2, high)):
+        for columns in (slice(0, wide // 2), slice(wide // 2, wide)):
+            assert_allclose(centroid(image[rows, columns]), centroid(expected[rows, columns]), atol=0.02)
+
+
+def test_a_large_jpeg_is_decoded_in_a_fraction_of_the_time(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    path = written(tmp_path, "photo.jpg", encoded(noise, "JPEG"))
+
+    def seconds(action: Callable[[], object]) -> float:
+        start = time.thread_time()
+        action()
+        return time.thread_time() - start
+
+    reduced = min(seconds(lambda: network_input(path, fitted)) for _ in range(3))
+    assert reduced < 0.6 * min(seconds(lambda: fitted((2400, 3200)).apply(read_photo(path))) for _ in range(3))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_a_large_truncated_jpeg_is_refused(share: float, tmp_path: Path) -> None:
+    content = encoded(smooth_photo(1200, 1600), "JPEG")
+    path = written(tmp_path, "photo.jpg", content[: int(len(content) * share)])
+    with pytest.raises(PhotoError) as caught:
+        network_input(path, fitted)
+    assert str(caught.value) == refusal(path)

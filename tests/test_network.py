@@ -11,6 +11,7 @@ from posedet.model.deployed import DeployedNet
 from posedet.model.embedding import TapTable, sample
 from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.skeleton import BODY19, COCO, find_skeleton
+from slow_bilinear import slow_bilinear
 
 # The paper's head on a small backbone, with few channels: the same code, but fast.
 SMALL = ["model.backbone=mobilenetv2", "model.channels=32", "model.tap_channels=32", "model.embedding_channels=32"]
@@ -176,7 +177,8 @@ VARIANTS = {
     "paper, refined twice": ("dla34-coco", "model.refinements=2"),
     "ours": ("posedet-s",),
     "ours, judged when coarse": ("posedet-s", "model.score_at=coarse"),
-    "ours, never refined": ("posedet-s", "model.refinements=0"),
+    "ours, never refined": ("posedet-s", "model.refinements=0", "model.local_channels=0"),
+    "ours, refined locally alone": ("posedet-s", "model.refinements=0"),
     "ours, everywhere": ("posedet-s", "model.presence=false"),
 }
 
@@ -284,6 +286,7 @@ def test_who_learns_from_what_in_ours():
     common = {"backbone", "pyramid"}
     assert reached(network, output.poses[0]) == reached(network, output.proposals.presence) == common | {"bypass"}
     assert reached(network, output.poses[2]) == common | {"bypass", "score_taps", "refinements"}
+    assert reached(network, output.poses[3]) == common | {"bypass", "score_taps", "refinements", "local"}
     assert reached(network, output.logits) == common | {"score_taps", "score"}
     assert reached(network, output.keypoint_logits) == common | {"score_taps", "score"}
     assert reached(network, output.heatmaps[0]) == common | {"score_taps", "heatmap"}
@@ -315,3 +318,41 @@ def test_a_tenth_reaches_the_bypass(branch, presence):
     whole = torch.autograd.grad((again * goal).sum(), positions)[0]
     assert whole.abs().max() > 0
     torch.testing.assert_close(gradient, whole / 10, atol=1e-5 * whole.abs().max().item(), rtol=1e-3)
+
+
+def seen(field: Tensor, place: Tensor, cell: int, across: int, down: int) -> Tensor:
+    """(C,) of a map (C, h, w) of `cell` pixels, some cells beside a place in pixels."""
+    beside = place + torch.tensor([across, down]) * cell
+    x, y = (beside - (cell - 1) / 2) / cell
+    return slow_bilinear(field, x, y)
+
+
+def test_local_refinement_in_plain_loops():
+    """Nine bilinear samples a cell of the finer map apart, two layers for each keypoint, in float64."""
+    network = small("posedet-s", "model.local_channels=6").eval()
+    with torch.no_grad():
+        for parameter in network.local.parameters():
+            parameter.normal_()
+    photo = images()
+    with torch.no_grad():
+        maps = network.pyramid(network.backbone((photo - network.image_mean) / network.image_std))
+        output = network(photo, lambda proposals, presence: torch.tensor([[3, 97], [101, 50]]))
+    taps = [field.double() for field in network.score_taps(maps.taps)]
+    weights = {name: parameter.detach().double() for name, parameter in network.local.named_parameters()}
+    sizes = [field.shape[2] * field.shape[3] for field in maps.levels]
+    for b, s in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        location = output.chosen[b, s].item()
+        level = [location < sum(sizes[: n + 1]) for n in range(3)].index(True)
+        cell = (4, 8, 16)[level]
+        before = output.poses[-2][b, s].double()
+        field = taps[level][b]
+        embedding = sum(seen(field, before[k], cell, 0, 0) @ weights["embedding.weight"][k] for k in range(19)).relu()
+        context = (weights["context.weight"] @ embedding + weights["context.bias"]).view(19, 6)
+        for k in range(19):
+            around = torch.cat(
+                [seen(field, before[k], cell, across, down) for down in (-1, 0, 1) for across in (-1, 0, 1)]
+            )
+            moved = (around @ weights["look"][k] + context[k]).relu() @ weights["output"][k]
+            torch.testing.assert_close(
+                output.poses[-1][b, s, k].double(), before[k] + moved * cell, atol=1e-2, rtol=1e-4
+            )

@@ -176,7 +176,9 @@ def test_shapes(preset, side, num_locations, no_autocast):
     k = skeleton.num_keypoints
     output = meta_network(preset, skeleton)(torch.empty(2, 3, side, side, device="meta"))
     assert output.chosen is None
-    assert [pose.shape for pose in output.poses] == [(2, num_locations, k, 2)] * (1 + config.model.refinements)
+    assert [pose.shape for pose in output.poses] == [(2, num_locations, k, 2)] * (
+        1 + config.model.refinements + bool(config.model.local_channels)
+    )
     assert output.logits.shape == (2, num_locations)
     fineness = 2 if config.model.fine_taps else 1
     sides = [side * fineness // stride for stride in config.model.strides]

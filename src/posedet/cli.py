@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from posedet import __version__, cli_evaluation, cli_predict, cli_training
+from posedet import __version__, cli_benchmark, cli_evaluation, cli_predict, cli_training, cli_weights
 from posedet.errors import PoseDetError
 
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return command
 
-    for group in (cli_predict, cli_evaluation, cli_training):
+    for group in (cli_predict, cli_evaluation, cli_benchmark, cli_training, cli_weights):
         group.add_commands(add)
 
     info = add("info", "what a model file says of itself", "info model.onnx")

@@ -3,11 +3,20 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posedet.cli_predict import add_detector_options, open_detector
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import photo_folder
+from posedet.files import one_line, photo_folder
+from posedet.reproduce.tables import TABLES
+
+if TYPE_CHECKING:
+    from posedet.detector import PoseDet
+    from posedet.evaluation.protocols import Protocol
+
+# Of the protocols: those of COCO-style files, as they are.
+_PLAIN_PROTOCOLS = ("coco", "crowdpose")
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
@@ -26,9 +35,32 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         choices=("paper", "merged"),
         help="six sizes, each also mirrored; duplicates dropped as in the paper, or averaged (better)",
     )
+    evaluate.add_argument(
+        "--results", type=Path, metavar="FILE", help="score these results in COCO's format, of any program; run nothing"
+    )
     evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
     add_detector_options(evaluate)
     evaluate.set_defaults(command=_evaluate)
+
+    errors = add("errors", "what a model is bad at, as an HTML page", "errors coco-dev.json --output errors.html")
+    errors.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    errors.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page, complete in one file")
+    errors.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    errors.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
+    errors.add_argument(
+        "--results", type=Path, metavar="FILE", help="results in COCO's format, of any program, in place of a model's"
+    )
+    add_detector_options(errors)
+    errors.set_defaults(command=_errors)
+
+    stress = add("stress", "AP on photos altered one way at a time", "stress coco-dev.json --output stress --count 100")
+    stress.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    stress.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for stress.md, .json and .png")
+    stress.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    stress.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
+    stress.add_argument("--count", type=int, metavar="PHOTOS", help="take so many, evenly spread (default: all)")
+    add_detector_options(stress)
+    stress.set_defaults(command=_stress)
 
     reproduce = add("reproduce", "a table or figure of the paper", "reproduce figure3 --data val.json --output figure3")
     whats = reproduce.add_subparsers(required=True, metavar="WHAT")
@@ -36,6 +68,33 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     figure3.add_argument("--data", type=Path, required=True, help="CrowdPose's annotations; photos are not needed")
     figure3.add_argument("--output", type=Path, required=True, help="folder for figure3.png, .md and .json")
     figure3.set_defaults(command=_figure3)
+    for table in TABLES.values():
+        parser = whats.add_parser(table.name, help=table.title, description=table.title)
+        _add_table_options(parser, runs=", ".join(table.runs))
+        parser.set_defaults(command=_table, table=table)
+
+
+def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="JSON", help="annotated photos to evaluate on")
+    add("--photos", type=Path, metavar="FOLDER", help="of these photos (default: beside the JSON, same name)")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its runs and evaluations")
+    add("--train-data", action="append", default=[], metavar="JSON[:FOLDER][*N]", help="as of train --data; repeatable")
+    add("--start", action="append", default=[], metavar="[RUN=]FILE", help="start weights of all runs, or of one")
+    add(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="RUN=FILE",
+        help=f"take these instead of training; repeat for several seeds. Runs: {runs}",
+    )
+    add("--only", action="append", default=[], metavar="RUN", help="train this run alone; repeatable")
+    add("--preset", help="of all runs, in place of the paper's (not for tables of presets)")
+    add("--protocol", choices=("coco", "crowdpose"), help="rules for our figures (default: the paper's)")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting of all rows")
+    add("--seeds", type=int, default=1, help="train each run so many times (%(default)s)")
+    add("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    add("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -45,6 +104,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.tta import Augmented
 
+    if options.results is not None:
+        return _evaluate_results(options)
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
     if options.protocol is not None and options.skeleton is None:
@@ -61,9 +122,104 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_results(options: argparse.Namespace) -> int:
+    """Of a file: only what a benchmark is matters, nothing of the detector."""
+    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+    from posedet.evaluation.report import score_table
+    from posedet.evaluation.run import evaluate_file
+    from posedet.skeleton import COCO, skeleton_for
+
+    _refuse_with_results(options, "model", "tta", "photos", "long_side", "score_threshold")
+    skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
+    protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
+    scores = evaluate_file(options.results, options.annotations, protocol, output=options.output)
+    print(score_table({str(options.results): scores}))
+    return 0
+
+
+def _refuse_with_results(options: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} does not go with --results: nothing is run")
+
+
 def _figure3(options: argparse.Namespace) -> int:
     needs("reproduce figure3", "train", ("matplotlib", "pycocotools"))
     from posedet.evaluation.upper_bound import reproduce_figure3
 
     print(reproduce_figure3(options.data, options.output))
     return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    name = options.table.name
+    needs(f"reproduce {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
+    from posedet.reproduce.run import Request, reproduce
+
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: expected at least 1")
+    request = Request(
+        table=options.table,
+        data=options.data,
+        photos=options.photos or photo_folder(options.data),
+        output=options.output,
+        train_data=options.train_data,
+        start=options.start,
+        weights=options.weights,
+        only=options.only,
+        preset=options.preset,
+        protocol=options.protocol,
+        settings=options.set,
+        seeds=options.seeds,
+        device=options.device,
+        workers=options.workers,
+    )
+    print(reproduce(request), end="")
+    return 0
+
+
+def _errors(options: argparse.Namespace) -> int:
+    needs("errors", "train", ("pycocotools",))
+    from posedet.evaluation.error_report import report_errors
+    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+    from posedet.skeleton import COCO, skeleton_for
+
+    folder: Path | None = options.photos or photo_folder(options.annotations)
+    if options.results is None:
+        predict, protocol = _judged_detector(options)
+        found = report_errors(options.annotations, predict, protocol, options.output, folder, name=predict.about.name)
+    else:
+        _refuse_with_results(options, "model", "long_side", "score_threshold")
+        skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
+        protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
+        # The page can do without pictures, unless they are asked for.
+        folder = folder if options.photos is not None or (folder and folder.is_dir()) else None
+        found = report_errors(options.annotations, options.results, protocol, options.output, folder)
+    for finding in found:
+        print(f"- {finding.headline}. {finding.text}")
+    print(f"-> {one_line(options.output)}")
+    return 0
+
+
+def _stress(options: argparse.Namespace) -> int:
+    needs("stress", "train", ("matplotlib", "pycocotools"))
+    from posedet.evaluation.stress import stress
+
+    predict, protocol = _judged_detector(options)
+    folder = options.photos or photo_folder(options.annotations)
+    model = options.model or predict.about.name
+    print(stress(predict, options.annotations, folder, protocol, options.output, count=options.count, model=model))
+    return 0
+
+
+def _judged_detector(options: argparse.Namespace) -> "tuple[PoseDet, Protocol]":
+    """The detector as AP needs it, weak poses and the protocol's keypoints, and the protocol."""
+    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+    from posedet.evaluation.run import EVALUATED_SCORE
+
+    if options.protocol is not None and options.skeleton is None:
+        options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
+    if options.score_threshold is None:
+        options.score_threshold = EVALUATED_SCORE
+    detector = open_detector(options)
+    return detector, PROTOCOLS[options.protocol] if options.protocol else protocol_for(detector.skeleton)

@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +15,18 @@ from posedet import draw
 from posedet.errors import ConfigError, PhotoError
 from posedet.extras import needs
 from posedet.files import find_photos, one_line, picture_names, write_atomically
-from posedet.image import read_photo, write_photo
+from posedet.image import read_photo, size_of, write_photo
+from posedet.parallel import available_cores, in_order
+from posedet.weights import model_file
 
 if TYPE_CHECKING:
     from posedet.detector import PoseDet
     from posedet.poses import Poses
+    from posedet.session import Session
+
+# Photos on their way at the same time: each holds its pixels and the network's maps. More cores share these.
+MOST_AT_ONCE = 8
+HUGE_PIXELS = 50_000_000
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
@@ -39,7 +49,9 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """The options that `open_detector` reads."""
-    parser.add_argument("--model", help="ONNX file, or PyTorch weights (default: the shipped model)")
+    parser.add_argument(
+        "--model", help="ONNX file or PyTorch weights: name, path or URL#sha256=HEX (default: posedet-s)"
+    )
     parser.add_argument(
         "--skeleton", metavar="NAME", help="coco, crowdpose, a file, or names joined by commas: left_wrist,right_wrist"
     )
@@ -53,19 +65,20 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
 
 
-def open_detector(options: argparse.Namespace) -> "PoseDet":
-    """The detector that the options ask for."""
+def open_detector(options: argparse.Namespace, *, at_once: int = 1) -> "PoseDet":
+    """The detector that the options ask for; see `PoseDet` for `at_once`."""
     from posedet.detector import PoseDet
 
     skeleton = options.skeleton
     if skeleton is not None and "," in skeleton:
         skeleton = [name.strip() for name in skeleton.split(",")]
-    model = options.model
-    if model is not None and model.endswith(".safetensors"):
+    file = None if options.model is None else model_file(options.model)
+    model: Path | Session | None = file
+    if file is not None and file.suffix == ".safetensors":
         needs("... --model x.safetensors", "train", ("torch", "safetensors"))
         from posedet.training.torch_session import open_weights
 
-        model = open_weights(Path(model))
+        model = open_weights(file)
     return PoseDet(
         model,
         skeleton=skeleton,
@@ -73,6 +86,7 @@ def open_detector(options: argparse.Namespace) -> "PoseDet":
         long_side=options.long_side,
         runtime=options.runtime,
         threads=options.threads,
+        at_once=at_once,
     )
 
 
@@ -80,21 +94,21 @@ def _predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     photos = find_photos(options.photos)
-    detector = open_detector(options)
+    at_once = max(1, min(len(photos), options.threads or available_cores(), MOST_AT_ONCE))
+    detector = open_detector(options, at_once=at_once)
     pictures = [options.output / name for name in picture_names(photos)]
     _prepare_output(options.output, photos, pictures)
+    annotate = _Annotator(detector, scores=options.scores)
     results: list[dict[str, object]] = []
     rows: list[tuple[str, str]] = []
     num_people = num_failed = 0
-    for image_id, (photo, picture) in enumerate(
-        tqdm(list(zip(photos, pictures, strict=True)), unit="photo", disable=None), start=1
-    ):
-        try:
-            poses = _annotate(detector, photo, picture, scores=options.scores)
-        except PhotoError as error:
+    annotated = in_order(annotate, zip(photos, pictures, strict=True), at_once)
+    progress = tqdm(annotated, total=len(photos), unit="photo", disable=None)
+    for image_id, (photo, poses) in enumerate(zip(photos, progress, strict=True), start=1):
+        if isinstance(poses, PhotoError):
             num_failed += 1
             rows.append((one_line(photo), "failed"))
-            tqdm.write(f"posedet: {error}", file=sys.stderr)
+            tqdm.write(f"posedet: {poses}", file=sys.stderr)
             continue
         num_people += len(poses)
         best = f", best score {poses.scores[0]:.2f}" if len(poses) else ""
@@ -133,12 +147,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _annotate(detector: "PoseDet", photo: Path, picture: Path, *, scores: bool) -> "Poses":
-    """Draw the poses of one photo into a picture."""
-    array = read_photo(photo)
-    poses = detector(array)
-    write_photo(picture, draw(array, poses, scores=scores))
-    return poses
+class _Annotator:
+    """Draws the poses of photos into pictures; many threads may call it."""
+
+    def __init__(self, detector: "PoseDet", *, scores: bool) -> None:
+        self._detector, self._scores = detector, scores
+        self._alone = threading.Lock()
+
+    def __call__(self, files: tuple[Path, Path]) -> "Poses | PhotoError":
+        """From a photo to its picture: the poses, or why there is no picture."""
+        photo, picture = files
+        try:
+            # One of the huge ones at a time: each takes gigabytes.
+            with self._alone if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
+                array = read_photo(photo)
+                poses = self._detector(array)
+                write_photo(picture, draw(array, poses, scores=self._scores))
+        except PhotoError as error:
+            return error
+        return poses
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -40,6 +40,7 @@ class ModelConfig:
     # box of the coarse pose, or at the mean pose of the training set around the location.
     representation: Literal["pose", "centre", "box", "anchors"]
     refinements: int  # 1 = the paper's; 0 = coarse poses alone
+    local_channels: int  # width of one more refinement, of every keypoint by what is around it alone; 0 = none
     score_at: Literal["coarse", "refined"]  # where the score's embedding samples
     keypoint_scores: bool  # predict the visibility of every keypoint
     heatmaps: bool  # auxiliary supervision in training
@@ -199,6 +200,7 @@ _LEAST: dict[str, dict[str, float]] = {
         "bypass_depth": 0,
         "branch_depth": 0,
         "refinements": 0,
+        "local_channels": 0,
     },
     "data": {"patch": 64, "flip": 0, "rotation_deg": 0, "colour": 0, "mosaic": 0},
     "assign": {"min_keypoints": 1, "level_divisor": 1e-3, "positives": 1, "selected": 0},

@@ -14,6 +14,7 @@ import torch
 
 from posedet import __version__
 from posedet.errors import ModelError
+from posedet.lean import fold_norms
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
 from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
@@ -49,6 +50,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         partial = Path(folder) / output.name
         _write_onnx(deployed, partial)
         model = onnx.load(partial)
+        fold_norms(model)
         _store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)

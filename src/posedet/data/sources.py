@@ -1,7 +1,10 @@
 """Where training data comes from: what `--data` names, in whichever format it is."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
 from posedet.data.ultralytics import is_ultralytics, read_ultralytics
@@ -9,12 +12,15 @@ from posedet.errors import ConfigError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton
 
+log = logging.getLogger(__name__)
+
 
 def read_sets(texts: Sequence[str], skeleton: Skeleton) -> tuple[list[AnnotatedPhoto], list[int]]:
     """All photos of several sets, and how often each is seen an epoch.
 
     Each text is `JSON[:FOLDER][*N]` for COCO-style annotations, `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]` for
-    Ultralytics' format, of which the part `train` is taken unless another is named.
+    Ultralytics' format, of which the part `train` is taken unless another is named. Keypoints that no set labels are
+    named in the log: they will not be learnt.
     """
     photos: list[AnnotatedPhoto] = []
     repeats: list[int] = []
@@ -26,7 +32,16 @@ def read_sets(texts: Sequence[str], skeleton: Skeleton) -> tuple[list[AnnotatedP
             photo_set = read_annotations(path, beside, skeleton)
         photos += photo_set
         repeats += [times] * len(photo_set)
+    _name_unlabelled(photos, skeleton)
     return photos, repeats
+
+
+def _name_unlabelled(photos: Sequence[AnnotatedPhoto], skeleton: Skeleton) -> None:
+    persons = [person for photo in photos for person in photo.persons if not person.ignore]
+    labelled = np.any([person.visibility > 0 for person in persons], axis=0)
+    if persons and not labelled.all():
+        names = [name for name, known in zip(skeleton.keypoints, labelled, strict=True) if not known]
+        log.warning("no photo labels %s: not learnt", ", ".join(names))
 
 
 def parse_data(text: str) -> tuple[Path, Path, int]:

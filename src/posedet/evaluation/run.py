@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from posedet.data.coco_json import entries, identity, present, read_json
 from posedet.data.ochuman import coco_form
-from posedet.errors import DataError
+from posedet.errors import ConfigError, DataError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import write_report
@@ -55,6 +55,23 @@ def evaluate(
         write_atomically(output / "results.json", json.dumps(results).encode())
         write_report(output / "report.json", {"model": model, "truth": str(truth), **scores.to_dict()})
         partial.unlink(missing_ok=True)
+    return scores
+
+
+def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Path | None = None) -> KeypointAP:
+    """Score results in COCO's format, of whatever program, by `protocol`; with `output`, report.json is written there.
+
+    Raises ConfigError for a protocol of cut photos: results on whole photos do not fit it.
+    """
+    if protocol.view == "cropped":
+        raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")
+    data: Any = truth
+    if protocol.form == "ochuman":
+        data = coco_form(read_json(truth), str(truth))
+    scores = evaluate_keypoints(data, results, protocol)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_report(output / "report.json", {"results": str(results), "truth": str(truth), **scores.to_dict()})
     return scores
 
 

@@ -33,6 +33,35 @@ class EmbeddingBranch(nn.Module):
         return output
 
 
+class LocalRefinement(nn.Module):
+    """Every keypoint is moved by what lies around it: features at 3 x 3 places, and the whole pose's embedding.
+
+    Ours: one vector for all keypoints knows the pose, but hardly the exact place of each.
+    """
+
+    def __init__(self, num_keypoints: int, inputs: int, width: int) -> None:
+        super().__init__()
+        self.embedding = PoseEmbedding(num_keypoints, inputs, width)
+        self.context = nn.Linear(width, num_keypoints * width)
+        self.look = nn.Parameter(torch.empty(num_keypoints, len(AROUND) * inputs, width))
+        self.output = nn.Parameter(torch.empty(num_keypoints, width, 2))
+        nn.init.normal_(self.embedding.weight, std=(2 / (num_keypoints * inputs)) ** 0.5)
+        nn.init.normal_(self.look, std=(1 / (len(AROUND) * inputs)) ** 0.5)
+        nn.init.normal_(self.output, std=0.01)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """samples: (B, S, K, 9, inputs), the middle one at the keypoint -> corrections (B, S, K, 2) in cells, x, y."""
+        batch, poses, keypoints = samples.shape[:3]
+        context = self.context(torch.relu(self.embedding(samples[:, :, :, len(AROUND) // 2])))
+        look = torch.einsum("bski,kiw->bskw", samples.flatten(3), self.look)
+        hidden = torch.relu(look + context.view(batch, poses, keypoints, -1))
+        return torch.einsum("bskw,kwc->bskc", hidden, self.output)
+
+
+# Where a local refinement looks, in cells of the map that it reads.
+AROUND = tuple((x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
+
+
 class HeatmapBranch(nn.Module):
     """Auxiliary supervision: joint maps from every level while training; gone afterwards (paper sec. 3.4)."""
 

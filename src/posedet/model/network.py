@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import ModelConfig
-from posedet.model.branches import EmbeddingBranch, HeatmapBranch
+from posedet.model.branches import AROUND, EmbeddingBranch, HeatmapBranch, LocalRefinement
 from posedet.model.bypass import PRIOR_LOGIT, Bypass
 from posedet.model.dla import DLA34
 from posedet.model.embedding import TapTable, sample
@@ -130,6 +130,13 @@ class PoseDetNet(nn.Module):
         with torch.no_grad():
             self.score.output.bias[0] = PRIOR_LOGIT
         self.refinements = nn.ModuleList(branch(2 * num_keypoints) for _ in range(config.refinements))
+        self.around: Tensor
+        self.register_buffer("around", torch.tensor(AROUND), persistent=False)
+        self.local = (
+            LocalRefinement(num_keypoints, config.tap_channels, config.local_channels)
+            if config.local_channels
+            else None
+        )
         # Shared towers learn from the heatmaps what they are sampled for; the paper's branch starts from the pyramid.
         heatmap_channels = config.tap_channels if config.share_towers else config.channels
         self.heatmap_strides = self.tap_strides if config.share_towers else config.strides
@@ -205,6 +212,13 @@ class PoseDetNet(nn.Module):
             correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2)).flip(-1)
             # The correction learns what is missing; the pose that it corrects is not pulled along (official code).
             poses.append(poses[-1].detach() + correction * unit)
+        if self.local is not None:
+            # Cells of the maps that are read, which may be finer than the level.
+            cell = unit[..., None] * (self.tap_strides[0] / self.strides[0])
+            places = _soften(poses[-1])[..., None, :] + self.around * cell
+            samples = sample(table, places.flatten(2, 3), index)
+            samples = samples.view(*places.shape[:-1], -1)
+            poses.append(poses[-1].detach() + self.local(samples) * cell[..., 0])
         return tuple(poses)
 
     def _score(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from posedet.config import Config, config_from_dict
 from posedet.errors import DataError, ModelError
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
-from posedet.training.foreign import MAX_BYTES, load_pth, local_file
+from posedet.training.foreign import load_pth
 from posedet.training.joints import carry_over
+from posedet.weights import MAX_BYTES, local_file
 
 FORMAT = "posedet-1"
 

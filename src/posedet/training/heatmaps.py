@@ -65,25 +65,26 @@ def own_level_targets(
     targets, masks = [], []
     for number, ((height, width), stride) in enumerate(zip(sizes, strides, strict=True)):
         shift = origin * (stride - 1)
-        target = torch.zeros(num_images, num_keypoints, height, width, device=device)
-        mask = torch.ones(num_images, 1, height, width, device=device)
-        xs = torch.arange(width, device=device)
-        ys = torch.arange(height, device=device)
+        xs, ys = torch.arange(width, device=device), torch.arange(height, device=device)
         cell_x, cell_y = xs * stride + shift, ys * stride + shift
         foreign = torch.where((persons.valid & (levels != number))[..., None], batch.boxes, -1e6)
-        for box in torch.cat((persons.ignored, foreign), 1).unbind(1):
-            inside_x = (cell_x >= box[:, :1]) & (cell_x <= box[:, 2:3])
-            inside_y = (cell_y >= box[:, 1:2]) & (cell_y <= box[:, 3:])
-            mask[:, 0] *= ~(inside_y[:, :, None] & inside_x[:, None])
-        for b, p in (persons.valid & (levels == number)).nonzero().tolist():
-            x, y = ((batch.keypoints[b, p] - shift) / stride).unbind(-1)  # (K,) cells
-            near_x = (-(xs - x[:, None]).square() / (2 * sigma**2)).exp()
-            near_y = (-(ys - y[:, None]).square() / (2 * sigma**2)).exp()
-            labelled = persons.labelled[b, p, :, None, None]
-            # 0.99: a keypoint exactly on a cell must not make a second peak.
-            blob = 0.99 * near_y[:, :, None] * near_x[:, None] * labelled
-            peak = (ys == y.round()[:, None])[:, :, None] & (xs == x.round()[:, None])[:, None] & labelled
-            target[b] = torch.maximum(target[b], torch.where(peak, 1.0, blob))
+        x1, y1, x2, y2 = (side[..., None] for side in torch.cat((persons.ignored, foreign), 1).unbind(-1))
+        inside_x = ((cell_x >= x1) & (cell_x <= x2)).float()  # (B, Q, w)
+        inside_y = ((cell_y >= y1) & (cell_y <= y2)).float()
+        mask = (inside_y.transpose(1, 2) @ inside_x == 0).float()[:, None]
+        b, p = (persons.valid & (levels == number)).nonzero().unbind(1)
+        cells = (batch.keypoints[b, p] - shift) / stride  # (n, K, 2)
+        labelled = persons.labelled[b, p]
+        near_x = (-(xs - cells[..., :1]).square() / (2 * sigma**2)).exp()
+        near_y = (-(ys - cells[..., 1:]).square() / (2 * sigma**2)).exp() * labelled[..., None]
+        # 0.99: a keypoint exactly on a cell must not make a second peak.
+        blobs = 0.99 * near_y[..., None] * near_x[:, :, None]
+        target = torch.zeros(num_images, num_keypoints, height, width, device=device)
+        for image, blob in zip(b.tolist(), blobs, strict=True):
+            target[image] = torch.maximum(target[image], blob)
+        column, row = cells.round().long().unbind(-1)
+        n, k = (labelled & (column >= 0) & (column < width) & (row >= 0) & (row < height)).nonzero().unbind(1)
+        target[b[n], k, row[n, k], column[n, k]] = 1.0
         targets.append(target)
         masks.append(torch.maximum(mask, (target.amax(1, keepdim=True) > KNOWN).float()))
     return targets, masks

@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -109,6 +111,10 @@ def train(
     about = {"config": config.to_dict(), "command": sys.argv, "version": __version__, "torch": torch.__version__}
 
     if compiled:
+        if place.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+            raise ConfigError(
+                "--compile needs a C++ compiler, and g++ is not found; install one or leave out --compile"
+            )
         network.backbone.compile()
     wrapped: nn.Module = network
     if processes.world > 1:
@@ -159,6 +165,8 @@ def train(
                     sums[name] = sums.get(name, 0.0) + term / config.train.accumulate
             scaler.unscale_(optimiser)
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
+            if not (norm.isfinite() or scaler.is_enabled()):  # float16 skips such a step and goes on
+                raise DataError(f"step {step}: the gradient is not finite; photos: {', '.join(batch.sources)}")
             scaler.step(optimiser)
             scaler.update()
             if average is not None:
@@ -166,7 +174,12 @@ def train(
 
             progress.update(config.train.batch_size)
             if log_file is not None:
-                line: dict[str, Any] = {"step": step, "loss": sum(sums.values()), "gradient": norm.item(), **sums}
+                line: dict[str, Any] = {
+                    "step": step,
+                    "loss": sum(sums.values()),
+                    "gradient": norm.item() if norm.isfinite() else None,
+                    **sums,
+                }
                 line |= {"rate": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
                 log_file.write(json.dumps(line) + "\n")
                 if step % 20 == 0:
@@ -301,6 +314,7 @@ def make_optimiser(network: PoseDetNet, config: TrainConfig) -> torch.optim.Opti
             ]
             weight_decay = config.weight_decay if decayed else 0.0
             groups.append({"params": parameters, "weight_decay": weight_decay, "base_rate": rate, "lr": rate})
+    # Not fused: it reads raw memory, in which restored moments may lie in another order than the weights.
     return torch.optim.AdamW(groups) if config.optimiser == "adamw" else torch.optim.Adam(groups)
 
 

@@ -1,0 +1,1 @@
+"""How fast the paper's models are on a GPU, and how far from its limits: `posedet benchmark --device cuda`."""

@@ -1,0 +1,172 @@
+"""What a benchmark found: a table for people, JSON with every sample for machines, a picture of where the time goes."""
+
+import io
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Timed, totals
+from posedet.benchmark.timing import Spread, interleaved, ratio
+from posedet.benchmark.workers import TITLES, Alternative, open_all
+from posedet.files import write_atomically
+
+MODEL_ROW = "model (network + poses + NMS), as papers measure speed"
+TOTAL_ROW = "file to poses, as a user feels it"
+_STAGE_ROWS = {
+    "decode": "decode the file",
+    "preprocess": "resize and pad",
+    "network": "network",
+    "poses": "poses from its output",
+    "nms": "NMS",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Alternatives that took turns on the same photos; the first is the one that ratios refer to."""
+
+    alternatives: dict[str, Alternative]
+    precision: dict[str, str]
+    samples: dict[str, list[Timed]]  # one photo at a time, in the same order for all
+    batches: dict[int, dict[str, list[Timed]]]  # network alone, for each photo; our own models only
+    num_photos: int
+    load: float | None  # how many other programs wanted the processor before
+
+    def ms(self, name: str, stages: Sequence[str]) -> list[float] | None:
+        """Milliseconds of some stages together, run by run; None where the alternative does not have them."""
+        return totals(self.samples[name], stages)
+
+    def of_first(self, name: str, stages: Sequence[str]) -> Spread | None:
+        """How many times as long as the first alternative, moment by moment."""
+        mine, reference = self.ms(name, stages), self.ms(next(iter(self.samples)), stages)
+        return None if mine is None or reference is None else ratio(mine, reference)
+
+
+def compare(
+    alternatives: dict[str, Alternative], photos: Sequence[str], *, rounds: int, batches: Sequence[int] = ()
+) -> Comparison:
+    """Time all alternatives on all photos, `rounds` times, in turns; and each of `batches` on the first photo."""
+    load = busy()
+    with ExitStack() as stack:
+        workers = open_all(alternatives, stack)
+        samples = interleaved({name: worker.measure for name, worker in workers.items()}, photos, rounds)
+        own = {name: worker for name, worker in workers.items() if not alternatives[name].foreign}
+        in_batches = {}
+        for batch in batches:
+            calls = {
+                name: (lambda photo, worker=worker, batch=batch: worker.measure(photo, batch=batch))
+                for name, worker in own.items()
+            }
+            in_batches[batch] = interleaved(calls, photos[:1], rounds)
+        precision = {name: worker.precision for name, worker in workers.items()}
+    return Comparison(alternatives, precision, samples, in_batches, len(photos), load)
+
+
+def busy() -> float | None:
+    """How many programs have wanted the processor in the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def conditions(comparison: Comparison) -> str:
+    """What the numbers hold for, in a line or two."""
+    first = next(iter(comparison.alternatives.values()))
+    rounds = len(next(iter(comparison.samples.values()))) // comparison.num_photos
+    lines = [
+        f"Photos: {comparison.num_photos}, {rounds} rounds, one at a time and warm, threads: {first.threads}.",
+        "ms: median (quartiles). Alternatives take turns, each in a process of its own; ratios are of one turn.",
+    ]
+    if comparison.load is not None and comparison.load > 0.5:
+        lines.append(f"The machine was busy before (load {comparison.load:.1f}): trust the ratios, not the times.")
+    return "\n".join(lines)
+
+
+def table(comparison: Comparison) -> str:
+    """A column for each alternative, a row for each stage."""
+    names = list(comparison.samples)
+    first = names[0]
+    rows: list[tuple[str, list[str]]] = [("", names)]
+    for stage in STAGES:
+        rows.append((_STAGE_ROWS[stage], [_shown(comparison.ms(name, [stage])) for name in names]))
+    for title, stages in ((MODEL_ROW, MODEL_STAGES), (TOTAL_ROW, (TOTAL,))):
+        rows.append((title, [_shown(comparison.ms(name, stages)) for name in names]))
+    for title, stages in (("network", ("network",)), ("file to poses", (TOTAL,))):
+        cells = [str(comparison.of_first(name, stages) or "-") for name in names[1:]]
+        if cells:
+            rows.append((f"{title}: times that of {first}", ["1", *cells]))
+    for batch, samples in comparison.batches.items():
+        cells = [_shown(totals(samples.get(name, []), ("network",))) for name in names]
+        rows.append((f"network, {batch} photos at once, for each", cells))
+    rows.append(("arithmetic", [comparison.precision[name] for name in names]))
+    peaks = [comparison.samples[name][-1].peak_memory_mb for name in names]
+    rows.append(("peak memory of the process, MB", ["-" if peak is None else f"{peak:.0f}" for peak in peaks]))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Titles to the left, cells to the right, below each other."""
+    left = max(len(title) for title, _ in rows)
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    return "\n".join(
+        "  ".join([title.ljust(left), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))]).rstrip()
+        for title, cells in rows
+    )
+
+
+def _shown(samples: Sequence[float] | None) -> str:
+    return "-" if samples is None else str(Spread.of(samples))
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """All of it for JSON, each sample too."""
+    return {
+        "conditions": conditions(comparison).splitlines(),
+        "load_before": comparison.load,
+        "alternatives": {
+            name: {
+                **asdict(alternative),
+                "engine": TITLES[alternative.engine],
+                "precision": comparison.precision[name],
+                "peak_memory_mb": comparison.samples[name][-1].peak_memory_mb,
+                "num_people": [timed.num_people for timed in comparison.samples[name]],
+                "ms": _columns(comparison.samples[name]),
+                "network_ms_in_batches": {
+                    str(batch): _columns(samples[name])["network"]
+                    for batch, samples in comparison.batches.items()
+                    if name in samples
+                },
+            }
+            for name, alternative in comparison.alternatives.items()
+        },
+    }
+
+
+def _columns(samples: Sequence[Timed]) -> dict[str, dict[str, Any]]:
+    columns = {stage: [timed.ms[stage] for timed in samples] for stage in samples[0].ms}
+    return {stage: {**Spread.of(column)._asdict(), "samples": column} for stage, column in columns.items()}
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """A bar for each alternative, its stages one after the other, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(comparison.samples)), layout="constrained")
+    axis = figure.subplots()
+    left = dict.fromkeys(comparison.samples, 0.0)
+    for stage in STAGES:
+        widths = [Spread.of(comparison.ms(name, [stage]) or [0.0]).median for name in left]
+        axis.barh(list(left), widths, left=list(left.values()), label=_STAGE_ROWS[stage])
+        left = {name: left[name] + width for name, width in zip(left, widths, strict=True)}
+    axis.invert_yaxis()
+    axis.set_xlabel("ms for a photo (medians)")
+    figure.legend(ncols=len(STAGES), loc="outside upper center", fontsize="small", frameon=False)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG, atomically."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    write_atomically(path, png.getvalue())

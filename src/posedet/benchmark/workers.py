@@ -1,0 +1,137 @@
+"""Alternatives, each in a process of its own.
+
+In one process the threads of one runtime disturb the next (1.5 ms were measured as 14), and peak memory is nobody's.
+"""
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
+from posedet.errors import ConfigError, PoseDetError
+from posedet.extras import needs
+from posedet.session import open_session
+
+Engine = Literal["onnxruntime", "openvino", "pytorch"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+TITLES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pytorch": "PyTorch"}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What to run: a posedet model in an engine, or with `foreign` any model file, in OpenVINO."""
+
+    model: str
+    engine: Engine
+    threads: int
+    foreign: bool = False
+
+    def open(self) -> Subject:
+        """Make it ready. Raises ModelError or ConfigError naming what is wrong."""
+        path = Path(self.model)
+        if self.foreign:
+            from posedet.benchmark.peers import open_peer
+
+            return open_peer(path, self.threads)
+        if self.engine == "pytorch":
+            needs("benchmark --engines pytorch", "train", ("torch", "safetensors"))
+            return _pytorch(path, self.threads)
+        session = open_session(path, runtime=self.engine, threads=self.threads)
+        # The names of ONNX operators stand in the file as they are.
+        return Ours(session, QUANTISED if b"QuantizeLinear" in path.read_bytes() else "float32")
+
+
+def _pytorch(path: Path, threads: int) -> Subject:
+    import torch
+
+    from posedet.training.torch_session import open_weights
+
+    torch.set_num_threads(threads)
+    return Ours(open_weights(path), "float32")
+
+
+class Worker:
+    """A process that has opened one alternative and times what it is asked to."""
+
+    def __init__(self, alternative: Alternative) -> None:
+        self._name = f"{Path(alternative.model).name} in {TITLES[alternative.engine]}"
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of others' runtimes
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(alternative, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.precision = str(self._answer())
+
+    def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
+        """As `Subject.measure`. Raises what the subject raised."""
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self._pipe.send((photo, long_side, batch))
+        timed = self._answer()
+        assert isinstance(timed, Timed)
+        return timed
+
+    def _answer(self) -> object:
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            raise PoseDetError(f"{self._name}: its process ended; out of memory?") from None
+        if isinstance(answer, PoseDetError):
+            raise answer
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(alternative: Alternative, pipe: Connection) -> None:
+    try:
+        subject = alternative.open()
+        pipe.send(subject.precision)
+        while True:
+            pipe.send(subject.measure(*pipe.recv()))
+    except PoseDetError as error:
+        pipe.send(error)
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        pass  # who asked has gone
+
+
+def open_all(alternatives: Mapping[str, Alternative], stack: ExitStack) -> dict[str, Worker]:
+    """A worker for each; `stack` ends them."""
+    return {name: stack.enter_context(Worker(alternative)) for name, alternative in alternatives.items()}
+
+
+def engines_at_hand(model: Path, wanted: Sequence[str] | None) -> list[Engine]:
+    """The engines that are installed and for which the model has a file: `.onnx`, or `.safetensors` beside it.
+
+    Those that are `wanted` are not left out: opening them says what is missing. Raises ConfigError for unknown ones.
+    """
+    from importlib.util import find_spec
+
+    if wanted is not None:
+        for name in wanted:
+            if name not in ENGINES:
+                raise ConfigError(f"--engines {name}: expected some of {', '.join(ENGINES)}")
+        return [engine for engine in ENGINES if engine in wanted]
+    modules = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "pytorch": ("torch", "safetensors")}
+    return [
+        engine
+        for engine in ENGINES
+        if all(find_spec(module) for module in modules[engine]) and file_for(model, engine).is_file()
+    ]
+
+
+def file_for(model: Path, engine: Engine) -> Path:
+    """The form of a model that an engine runs."""
+    return model.with_suffix(".safetensors" if engine == "pytorch" else ".onnx")

@@ -1,0 +1,307 @@
+"""Which errors a set of poses has, and what each costs; after Ronchi and Perona, Benchmarking and Error Diagnosis in
+Multi-Instance Pose Estimation, 2017.
+
+A keypoint of a person found is compared with the true ones by its share of OKS, its *similarity*, 0 to 1: from 0.85 on
+it is good, from 0.5 on a jitter. Otherwise it may lie on the same person's other side (inversion), on somebody else
+(swap), or nowhere near (miss). People and poses are matched by pycocotools, as for AP.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.data.coco_json import read_categories
+from posedet.evaluation import keypoint_ap
+from posedet.evaluation.protocols import Protocol
+from posedet.oks import oks
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+KINDS = ("good", "jitter", "inversion", "swap", "miss")
+GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
+UNJUDGED = -1  # the truth does not label the keypoint, or nobody was found
+
+GOOD_SIMILARITY, NEAR_SIMILARITY = 0.85, 0.5
+FOUND_OKS = 0.1  # from here on a pose means a person: less is somebody else, or nobody
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """D poses, of each photo the best that its protocol counts, and P people, also the ignored; K keypoints.
+
+    Coordinates are pixels of the photos. Where an array names a person it is by number, and -1 is nobody.
+    """
+
+    protocol: Protocol
+    photos: list[int]  # image ids
+    category_ids: list[int]
+    poses: list[dict[str, Any]]  # D, as the evaluator has them
+    persons: list[dict[str, Any]]  # P, likewise
+    precision: Floats  # (10, 101, C): OKS thresholds 0.50 to 0.95, recalls 0 to 1, categories; -1 where nobody is
+    person_at: Integers  # (10, D) who each pose was matched with at these thresholds
+    ignored_at: Mask  # (10, D) a pose that neither counts as right nor as wrong
+    person_of: Integers  # (D,) who each pose means: matched at an OKS of `FOUND_OKS`; a person to find
+
+    @cached_property
+    def pose_keypoints(self) -> Floats:
+        """(D, K, 3) x, y and the keypoint's score."""
+        return self._tables(self.poses)
+
+    @cached_property
+    def person_keypoints(self) -> Floats:
+        """(P, K, 3) x, y and COCO's flag."""
+        return self._tables(self.persons)
+
+    def _tables(self, entries: Sequence[dict[str, Any]]) -> Floats:
+        rows = np.array([entry["keypoints"] for entry in entries], np.float64)
+        return rows.reshape(len(entries), self.protocol.skeleton.num_keypoints, 3)
+
+    @cached_property
+    def scores(self) -> Floats:
+        """(D,)"""
+        return np.array([pose["score"] for pose in self.poses], np.float64)
+
+    @cached_property
+    def areas(self) -> Floats:
+        """(P,) square pixels."""
+        return np.array([person["area"] for person in self.persons], np.float64)
+
+    @cached_property
+    def labelled(self) -> Mask:
+        """(P, K)"""
+        labelled: Mask = self.person_keypoints[..., 2] > 0
+        return labelled
+
+    @cached_property
+    def to_find(self) -> Mask:
+        """(P,) people who are not ignored."""
+        return np.array([each["num_keypoints"] > 0 and not each["iscrowd"] for each in self.persons], bool)
+
+    @cached_property
+    def best_oks(self) -> Floats:
+        """(D,) the OKS of each pose with the person to find whom it fits best; 0 where there is none."""
+        best = np.zeros(len(self.poses))
+        for poses, people in self.by_photo():
+            people = people[self.to_find[people]]
+            if len(people):
+                points, true = self.pose_keypoints[poses, :, :2], self.person_keypoints[people, :, :2]
+                sigmas = self.protocol.skeleton.sigmas
+                best[poses] = oks(points, true, sigmas, self.areas[people], self.labelled[people]).max(axis=1)
+        return best
+
+    def by_photo(self) -> Iterator[tuple[Integers, Integers]]:
+        """Numbers of the poses and of the people of each photo that has poses."""
+        of_poses, of_persons = (
+            np.array([entry["image_id"] for entry in entries], np.int64) for entries in (self.poses, self.persons)
+        )
+        for photo in np.unique(of_poses):
+            yield np.flatnonzero(of_poses == photo), np.flatnonzero(of_persons == photo)
+
+    def ap(self, threshold: int | None = None) -> float:
+        """COCO's AP, or that at one of the ten OKS thresholds; -1 where nobody is to find."""
+        defined = self.precision if threshold is None else self.precision[threshold]
+        defined = defined[defined > -1]
+        return float(defined.mean()) if len(defined) else -1.0
+
+    def found(self, threshold: int) -> Mask:
+        """(P,) who was found at one of the ten OKS thresholds, by a pose of whatever score."""
+        found = np.zeros(len(self.persons), bool)
+        found[self.person_at[threshold][self.person_at[threshold] >= 0]] = True
+        return found & self.to_find
+
+    @cached_property
+    def kinds(self) -> NDArray[np.int8]:
+        """(D, K) the kind of error of each keypoint, a place in `KINDS`, or `UNJUDGED`."""
+        return self._nearest[0]
+
+    @cached_property
+    def _nearest(self) -> tuple[NDArray[np.int8], Floats]:
+        """The kinds, and the similarity (D, K) of each keypoint with the true one that it is nearest to."""
+        kinds = np.full(self.pose_keypoints.shape[:2], UNJUDGED, np.int8)
+        similarities = np.zeros(kinds.shape)
+        for poses, people in self.by_photo():
+            poses = poses[self.person_of[poses] >= 0]
+            if not len(poses):
+                continue
+            own = np.searchsorted(people, self.person_of[poses])
+            kinds[poses], similarities[poses] = classify(
+                self.pose_keypoints[poses, :, :2],
+                own,
+                self.person_keypoints[people],
+                self.areas[people],
+                np.array(self.protocol.skeleton.sigmas),
+                self.protocol.skeleton.mirror,
+            )
+        return kinds, similarities
+
+    def corrected(self, kinds: Sequence[int], *, exactly: bool = False) -> list[dict[str, Any]]:
+        """The poses with keypoint errors of these kinds put right.
+
+        As in the paper: a jitter comes to where it is good, a miss to where it is a jitter, and an inversion or swap
+        as near to the true place as it was to the wrong one. `exactly`: all onto the true places.
+        """
+        wrong, similarity = self._nearest
+        goal = np.select([wrong == JITTER, wrong == MISS], [GOOD_SIMILARITY, NEAR_SIMILARITY], similarity)
+        goal = np.ones_like(goal) if exactly else np.maximum(goal, np.finfo(float).tiny)
+        sigmas, areas = np.array(self.protocol.skeleton.sigmas), self.areas[self.person_of][:, None]
+        moved = self.person_keypoints[self.person_of, :, :2].copy()
+        moved[..., 0] += np.sqrt(-8 * np.log(goal) * areas) * sigmas
+        tables = self.pose_keypoints.copy()
+        chosen = np.isin(wrong, kinds)
+        tables[chosen, :2] = moved[chosen]
+        return [{**pose, "keypoints": table.ravel()} for pose, table in zip(self.poses, tables, strict=True)]
+
+
+def match(
+    truth: str | Path | dict[str, Any], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
+) -> Matching:
+    """Match results with the truth; both are taken, checked and refused as `evaluate_keypoints` does."""
+    truth_place, truth_data = keypoint_ap._opened(truth, "truth")
+    results_place, results_data = keypoint_ap._opened(results, "results")
+    names = protocol.skeleton.keypoints
+    categories = read_categories(truth_data, truth_place, protocol.skeleton, unnamed=names)
+    photos = set(keypoint_ap._checked_photos(truth_data, truth_place))
+    persons = keypoint_ap._checked_truth(truth_data, truth_place, protocol, categories, photos)
+    poses = keypoint_ap._checked_results(results_data, results_place, protocol, categories, photos)
+    category_ids = [category_id for category_id, columns in categories.items() if columns is not None]
+    return _match(sorted(photos), category_ids, persons, poses, protocol)
+
+
+def _match(
+    photos: list[int],
+    category_ids: list[int],
+    persons: list[dict[str, Any]],
+    poses: list[dict[str, Any]],
+    protocol: Protocol,
+) -> Matching:
+    poses = [{**pose, "id": number} for number, pose in enumerate(poses, 1)]
+    evaluator = keypoint_ap._matched(photos, category_ids, persons, poses, protocol)
+    counted, person_at, ignored_at = _outcomes(evaluator)
+    precision = evaluator.eval["precision"][..., 0, 0]
+    evaluator.params.iouThrs = np.array([FOUND_OKS])
+    evaluator.params.areaRng = evaluator.params.areaRng[:1]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+    _, (person_of,), (ignored,) = _outcomes(evaluator)
+    return Matching(
+        protocol=protocol,
+        photos=photos,
+        category_ids=category_ids,
+        poses=[poses[number] for number in counted],
+        persons=persons,
+        precision=precision,
+        person_at=person_at,
+        ignored_at=ignored_at,
+        person_of=np.where(ignored, -1, person_of),
+    )
+
+
+def _outcomes(evaluator: Any) -> tuple[Integers, Integers, Mask]:
+    """Of people of any size: the poses that count (D,), and at each threshold their people and whether ignored."""
+    whole = evaluator.params.areaRng[0]
+    judged = [each for each in evaluator.evalImgs if each is not None and each["aRng"] == whole]
+    none = np.zeros((len(evaluator.params.iouThrs), 0))
+    counted = np.concatenate([none[0], *(each["dtIds"] for each in judged)]).astype(np.intp) - 1
+    persons = np.concatenate([none, *(each["dtMatches"] for each in judged)], axis=1).astype(np.intp) - 1
+    return counted, persons, np.concatenate([none, *(each["dtIgnore"] for each in judged)], axis=1).astype(bool)
+
+
+def classify(
+    poses: Floats, own: Integers, people: Floats, areas: Floats, sigmas: Floats, mirror: Integers
+) -> tuple[NDArray[np.int8], Floats]:
+    """The kind of error (n, K) of each keypoint of n poses in one photo, and its similarity to what it is nearest to.
+
+    poses: (n, K, 2) pixels. own: (n,) whom of the `people` (G, K, 3), x, y and flag, each pose means. areas: (G,)
+    square pixels. mirror: (K,) the keypoint of the other side.
+    """
+    # People as they are, then with left and right exchanged.
+    true, scale = np.concatenate([people, people[:, mirror]]), np.concatenate([areas, areas])[:, None]
+    squares = np.square(poses[:, None] - true[..., :2]).sum(axis=-1)
+    near = np.exp(-squares / (8 * np.square(sigmas) * (scale + np.spacing(1.0))))
+    near[:, true[..., 2] == 0] = -1
+    rows, best = np.arange(len(poses)), near.max(axis=1)
+    right, inverted = near[rows, own], near[rows, len(people) + own]
+    kinds = np.select(
+        [right == -1, best < NEAR_SIMILARITY, (right == best) & (best >= GOOD_SIMILARITY), right == best],
+        [UNJUDGED, MISS, GOOD, JITTER],
+        np.where(inverted == best, INVERSION, SWAP),
+    )
+    return kinds.astype(np.int8), np.maximum(best, 0)
+
+
+class Correction(NamedTuple):
+    """What AP would be without one kind of error."""
+
+    name: str
+    num_errors: int  # keypoints, poses or people
+    ap: float
+    ap50: float
+    ap75: float
+
+
+def corrections(matching: Matching) -> list[Correction]:
+    """The AP that each kind of error costs, each put right alone: those of keypoints, of scores, and of people."""
+    nobody = matching.person_of < 0
+    background = nobody & (matching.best_oks < FOUND_OKS) & ~matching.ignored_at[0]
+    duplicate = nobody & (matching.best_oks >= FOUND_OKS)
+    missed = matching.to_find.copy()
+    missed[matching.person_of[~nobody]] = False
+    rescored = [{**pose, "score": float(best)} for pose, best in zip(matching.poses, matching.best_oks, strict=True)]
+    pardoned = [
+        {**person, "num_keypoints": 0} if miss else person
+        for person, miss in zip(matching.persons, missed.tolist(), strict=True)
+    ]
+
+    def corrected(name: str, num_errors: int, poses: list[dict[str, Any]], persons: list[dict[str, Any]]) -> Correction:
+        after = _match(matching.photos, matching.category_ids, persons, poses, matching.protocol)
+        return Correction(name, num_errors, after.ap(), after.ap(0), after.ap(5))
+
+    def without(mask: Mask) -> list[dict[str, Any]]:
+        return [pose for pose, gone in zip(matching.poses, mask.tolist(), strict=True) if not gone]
+
+    keypoint_errors = (JITTER, INVERSION, SWAP, MISS)
+    found = [
+        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind]), matching.persons)
+        for kind in keypoint_errors
+    ]
+    exact = matching.corrected(keypoint_errors, exactly=True)
+    return [
+        *found,
+        corrected("all keypoints", int((matching.kinds > GOOD).sum()), exact, matching.persons),
+        corrected("order of scores", len(matching.poses), rescored, matching.persons),
+        corrected("false positives", int(background.sum()), without(background), matching.persons),
+        corrected("duplicates", int(duplicate.sum()), without(duplicate), matching.persons),
+        corrected("missed people", int(missed.sum()), matching.poses, pardoned),
+    ]
+
+
+class Joint(NamedTuple):
+    """The errors of one keypoint in the people found."""
+
+    name: str
+    shares: Floats  # (5,) of each kind of `KINDS`; 0 where it is never labelled
+    num_judged: int
+    median_error: float  # as a share of the person's size, the root of its area
+
+
+def joints(matching: Matching) -> list[Joint]:
+    """The errors of each keypoint, in the skeleton's order."""
+    person, kinds = matching.person_of, matching.kinds
+    errors = np.linalg.norm(matching.pose_keypoints[..., :2] - matching.person_keypoints[person, :, :2], axis=-1)
+    errors /= np.sqrt(matching.areas[person])[:, None] + np.spacing(1.0)
+    found = []
+    for place, name in enumerate(matching.protocol.skeleton.keypoints):
+        judged = kinds[:, place] >= GOOD
+        shares = np.bincount(kinds[judged, place], minlength=len(KINDS)) / max(1, judged.sum())
+        median = float(np.median(errors[judged, place])) if judged.any() else 0.0
+        found.append(Joint(name, shares, int(judged.sum()), median))
+    return found

@@ -1,0 +1,48 @@
+"""Batch normalisation folded into the convolutions of an ONNX graph."""
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+
+
+def fold_norms(model: onnx.ModelProto) -> None:
+    """Let each convolution do its batch normalisation's work too, in place.
+
+    The exporter leaves those whose convolution has other readers: weights that levels share, and the shape of a map.
+    The factor stays apart from the weights, a product of two constants that a runtime computes when it opens the
+    file: shared weights stay shared, and those stored as float16 stay small.
+    """
+    graph = model.graph
+    constants = {constant.name: constant for constant in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        convolution = makers.get(norm.input[0])
+        others = [node for node in readers[norm.input[0]] if node is not norm]
+        if convolution is None or convolution.op_type != "Conv" or any(node.op_type != "Shape" for node in others):
+            continue
+        scale, shift, mean, variance = (
+            onnx.numpy_helper.to_array(constants[name]).astype(np.float64) for name in norm.input[1:5]
+        )
+        epsilon = next((attribute.f for attribute in norm.attribute if attribute.name == "epsilon"), 1e-5)
+        factor = scale / np.sqrt(variance + epsilon)
+        bias = shift - mean * factor
+        if len(convolution.input) == 3:
+            bias += onnx.numpy_helper.to_array(constants[convolution.input[2]]) * factor
+        weights, name = convolution.input[1], norm.output[0]
+        for suffix, values in (("factor", factor[:, None, None, None]), ("bias", bias)):
+            graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), f"{name}.{suffix}"))
+        folded = onnx.helper.make_node("Mul", [weights, f"{name}.factor"], [f"{name}.weights"])
+        convolution.input[:] = [convolution.input[0], f"{name}.weights", f"{name}.bias"]
+        convolution.output[0] = name
+        for node in others:
+            node.input[0] = name
+        graph.node.insert(list(graph.node).index(convolution), folded)
+        graph.node.remove(norm)
+    used = {name for node in graph.node for name in node.input}
+    for constant in [constant for constant in graph.initializer if constant.name not in used]:
+        graph.initializer.remove(constant)

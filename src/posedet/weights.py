@@ -1,0 +1,169 @@
+"""Weights by name, by path or by URL: models that do not ship in the package are fetched once, and proven whole."""
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import suppress
+from http.client import HTTPException, HTTPMessage
+from importlib import resources
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from posedet.errors import ModelError
+from posedet.files import one_line
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 4_000_000_000
+CHUNK_BYTES = 1 << 20
+TIMEOUT_S = 30
+REMEDY = "download it by other means and give its path"
+
+_CHECKED_URL = re.compile(r"(https?://[^\s#]+)#sha256=([0-9a-fA-F]{8,64})")
+
+
+class Release(NamedTuple):
+    """An ONNX file known by name."""
+
+    sha256: str
+    num_bytes: int
+    url: str | None  # None: it ships in the package
+
+
+RELEASES = {
+    "posedet-s": Release("186154a6b3eb0c3bb02b09ff035db9d4d1d8c984421a3d89c853ccbaf6ca586f", 7_278_056, url=None),
+}
+
+
+def model_file(source: str | Path, *, offline: bool = False) -> Path:
+    """Where a model's file is: that of a release by name, of a path, or of `https://...#sha256=HEX`; fetched if needed.
+
+    Raises ModelError when there is no such file, and as `local_file`.
+    """
+    release = RELEASES.get(str(source))
+    if release is not None:
+        found = present(str(source))
+        return found or _download(str(release.url), release.sha256, limit=release.num_bytes, offline=offline)
+    path = local_file(source, offline=offline)
+    if not path.is_file():
+        known = "" if path.suffix else f"; known by name: {', '.join(RELEASES)}"
+        raise ModelError(f"{one_line(path)}: no such model file{known}")
+    return path
+
+
+def present(name: str) -> Path | None:
+    """The file of a release, if it is in the package or in the cache."""
+    release = RELEASES[name]
+    if release.url is None:
+        return Path(str(resources.files("posedet") / "released" / f"{name}.onnx"))
+    return _cached(release.url, release.sha256)
+
+
+def local_file(source: str | Path, *, offline: bool = False) -> Path:
+    """A path as it is; `https://...#sha256=HEX` as a file in the cache, downloaded if it is not there yet.
+
+    HEX is the file's SHA-256, whole or its first digits (8 at least: what many public files carry in their name).
+    Nothing is downloaded when `offline`, or with POSEDET_OFFLINE=1 in the environment. Raises ModelError, one line,
+    when the file cannot be had, is cut short or too large, or has another sum.
+    """
+    text = str(source)
+    if not text.startswith(("http://", "https://")):
+        return Path(source)
+    match = _CHECKED_URL.fullmatch(text)
+    if match is None:
+        raise ModelError(
+            f"{one_line(text)}: expected a URL that ends in #sha256=HEX, the file's checksum (8 to 64 digits)"
+        )
+    url, expected = match[1], match[2].lower()
+    return _cached(url, expected) or _download(url, expected, limit=MAX_BYTES, offline=offline)
+
+
+def cache_folder() -> Path:
+    """$POSEDET_CACHE, or the folder `posedet` where the system keeps caches."""
+    if chosen := os.environ.get("POSEDET_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        caches = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "posedet"
+
+
+def _cached(url: str, expected: str) -> Path | None:
+    """The file in the cache, if it is there and has the sum."""
+    path = _place(url, expected)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(expected)
+    return path if whole else None
+
+
+def _place(url: str, expected: str) -> Path:
+    name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.rpartition("/")[2], flags=re.ASCII)[-100:]
+    return cache_folder() / f"{expected[:16]}-{name}"
+
+
+def _download(url: str, expected: str, *, limit: int, offline: bool) -> Path:
+    """Fetch beside and rename: what stands in the cache is whole and has the sum."""
+    shown = one_line(url)
+    if offline or os.environ.get("POSEDET_OFFLINE", "0") not in ("", "0"):
+        raise ModelError(f"{shown}: not in the cache, and downloads are switched off (offline); {REMEDY}")
+    log.info("downloading %s", shown)
+    path = _place(url, expected)
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _fetch(url, partial, limit)
+        if not found.startswith(expected):
+            raise ModelError(f"{shown}: what came has SHA-256 {found}, expected {expected}; not used")
+        os.replace(partial, path)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        reason = "".join(str(error.reason).splitlines()[:1])
+        raise ModelError(f"{shown}: not available ({error.code} {one_line(reason)}); {REMEDY}") from None
+    except urllib.error.URLError as error:
+        raise ModelError(f"{shown}: could not be reached ({error.reason}); if offline, {REMEDY}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise ModelError(f"{shown}: could not be downloaded ({one_line(error)}); {REMEDY}") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return path
+
+
+def _fetch(url: str, partial: Path, limit: int) -> str:
+    """Write the answer to `partial`; its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    opener = urllib.request.build_opener(_Redirects)
+    with opener.open(url, timeout=TIMEOUT_S) as answer, partial.open("xb") as file:
+        while size + (answer.length or 0) <= limit and (chunk := answer.read(CHUNK_BYTES)):
+            size += len(chunk)
+            digest.update(chunk)
+            file.write(chunk)
+        if size + (answer.length or 0) > limit:
+            raise ModelError(f"{one_line(url)}: larger than {limit} bytes")
+        if answer.length:
+            raise ModelError(f"{one_line(url)}: the connection broke {answer.length} bytes before the end; try again")
+    return digest.hexdigest()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address, but not from https to what others can read along, nor to ftp."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in (req.type, "https"):
+            fp.close()
+            raise ModelError(f"{one_line(req.full_url)}: leads to another kind of address, {scheme}; {REMEDY}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

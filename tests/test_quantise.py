@@ -1,0 +1,74 @@
+"""The shipped model in INT8: what stays, what changes, and how far its poses move."""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from posedet import PoseDet
+from posedet.cli import main
+from posedet.errors import DataError, ModelError
+from posedet.oks import oks, pose_areas
+from posedet.quantise import quantise
+
+SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    output = tmp_path_factory.mktemp("int8") / "small.onnx"
+    calibrated_with = [str(photos / f"{name}.jpg") for name in ("baseball", "street")]
+    assert main(["quantise", str(SHIPPED), str(output), "--photos", *calibrated_with]) == 0
+    return output
+
+
+def test_the_file_says_the_same_of_itself(int8: Path) -> None:
+    before, after = PoseDet(SHIPPED, threads=1).about, PoseDet(int8, threads=1).about
+    assert after == before
+    shipped, quantised = (onnx.load(path).graph for path in (SHIPPED, int8))
+    for ports in ("input", "output"):
+        assert [port.name for port in getattr(quantised, ports)] == [port.name for port in getattr(shipped, ports)]
+    assert int8.stat().st_size < SHIPPED.stat().st_size
+    assert list(int8.parent.iterdir()) == [int8]
+
+
+def test_the_network_is_in_8_bits_and_the_coordinates_are_not(int8: Path) -> None:
+    graph = onnx.load(int8).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = {name: node for node in graph.node for name in node.input}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    quantised = [node for node in convolutions if makers[node.input[0]].op_type == "DequantizeLinear"]
+    floating = [node for node in convolutions if node not in quantised]
+    assert len(quantised) > 0.8 * len(convolutions)
+    # Left in float: what gives coordinates and presence, and what a pyramid adds.
+    assert {readers[node.output[0]].op_type for node in floating} <= {"Reshape", "Transpose", "Shape", "Add"}
+    assert not [node for node in graph.node if node.op_type == "MatMul" and "Quantize" in str(node.input)]
+    first = makers[quantised[0].input[0]]
+    # The photo's bytes themselves: nothing is computed before the first layer.
+    assert makers[first.input[0]].op_type == "Transpose" and makers[first.input[0]].input[0] == "images"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_its_poses_are_those_of_the_float_file(int8: Path, runtime: str, photos: Path) -> None:
+    # Weaker ones are looked for among more: a score near the threshold may fall below it.
+    float_detector = PoseDet(SHIPPED, threads=1, score_threshold=0.3)
+    detector = PoseDet(int8, threads=1, score_threshold=0.2, runtime=runtime)
+    similarities = []
+    for name in ("skiers", "tennis", "group"):
+        expected, found = float_detector(photos / f"{name}.jpg"), detector(photos / f"{name}.jpg")
+        similarity = oks(found.keypoints, expected.keypoints, expected.skeleton.sigmas, pose_areas(expected.keypoints))
+        similarities += similarity.max(axis=0, initial=0).tolist()
+    assert len(similarities) >= 8
+    assert np.mean(similarities) > 0.95
+
+
+def test_once_is_enough(int8: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r": is in INT8 already; give the float file that it was made of$"):
+        quantise(int8, tmp_path / "x.onnx", [photos / "food.jpg"])
+
+
+def test_a_photo_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^no photos to calibrate with; name a folder of some hundred$"):
+        quantise(SHIPPED, tmp_path / "x.onnx", [])
