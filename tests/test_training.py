@@ -189,7 +189,7 @@ def test_two_processes_equal_one(photos: list[AnnotatedPhoto], tmp_path: Path) -
     settings = [
         *BY_HEART,
         "data.patch=128",
-        "train.steps=3",
+        "train.steps=2",
         "model.norm='group'",
         "train.ema=0.0",
         "train.frozen_blocks=0",
