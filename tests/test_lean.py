@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from numpy.testing import assert_allclose
 
+import posedet
 from posedet.lean import fold_norms
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
@@ -88,3 +89,8 @@ def test_nothing_in_the_shipped_file_is_dead() -> None:
     images = np.random.default_rng(0).integers(0, 256, (1, 160, 224, 3), np.uint8)
     for got, wanted in zip(run(model, {"images": images}), run(onnx.load(SHIPPED), {"images": images}), strict=True):
         assert_allclose(got, wanted, atol=2e-3)
+
+
+def test_the_shipped_file_names_no_path_of_a_machine() -> None:
+    content = (Path(posedet.__file__).parent / "released" / "posedet-s.onnx").read_bytes()
+    assert b"/src/posedet/" not in content

@@ -14,7 +14,7 @@ import torch
 
 from posedet import __version__
 from posedet.errors import ModelError
-from posedet.lean import fold_norms
+from posedet.lean import fold_norms, forget_sources
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
 from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
@@ -51,6 +51,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         _write_onnx(deployed, partial)
         model = onnx.load(partial)
         fold_norms(model)
+        forget_sources(model)
         _store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)

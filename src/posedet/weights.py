@@ -37,7 +37,7 @@ class Release(NamedTuple):
 
 
 RELEASES = {
-    "posedet-s": Release("186154a6b3eb0c3bb02b09ff035db9d4d1d8c984421a3d89c853ccbaf6ca586f", 7_278_056, url=None),
+    "posedet-s": Release("683bbe486e5da4b1e43f304de6154afb5646356612cc65c5819c3478c7edf6a7", 6_503_942, url=None),
 }
 
 
