@@ -14,7 +14,7 @@ import torch
 
 from posedet import __version__
 from posedet.errors import ModelError
-from posedet.lean import fold_norms, forget_sources
+from posedet.lean import fold_norms, forget_sources, store_as_half
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
 from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
@@ -52,7 +52,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         model = onnx.load(partial)
         fold_norms(model)
         forget_sources(model)
-        _store_as_half(model)
+        store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)
         difference = check(partial, deployed)
@@ -62,25 +62,6 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
             save_weights(output.with_suffix(".safetensors"), tensors, config, skeleton, info)
         os.replace(partial, output)
     return difference
-
-
-def _store_as_half(model: onnx.ModelProto) -> None:
-    """Keep large constants that float16 holds exactly in float16, cast when the file is loaded."""
-    graph = model.graph
-    casts = []
-    for constant in list(graph.initializer):
-        if constant.data_type != onnx.TensorProto.FLOAT:
-            continue
-        values = onnx.numpy_helper.to_array(constant)
-        with np.errstate(over="ignore"):
-            halved = values.astype(np.float16)
-        if values.size < 1000 or not np.array_equal(halved.astype(np.float32), values):
-            continue
-        name = constant.name
-        constant.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
-    for place, cast in enumerate(casts):
-        graph.node.insert(place, cast)
 
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:

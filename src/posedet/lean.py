@@ -1,4 +1,4 @@
-"""What an ONNX graph can do without: batch normalisation of its own, and where its nodes come from."""
+"""What an ONNX graph can do without: normalisation of its own, where its nodes come from, digits that say nothing."""
 
 from collections import defaultdict
 
@@ -55,3 +55,22 @@ def forget_sources(model: onnx.ModelProto) -> None:
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
+
+
+def store_as_half(model: onnx.ModelProto) -> None:
+    """Keep large constants that float16 holds exactly in float16, cast when the file is loaded."""
+    graph = model.graph
+    casts = []
+    for constant in list(graph.initializer):
+        if constant.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(constant)
+        with np.errstate(over="ignore"):
+            halved = values.astype(np.float16)
+        if values.size < 1000 or not np.array_equal(halved.astype(np.float32), values):
+            continue
+        name = constant.name
+        constant.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    for place, cast in enumerate(casts):
+        graph.node.insert(place, cast)

@@ -17,7 +17,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from posedet.detector import PoseDet
 from posedet.errors import DataError, ModelError
 from posedet.files import one_line
-from posedet.lean import fold_norms
+from posedet.lean import fold_norms, forget_sources, store_as_half
 from posedet.session import INPUT
 
 ACTIVATIONS = ("Relu", "Clip")
@@ -66,6 +66,8 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
         quantised = onnx.load(partial)
         if zero is not None:
             _read_bytes(quantised.graph)
+        forget_sources(quantised)
+        store_as_half(quantised)
         onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in original.metadata_props})
         onnx.save(quantised, partial)
         os.replace(partial, output)
