@@ -118,9 +118,10 @@ train(config, photos, [1] * len(photos), Path({str(run)!r}), workers=2, checkpoi
 
 
 @pytest.mark.slow
-def test_killed_run_equals_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_killed_run_equals_whole_one(tmp_path: Path, optimiser: str) -> None:
     """Bit for bit after kill -9, two workers running, one step after a checkpoint."""
-    settings = [*BY_HEART, "data.patch=128", "train.steps=6"]
+    settings = [*BY_HEART, "data.patch=128", "train.steps=6", f"train.optimiser={optimiser}"]
     assert train_in_a_process(tmp_path / "whole", settings) == 0
     kill = "lambda step: step == 2 and os.kill(os.getpid(), signal.SIGKILL)"
     assert train_in_a_process(tmp_path / "cut", settings, after_step=kill) == -signal.SIGKILL

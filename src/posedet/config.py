@@ -68,6 +68,9 @@ class AssignConfig:
     """Which locations learn which person."""
 
     min_keypoints: int  # persons with fewer labelled keypoints are not learnt
+    # Sides of a person's keypoints are taken to be at least this share of the square root of its area: few keypoints,
+    # or those of a face or a pair of shoulders, say little of its size.
+    least_side: float = 0.0
     level_divisor: float  # stride = 2 ** floor(log2(person size / this))
     centre: Literal["keypoints", "box"]
     positives: int  # nearest cells of each person that learn its coarse pose
@@ -103,7 +106,7 @@ class LossConfig:
 class TrainConfig:
     """Optimisation."""
 
-    optimiser: Literal["adam", "adamw"]
+    optimiser: Literal["adam", "adamw", "muon"]
     batch_size: int  # of one step, over all processes and parts
     accumulate: int  # parts that a step is done in, for want of memory
     steps: int
@@ -203,7 +206,7 @@ _LEAST: dict[str, dict[str, float]] = {
         "local_channels": 0,
     },
     "data": {"patch": 64, "flip": 0, "rotation_deg": 0, "colour": 0, "mosaic": 0},
-    "assign": {"min_keypoints": 1, "level_divisor": 1e-3, "positives": 1, "selected": 0},
+    "assign": {"min_keypoints": 1, "least_side": 0, "level_divisor": 1e-3, "positives": 1, "selected": 0},
     "train": {
         "batch_size": 1,
         "accumulate": 1,
@@ -280,12 +283,15 @@ def _build(kind: type, values: object, source: str, prefix: str) -> object:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{source}: unknown key '{prefix}{key}' (did you mean '{prefix}{near}'?)")
+    defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     arguments: dict[str, object] = {}
     for key, hint in hints.items():
         if key not in values:
             if type(None) in get_args(hint):
                 arguments[key] = None
                 continue
+            if key in defaults:
+                continue  # newer than the file
             raise ConfigError(f"{source}: missing key '{prefix}{key}'")
         if dataclasses.is_dataclass(hint):
             arguments[key] = _build(cast(type, hint), values[key], source, f"{prefix}{key}.")

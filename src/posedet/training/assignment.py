@@ -21,7 +21,7 @@ class Persons(NamedTuple):
     valid: Tensor  # (B, P) bool: enough labelled keypoints
     labelled: Tensor  # (B, P, K) bool
     corners: Tensor  # (B, P, 2) top-left of the labelled keypoints, pixels
-    sizes: Tensor  # (B, P, 2) extent of the labelled keypoints, pixels
+    sizes: Tensor  # (B, P, 2) extent of the labelled keypoints, at least a share of √area, pixels
     areas: Tensor  # (B, P) of the OKS in training, in COCO's form, pixels squared
     ignored: Tensor  # (B, Q', 4) regions that are neither person nor background
 
@@ -33,6 +33,10 @@ class Persons(NamedTuple):
         high = batch.keypoints.masked_fill(~labelled[..., None], -torch.inf).amax(2)
         valid = labelled.sum(2) >= config.min_keypoints
         few = torch.where((some & ~valid)[..., None], batch.boxes, torch.full_like(batch.boxes, -1e6))
+        corners, sizes = torch.where(some[..., None], low, 0), torch.where(some[..., None], high - low, 0)
+        if config.least_side:
+            missing = (config.least_side * batch.areas.sqrt()[..., None] - sizes).clamp(min=0)
+            corners, sizes = corners - missing / 2, sizes + missing
         areas = batch.areas
         if config.oks_area == "half box":
             # The paper's OKS has no factor 2: COCO's form with half the area (facts 4.2).
@@ -40,8 +44,8 @@ class Persons(NamedTuple):
         return cls(
             valid,
             labelled,
-            torch.where(some[..., None], low, 0),
-            torch.where(some[..., None], high - low, 0),
+            corners,
+            sizes,
             areas,
             torch.cat((batch.ignored, few), 1),
         )

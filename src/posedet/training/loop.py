@@ -39,6 +39,7 @@ from posedet.training.checkpoint import (
     training_state,
 )
 from posedet.training.losses import losses
+from posedet.training.muon import Muon, is_matrix
 from posedet.training.processes import ALONE, Processes, local_device
 from posedet.training.torch_session import TorchSession
 
@@ -300,22 +301,21 @@ def freeze(network: PoseDetNet, blocks: int) -> None:
 
 
 def make_optimiser(network: PoseDetNet, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW; the backbone at a rate of its own, no decay for biases and normalisation."""
-    groups = []
-    for backbone in (False, True):
+    """Adam, AdamW or Muon; the backbone at a rate of its own, no decay for biases and normalisation."""
+    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        backbone, decayed = name.startswith("backbone."), parameter.ndim > 1
+        matrices = config.optimiser == "muon" and is_matrix(name, parameter)
         rate = config.learning_rate * (config.backbone_rate if backbone else 1.0)
-        for decayed in (False, True):
-            parameters = [
-                parameter
-                for name, parameter in network.named_parameters()
-                if parameter.requires_grad
-                and name.startswith("backbone.") == backbone
-                and (parameter.ndim > 1) == decayed
-            ]
-            weight_decay = config.weight_decay if decayed else 0.0
-            groups.append({"params": parameters, "weight_decay": weight_decay, "base_rate": rate, "lr": rate})
+        weight_decay = config.weight_decay if decayed else 0.0
+        group = {"params": [], "weight_decay": weight_decay, "base_rate": rate, "lr": rate, "matrices": matrices}
+        groups.setdefault((backbone, decayed, matrices), group)["params"].append(parameter)
     # Not fused: it reads raw memory, in which restored moments may lie in another order than the weights.
-    return torch.optim.AdamW(groups) if config.optimiser == "adamw" else torch.optim.Adam(groups)
+    if config.optimiser == "adam":
+        return torch.optim.Adam(list(groups.values()))
+    return (Muon if config.optimiser == "muon" else torch.optim.AdamW)(list(groups.values()))
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
