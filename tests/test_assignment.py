@@ -16,6 +16,7 @@ from posedet.skeleton import COCO
 from posedet.training.assignment import (
     NOBODY,
     RANDOM_LOCATIONS,
+    Persons,
     Selection,
     assign_by_oks,
     assign_coarse,
@@ -132,6 +133,17 @@ def test_person_without_width():
     assert owned(coarse_owner(Labelled([(40, 40), (40, 48), (40, 56)]))) == {6 * 16 + 5: 0}
 
 
+def test_one_keypoint_is_as_large_as_its_person():
+    """A wrist of a person of 200 x 200 pixels: a side of 0.32 * 200 = 64, so stride 16, nearest cell (48, 64)."""
+    config = load_config("dla34-coco", ["assign.min_keypoints=1", "assign.least_side=0.32"]).assign
+    wrist = Labelled([(50, 60), (0, 0)], weights=(1, 0), area=200.1**2)
+    batch = batch_of([wrist], num_keypoints=2)
+    persons = Persons.of(batch, config)
+    assert owned(assign_coarse(batch, persons, proposals_at(DLA, 128), DLA, config)[0]) == {256 + 4 * 8 + 3: 0}
+    middle = persons.corners + persons.sizes / 2
+    torch.testing.assert_close(middle[0, 0], torch.tensor([50.0, 60.0]))
+
+
 def test_each_image_for_itself():
     batch = batch_of([A], [], [B, A], num_keypoints=4)
     owner = assign_coarse(batch, persons_of(batch), proposals_at(DLA, 128, num_images=3), DLA, PAPER)
@@ -151,7 +163,8 @@ def slow_coarse(batch: Batch, locations: Tensor, strides: Tensor, config: Assign
             points = batch.keypoints[b, p][batch.weights[b, p] > 0].double()
             if len(points) < config.min_keypoints:
                 continue
-            width, height = (max(1e-6, float(side)) for side in points.amax(0) - points.amin(0))
+            least = max(1e-6, config.least_side * math.sqrt(batch.areas[b, p]))
+            width, height = (max(least, float(side)) for side in points.amax(0) - points.amin(0))
             size = math.sqrt(width * height)
             stride = next((s for s in (8, 16, 32) if size < 8 * s), 64)
             centre = points.mean(0) if config.centre == "keypoints" else (points.amax(0) + points.amin(0)) / 2
@@ -184,7 +197,8 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
         for _ in range(generator.integers(0, num_persons + 1)):
             size = np.exp(generator.uniform(np.log(4), np.log(spread), 2))
             points = generator.uniform(0, side, 2) + generator.uniform(-0.5, 0.5, (5, 2)) * size
-            persons.append(Labelled(points, weights=(generator.random(5) < 0.8).astype(float), box=(0, 0, 1, 1)))
+            weights = (generator.random(5) < 0.8).astype(float)
+            persons.append(Labelled(points, weights=weights, box=(0, 0, 1, 1), area=float(size.prod())))
         images.append(persons)
     return batch_of(*images, num_keypoints=5, side=side)
 
@@ -198,10 +212,12 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     num_persons=st.integers(0, 12),
     spread=st.sampled_from([12.0, 60.0, 600.0]),
     origin=st.sampled_from([0.0, 0.5]),
+    least_side=st.sampled_from([0.0, 0.3]),
 )
-def test_coarse_as_in_the_loop(strides, positives, centre, seed, num_persons, spread, origin):
+def test_coarse_as_in_the_loop(strides, positives, centre, seed, num_persons, spread, origin, least_side):
     side = 64
-    config = load_config("dla34-coco", [f"assign.positives={positives}", f"assign.centre={centre}"])
+    settings = {"positives": positives, "centre": centre, "min_keypoints": 1, "least_side": least_side}
+    config = load_config("dla34-coco", [f"assign.{key}={value}" for key, value in settings.items()])
     batch = crowd(seed, 2, num_persons, spread, side)
     proposals = proposals_at(strides, side, num_images=2, origin=origin)
     owner = assign_coarse(batch, persons_of(batch, config), proposals, strides, config.assign)
@@ -298,7 +314,7 @@ def test_oks_twin(seed, num_poses, num_persons):
     batch = batch_of(
         [Labelled(p, w, (0, 0, 1, 1), a) for p, w, a in zip(points, weights, areas, strict=True)], num_keypoints=17
     )
-    persons = persons_of(batch, load_config("posedet-s"))
+    persons = persons_of(batch, load_config("posedet-s", ["assign.min_keypoints=3"]))
     near = points[generator.integers(num_persons, size=num_poses)]
     poses = (near + generator.normal(0, 5, (num_poses, 17, 2))).astype(np.float32)
     similarity = pose_oks(torch.from_numpy(poses)[None], batch, persons, SIGMAS)[0]
@@ -453,7 +469,7 @@ def test_ignored_regions():
     """The regions of the file and the boxes of persons with too few keypoints; borders included."""
     few = Labelled(FOUR, weights=(1, 1, 0, 0), box=(64, 64, 80, 72))
     batch = batch_of([Region((8, 16, 24, 17), crowd=True), few, A], [], num_keypoints=4)
-    persons = persons_of(batch, load_config("posedet-s"))
+    persons = persons_of(batch, load_config("posedet-s", ["assign.min_keypoints=3"]))
     proposals = proposals_at((8, 16), 128, num_images=2)
     inside = in_ignored(persons, proposals)
     places = [tuple(place) for place in proposals.locations[inside[0]].tolist()]
@@ -468,7 +484,7 @@ def test_ignored_regions():
 def test_persons_without_labels_are_no_box():
     """Padding and people without any labelled keypoint have the box (0, 0, 0, 0), which must not hide a cell."""
     batch = batch_of([A, A], [Labelled(FOUR, weights=(0, 0, 0, 0), box=(0, 0, 0, 0))], [], num_keypoints=4)
-    persons = persons_of(batch, load_config("posedet-s"))
+    persons = persons_of(batch, load_config("posedet-s", ["assign.min_keypoints=3"]))
     assert not in_ignored(persons, proposals_at(DLA, 128, num_images=3)).any()
 
 
