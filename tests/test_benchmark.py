@@ -14,8 +14,16 @@ import pytest
 from PIL import Image
 
 from posedet import PoseDet
-from posedet.benchmark import growth, peers
-from posedet.benchmark.claims import NUM_CANDIDATES, Claim, against_peers, claims_table, time_nms, time_predict
+from posedet.benchmark import folder, growth, peers
+from posedet.benchmark.claims import (
+    NUM_CANDIDATES,
+    Claim,
+    against_peers,
+    claims_table,
+    of_a_folder,
+    time_nms,
+    time_predict,
+)
 from posedet.benchmark.growth import crowd, standing_person
 from posedet.benchmark.report import Comparison, conditions, table, to_dict
 from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Ours, Subject, Timed, totals
@@ -289,6 +297,19 @@ def test_models_that_cannot_be_timed(tmp_path):
         peers.open_peer(foreign(tmp_path / "sound.onnx", [1, 16000], np.zeros((1, 2))), 1)
 
 
+class LocalWorker:
+    """A worker without a process of its own."""
+
+    def __init__(self, alternative) -> None:
+        self.ask = alternative.open().measure
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +392,42 @@ def test_suppression_is_timed_with_as_many_candidates_and_people(monkeypatch):
     assert len(time_nms(2)) == len(kept) == 2
     keypoints, best = kept[0]
     assert len(keypoints) == NUM_CANDIDATES and 80 <= len(best) <= 100
+
+
+def test_a_folder_beside_its_network(photos: Path, monkeypatch):
+    """What is timed is the command's own work, and of the network alone nothing but that."""
+    monkeypatch.setattr(folder, "NUM_PHOTOS", 3)
+    monkeypatch.setattr(folder, "Worker", LocalWorker)
+    written: dict[str, list] = {}
+    real = folder.write_atomically
+    monkeypatch.setattr(
+        folder, "write_atomically", lambda path, content: (written.update({path.name: content}), real(path, content))
+    )
+    paths = [str(photos / "skiers.jpg"), str(photos / "group.jpg")]
+    samples = folder.time_folder(Alternative(SHIPPED, "onnxruntime", 2), paths, 2)
+    assert [len(each) for each in samples.values()] == [2, 2, 2]
+    wanted = [len(PoseDet(threads=1)(path)) for path in (*paths, paths[0])]
+    assert [timed.num_people for timed in (*samples["poses"], *samples["pictures"])] == [sum(wanted)] * 4
+    numbers = [entry["image_id"] for entry in json.loads(written["poses.json"])]
+    assert [numbers.count(place) for place in (1, 2, 3)] == wanted
+    assert all(min(timed.ms.values()) > 0 for each in samples.values() for timed in each)
+
+
+def test_a_folder_is_held_against_the_network_of_its_round():
+    def timed(*ms: float) -> list[Timed]:
+        return [Timed({TOTAL: each}, None, None) for each in ms]
+
+    samples = {"network": timed(10, 100, 20), "poses": timed(11, 110, 30), "pictures": timed(13, 120, 30)}
+    poses, pictures = of_a_folder(samples)
+    assert poses.measured.median == pytest.approx(1.1) and poses.holds
+    assert pictures.measured.median == pytest.approx(1.3) and not pictures.holds
+    assert poses.what == "a folder of photos to poses.json, times the bare network"
+
+
+def test_a_folder_with_a_bad_photo_is_no_time(tmp_path):
+    opened = folder.Many(Alternative(SHIPPED, "onnxruntime", 1), "poses").open()
+    with pytest.raises(PhotoError, match="no such file"):
+        opened.measure([str(tmp_path / "missing.jpg")])
 
 
 def test_a_failing_predict_is_no_time(tmp_path):
@@ -514,7 +571,7 @@ def test_results_of_any_program_are_scored(capsys, detector: PoseDet, photos: Pa
     results.write_text(json.dumps(found))
     code, out, _ = evaluate(capsys, photos / "truth.json", "--results", results, "--output", tmp_path / "report")
     wanted = evaluate_keypoints(photos / "truth.json", found, COCO)
-    assert code == 0 and out.splitlines()[1].split()[1] == f"{100 * wanted.ap:.1f}"
+    assert code == 0 and out.splitlines()[2].split(" | ")[1] == f"{100 * wanted.ap:.1f}"
     report = json.loads((tmp_path / "report" / "report.json").read_text())["results"]
     assert report["ap"] == wanted.ap > 0.2 and report["results"] == str(results)
 

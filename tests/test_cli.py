@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posedet import PoseDet, Poses, __version__, cli_predict, draw
+from posedet import PoseDet, Poses, __version__, draw
 from posedet.cli import main
 from posedet.data.sources import parse_data
 from posedet.errors import ConfigError, ModelError
@@ -81,6 +81,23 @@ def test_a_folder_of_photos(posedet, detector: PoseDet, photos: Path, tmp_path: 
         assert np.abs(read_photo(output / path.name) - drawn).mean() < 3  # JPEG
     assert len(results) == num_people
     assert outcome.out[len(paths) :] == [f"8 photos, {num_people} people -> {output}"]
+
+
+def test_poses_without_pictures(posedet, detector: PoseDet, photos: Path, tmp_path: Path) -> None:
+    """The photos' own folder may take them: no picture can replace a photo."""
+    for name in ("skiers.jpg", "food.jpg"):
+        shutil.copy(photos / name, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    outcome = posedet("predict", tmp_path, "--output", tmp_path, "--no-pictures", *ONE_CORE)
+    assert outcome.code == 0 and outcome.out[-1].endswith(f"people -> {tmp_path}")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jpg")} == before
+    mine = [result for result in poses_json(tmp_path) if result["file_name"].endswith("skiers.jpg")]
+    expected = detector(photos / "skiers.jpg")
+    np.testing.assert_array_equal(
+        Poses.from_coco([{**result, "file_name": None} for result in mine], COCO).keypoints, expected.keypoints
+    )
+    text = complaint(posedet("predict", tmp_path, "--output", tmp_path, "--no-pictures", "--scores"))
+    assert text == "--scores does not go with --no-pictures: scores are written into the pictures"
 
 
 def test_a_second_run_replaces_the_first(posedet, photos: Path, tmp_path: Path) -> None:
@@ -316,7 +333,7 @@ def test_an_interruption_is_no_traceback(
 
     for cores in (1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(cli_predict, "read_photo", interrupted)
+            patch.setattr("posedet.folder.read_photo", interrupted)
             outcome = posedet("predict", photos, "--output", tmp_path, "--threads", cores)
         assert (outcome.code, outcome.out, outcome.err) == (130, [], ["posedet: interrupted"])
         assert not any(tmp_path.iterdir())
@@ -332,8 +349,8 @@ def test_huge_photos_take_turns(posedet, photos: Path, tmp_path: Path, monkeypat
         present.remove(path)
         return read_photo(path)
 
-    monkeypatch.setattr(cli_predict, "HUGE_PIXELS", 1000)
-    monkeypatch.setattr(cli_predict, "read_photo", read)
+    monkeypatch.setattr("posedet.folder.HUGE_PIXELS", 1000)
+    monkeypatch.setattr("posedet.folder.read_photo", read)
     assert posedet("predict", photos, "--output", tmp_path, "--threads", 2, "--long-side", 128).code == 0
     assert most == [1] * 8
 
@@ -353,7 +370,7 @@ def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli_predict, "draw", broken)
+    monkeypatch.setattr("posedet.folder.draw", broken)
     with pytest.raises(ZeroDivisionError):
         main(["predict", str(photos / "tennis.jpg"), "--output", str(tmp_path), *ONE_CORE])
 

@@ -21,6 +21,7 @@ from posedet.oks import oks
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
 from posedet.training.torch_session import open_weights
 
+WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
 NAMES = ("baseball", "child", "food", "group", "hall", "skiers", "street", "tennis")
 
 
@@ -84,6 +85,21 @@ def test_several_at_once_give_the_poses_of_a_series(weak: PoseDet, runtime: str,
     batch = PoseDet(threads=2, at_once=2, score_threshold=0.1, runtime=runtime).batch(paths)
     for got, path in zip(batch, paths, strict=True):
         assert_close(got, weak(path))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "pytorch"])
+def test_photos_in_one_run_of_the_network_have_the_poses_of_single_calls(runtime: str, photos: Path) -> None:
+    """Eight photos, of which four have the same input size; three share a run, at most."""
+    settings: dict[str, Any] = {"long_side": 256, "score_threshold": 0.1}
+    if runtime == "pytorch":
+        detector = PoseDet(open_weights(WEIGHTS), **settings)
+    else:
+        detector = PoseDet(threads=1, runtime=runtime, **settings)
+    grouped = list(detector.grouped(((name, photos / f"{name}.jpg") for name in NAMES), 3))
+    assert sorted(name for name, _ in grouped) == sorted(NAMES) and [name for name, _ in grouped] != list(NAMES)
+    for name, poses in grouped:
+        assert_close(poses, detector(photos / f"{name}.jpg"))
+    assert sum(len(poses) for _, poses in grouped) > 10
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (20, 12_000), (3, 4)])
@@ -237,8 +253,7 @@ def assert_close(got: Poses, expected: Poses) -> None:
 
 
 def test_the_exported_file_gives_the_poses_of_pytorch(weak: PoseDet, photos: Path) -> None:
-    weights = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
-    network = PoseDet(open_weights(weights), score_threshold=0.1)
+    network = PoseDet(open_weights(WEIGHTS), score_threshold=0.1)
     num_poses = 0
     for name in NAMES:
         expected = network(photos / f"{name}.jpg")

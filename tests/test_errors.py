@@ -339,7 +339,7 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
     truth, results, folder = noisy_files
     hostile = "<script>alert(1)</script>&\"'"
     output = tmp_path / "page.html"
-    said = report_errors(truth, results, COCO, output, folder, name=hostile)
+    said, costs = report_errors(truth, results, COCO, output, folder, name=hostile)
     content = output.read_text()
     page = Page(content)
     assert (
@@ -356,7 +356,11 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
         assert finding.headline in page.text and finding.text in page.text
     scores = evaluate_keypoints(truth, results, COCO)
     assert f"AP is {100 * scores.ap:.1f}." in page.text
-    assert said == report_errors(truth, results, COCO, output, None)
+    gains = {each.name: f"{100 * (each.ap - scores.ap):+.1f}" for each in corrections(match(truth, results, COCO))}
+    rows = [line.strip("| ").split(" | ") for line in costs.splitlines()]
+    assert rows[0] == ["put right", "how many", "AP", "gain"] and {row[0]: row[3] for row in rows[2:]} == gains
+    assert rows[-1][0] == "all keypoints" and float(rows[2][3]) == max(float(row[3]) for row in rows[2:-1])
+    assert (said, costs) == report_errors(truth, results, COCO, output, None)
     assert "img" not in Page(output.read_text()).tags
 
 
@@ -434,7 +438,7 @@ def test_a_skeleton_of_one_keypoint() -> None:
     """Nobody has sides, sizes or flags to speak of; the page still stands."""
     truth = nose_truth(50, 50)
     poses = [pose(np.array(((52.0, 50),)))]
-    page, said = error_page(
+    page, said, _ = error_page(
         match(truth, poses, NOSE), evaluate_keypoints(truth, poses, NOSE), None, model="m", truth="t"
     )
     assert Page(page).tags.count("section") == 6

@@ -39,8 +39,9 @@ MAY_IMPORT = {
         "detector",
         "errors",
     },
-    "cli_predict": BASE | {"__init__", "detector", "draw", "extras", "parallel", "session", "training", "weights"},
-    "cli_evaluation": BASE | {"cli_predict", "detector", "evaluation", "extras", "reproduce", "tta"},
+    "folder": BASE | {"detector", "draw", "parallel"},
+    "cli_predict": BASE | {"detector", "extras", "folder", "session", "training", "weights"},
+    "cli_evaluation": BASE | {"cli_predict", "detector", "evaluation", "extras", "reproduce", "tta", "weights"},
     "cli_training": BASE
     | {"convert", "data", "detector", "evaluation", "export", "extras", "quantise", "session", "training"},
     "cli_weights": BASE | {"cli_predict", "data", "evaluation", "extras", "training", "weights"},
@@ -49,8 +50,8 @@ MAY_IMPORT = {
     "data": BASE | {"cv2", "yaml"},
     "evaluation": BASE | {"__init__", "data", "decode", "detector", "draw", "matplotlib", "pycocotools", "tta"},
     "benchmark": BASE
-    | {"data", "decode", "detector", "evaluation", "extras", "matplotlib", "model", "openvino", "session", "torch"}
-    | {"training", "weights"},
+    | {"data", "decode", "detector", "evaluation", "extras", "folder", "matplotlib", "model", "openvino", "session"}
+    | {"torch", "training", "weights"},
     "reproduce": BASE | {"data", "detector", "evaluation", "session", "training", "tta", "weights"},
     "cli_benchmark": BASE | {"benchmark", "detector", "evaluation", "extras", "parallel", "weights"},
     "model": {"config", "errors", "skeleton", "torch"},

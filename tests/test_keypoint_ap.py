@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posedet.errors import DataError, PoseDetError
+from posedet.evaluation.checked_entries import coco_evaluator, read_entries
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import COCO, CROPPED, CROWDPOSE, OCHUMAN, PROTOCOLS, Protocol, protocol_for
 from posedet.skeleton import BODY19, Skeleton
@@ -193,6 +194,19 @@ def test_by_hand() -> None:
     # exp(-d^2 / (8 x 0.1^2 x 2500)) = 0.72: above five of the ten thresholds.
     near = float(np.sqrt(-200 * np.log(0.72)))
     assert evaluate_keypoints(dots({}), found((near, 0.9)), DOTS).ap == pytest.approx(0.5)
+
+
+def test_the_evaluator_writes_nothing_into_checked_entries() -> None:
+    """They are matched again and again, with some changed."""
+    checked = read_entries(dots({"id": 8}, {"id": 0, "ignore": 1}), found((0, 0.9), (100, 0.8)), DOTS)
+    before = copy.deepcopy((checked.persons, checked.poses))
+    assert checked.to_find.tolist() == [True, False] and checked.category_ids == [1] and list(checked.photos) == [1]
+    matched = [image for image in coco_evaluator(checked).evalImgs if image]
+    assert [image["dtIds"] for image in matched][:1] == [[1, 2]] and matched[0]["gtIds"] == [1, 2]
+    assert all(
+        person.keys() == old.keys() and all(np.array_equal(person[key], old[key]) for key in old)
+        for person, old in zip(checked.persons + checked.poses, before[0] + before[1], strict=True)
+    )
 
 
 def test_nothing_found_and_nothing_to_find() -> None:

@@ -37,16 +37,18 @@ CROWDED = replace(SCORES, protocol="crowdpose", ap_easy=0.7, ap_medium_crowd=0.6
 
 def test_table() -> None:
     assert score_table({"posedet-s": SCORES, "b": replace(SCORES, ap=0.05)}).splitlines() == [
-        "             AP  AP50   AP75  APm  APl    AR  AR50  AR75   ARm  ARl",
-        "posedet-s  57.6  80.0  100.0  0.0    -  10.0  20.0  30.0  40.0    -",
-        "b           5.0  80.0  100.0  0.0    -  10.0  20.0  30.0  40.0    -",
+        "|           |   AP | AP50 |  AP75 | APm | APl |   AR | AR50 | AR75 |  ARm | ARl |",
+        "|-----------|-----:|-----:|------:|----:|----:|-----:|-----:|-----:|-----:|----:|",
+        "| posedet-s | 57.6 | 80.0 | 100.0 | 0.0 |   - | 10.0 | 20.0 | 30.0 | 40.0 |   - |",
+        "| b         |  5.0 | 80.0 | 100.0 | 0.0 |   - | 10.0 | 20.0 | 30.0 | 40.0 |   - |",
     ]
 
 
 def test_table_by_crowd_index() -> None:
     assert score_table({"m": CROWDED}).splitlines() == [
-        "     AP  AP50   AP75    AR  AR50  AR75  AP easy  AP medium  AP hard",
-        "m  57.6  80.0  100.0  10.0  20.0  30.0     70.0       60.0        -",
+        "|   |   AP | AP50 |  AP75 |   AR | AR50 | AR75 | AP easy | AP medium | AP hard |",
+        "|---|-----:|-----:|------:|-----:|-----:|-----:|--------:|----------:|--------:|",
+        "| m | 57.6 | 80.0 | 100.0 | 10.0 | 20.0 | 30.0 |    70.0 |      60.0 |       - |",
     ]
 
 

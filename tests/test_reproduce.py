@@ -13,6 +13,7 @@ from posedet.config import config_from_dict, load_config
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import COCO, CROWDPOSE
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+from posedet.reproduce import evaluations
 from posedet.reproduce import run as reproduce_run
 from posedet.reproduce.report import Measured, effect_by_seed, paper_effect, spread, write_table
 from posedet.reproduce.tables import BASE, SUPPRESSION, TABLE1, TABLE4, TABLE5, TABLES, Row, Table
@@ -150,7 +151,7 @@ def test_trains_each_run_once(
 
     # A run that was cut short is finished; what is whole is neither trained nor evaluated again.
     trained.clear()
-    monkeypatch.setattr(reproduce_run, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr(evaluations, "evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     for name in ("weights", "state"):
         (out / f"runs/base/seed1/{name}.safetensors").unlink()
     assert main(["reproduce", "table4", *toy, "--seeds", "2"]) == 0
@@ -192,8 +193,8 @@ def test_tables_of_presets_show_the_shipped_model(
         asked.append(predict)
         return scores(0.304)
 
-    monkeypatch.setattr(reproduce_run, "evaluate", seen)
-    monkeypatch.setattr(reproduce_run, "Augmented", lambda detector, merge: augmented.append(merge))
+    monkeypatch.setattr(evaluations, "evaluate", seen)
+    monkeypatch.setattr(evaluations, "Augmented", lambda detector, merge: augmented.append(merge))
     for table in ("table1", "table2"):
         command = ["reproduce", table, "--data", str(photos / "truth.json"), "--photos", str(photos)]
         assert main([*command, "--output", str(tmp_path / table)]) == 0

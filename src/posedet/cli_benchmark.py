@@ -150,8 +150,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from posedet.benchmark.claims import against_peers, claims_table, of_one_model
-    from posedet.benchmark.report import compare, conditions, to_dict
+    from posedet.benchmark.claims import against_peers, claims_table, of_a_folder, of_one_model
+    from posedet.benchmark.folder import time_folder
+    from posedet.benchmark.report import columns, compare, conditions, to_dict
 
     photos = _photos(options)
     claims, details, lines = [], {}, ""
@@ -161,7 +162,10 @@ def _claims(options: argparse.Namespace) -> int:
         details, lines = to_dict(comparison), f"\n\n{conditions(comparison)}"
     own = next(iter(_own(options, "openvino" if options.against else "onnxruntime").values()))
     claims += of_one_model(own, photos, options.rounds)
+    folder = time_folder(own, photos, options.rounds)
+    claims += of_a_folder(folder)
     print(claims_table(claims) + lines)
+    details["folder, ms for each photo"] = {work: columns(samples) for work, samples in folder.items()}
     _write(options, {"claims": [claim.to_dict() for claim in claims], **details}, None)
     return 0 if all(claim.holds for claim in claims) else 1
 

@@ -1,6 +1,7 @@
 """The commands that measure: `posedet evaluate | reproduce`."""
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line, photo_folder
 from posedet.reproduce.tables import TABLES
+from posedet.weights import model_file
 
 if TYPE_CHECKING:
     from posedet.detector import PoseDet
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 # Of the protocols: those of COCO-style files, as they are.
 _PLAIN_PROTOCOLS = ("coco", "crowdpose")
+_CROWDS = {
+    "crowdpose": "CrowdPose's annotations (default folder of the photos: beside the JSON, same name)",
+    "ochuman": "OCHuman's, its own file or in COCO's form",
+    "cropped": "COCO's; photos are cut so that people reach beyond them",
+}
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
@@ -40,6 +47,13 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     )
     evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
     add_detector_options(evaluate)
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        metavar="PHOTOS",
+        help="of the same size in one run (default: 1): for GPUs, no gain elsewhere",
+    )
+    evaluate.add_argument("--device", help="of PyTorch weights, such as cuda (default: cpu)")
     evaluate.set_defaults(command=_evaluate)
 
     errors = add("errors", "what a model is bad at, as an HTML page", "errors coco-dev.json --output errors.html")
@@ -62,12 +76,23 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     add_detector_options(stress)
     stress.set_defaults(command=_stress)
 
+    _add_reproduce(add)
+
+
+def _add_reproduce(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     reproduce = add("reproduce", "a table or figure of the paper", "reproduce figure3 --data val.json --output figure3")
     whats = reproduce.add_subparsers(required=True, metavar="WHAT")
     figure3 = whats.add_parser("figure3", help="what suppressing duplicates costs a perfect detector in crowds")
     figure3.add_argument("--data", type=Path, required=True, help="CrowdPose's annotations; photos are not needed")
     figure3.add_argument("--output", type=Path, required=True, help="folder for figure3.png, .md and .json")
     figure3.set_defaults(command=_figure3)
+    crowds = whats.add_parser("crowds", help="a model on CrowdPose, OCHuman and cropped COCO, in one table")
+    for name, what in _CROWDS.items():
+        crowds.add_argument(f"--{name}", type=_photo_set, metavar="JSON[:FOLDER]", help=what)
+    crowds.add_argument("--model", default="posedet-s", help="ONNX file or PyTorch weights (default: %(default)s)")
+    crowds.add_argument("--device", default="cpu", help="of PyTorch weights: cpu or cuda (%(default)s)")
+    crowds.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its evaluations")
+    crowds.set_defaults(command=_crowds)
     for table in TABLES.values():
         parser = whats.add_parser(table.name, help=table.title, description=table.title)
         _add_table_options(parser, runs=", ".join(table.runs))
@@ -99,26 +124,43 @@ def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     needs("evaluate", "train", ("pycocotools",))
-    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+    from posedet.detector import DEFAULT_MODEL
     from posedet.evaluation.report import score_table
-    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+    from posedet.evaluation.run import evaluate
     from posedet.tta import Augmented
 
     if options.results is not None:
         return _evaluate_results(options)
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
-    if options.protocol is not None and options.skeleton is None:
-        options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
-    if options.score_threshold is None:
-        options.score_threshold = EVALUATED_SCORE
-    detector = open_detector(options)
-    protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(detector.skeleton)
-    folder = options.photos or photo_folder(options.annotations)
+    batch = 1 if options.batch is None else options.batch
+    if batch < 1:
+        raise ConfigError(f"--batch {batch}: expected at least 1 photo")
+    if options.tta and batch > 1:
+        raise ConfigError("--batch does not go with --tta, which takes one photo at a time")
+    detector, protocol = _judged_detector(options, device=options.device)
+    with model_file(options.model or DEFAULT_MODEL).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = options.model or detector.about.name
-    predict = Augmented(detector, merge=options.tta) if options.tta else detector
-    scores = evaluate(predict, options.annotations, folder, protocol, output=options.output, model=name)
-    print(score_table({name: scores}))
+    scores = evaluate(
+        Augmented(detector, merge=options.tta) if options.tta else detector,
+        options.annotations,
+        options.photos or photo_folder(options.annotations),
+        protocol,
+        output=options.output,
+        model=name,
+        settings={
+            "sha256": digest,
+            "runtime": options.runtime,
+            "tta": options.tta,
+            "long_side": detector.long_side,
+            "score_threshold": detector.score_threshold,
+            "keypoints": detector.skeleton.keypoints,
+        },
+        batch=batch,
+    )
+    label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")
+    print(score_table({label: scores}))
     return 0
 
 
@@ -129,11 +171,11 @@ def _evaluate_results(options: argparse.Namespace) -> int:
     from posedet.evaluation.run import evaluate_file
     from posedet.skeleton import COCO, skeleton_for
 
-    _refuse_with_results(options, "model", "tta", "photos", "long_side", "score_threshold")
+    _refuse_with_results(options, "model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
     skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
     protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
     scores = evaluate_file(options.results, options.annotations, protocol, output=options.output)
-    print(score_table({str(options.results): scores}))
+    print(score_table({f"{options.results}, {protocol.name}": scores}))
     return 0
 
 
@@ -148,6 +190,21 @@ def _figure3(options: argparse.Namespace) -> int:
     from posedet.evaluation.upper_bound import reproduce_figure3
 
     print(reproduce_figure3(options.data, options.output))
+    return 0
+
+
+def _photo_set(text: str) -> tuple[Path, Path]:
+    """`JSON[:FOLDER]` -> annotations, folder of the photos."""
+    name, colon, folder = text.partition(":")
+    return Path(name), Path(folder) if colon else photo_folder(Path(name))
+
+
+def _crowds(options: argparse.Namespace) -> int:
+    needs("reproduce crowds", "train", ("pycocotools",))
+    from posedet.reproduce.crowds import reproduce_crowds
+
+    sets = {name: given for name in _CROWDS if (given := getattr(options, name)) is not None}
+    print(reproduce_crowds(model_file(options.model), sets, options.output, device=options.device), end="")
     return 0
 
 
@@ -187,17 +244,19 @@ def _errors(options: argparse.Namespace) -> int:
     folder: Path | None = options.photos or photo_folder(options.annotations)
     if options.results is None:
         predict, protocol = _judged_detector(options)
-        found = report_errors(options.annotations, predict, protocol, options.output, folder, name=predict.about.name)
+        found, costs = report_errors(
+            options.annotations, predict, protocol, options.output, folder, name=predict.about.name
+        )
     else:
         _refuse_with_results(options, "model", "long_side", "score_threshold")
         skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
         protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
         # The page can do without pictures, unless they are asked for.
         folder = folder if options.photos is not None or (folder and folder.is_dir()) else None
-        found = report_errors(options.annotations, options.results, protocol, options.output, folder)
+        found, costs = report_errors(options.annotations, options.results, protocol, options.output, folder)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
-    print(f"-> {one_line(options.output)}")
+    print(f"\n{costs}\n\n-> {one_line(options.output)}")
     return 0
 
 
@@ -212,7 +271,7 @@ def _stress(options: argparse.Namespace) -> int:
     return 0
 
 
-def _judged_detector(options: argparse.Namespace) -> "tuple[PoseDet, Protocol]":
+def _judged_detector(options: argparse.Namespace, *, device: str | None = None) -> "tuple[PoseDet, Protocol]":
     """The detector as AP needs it, weak poses and the protocol's keypoints, and the protocol."""
     from posedet.evaluation.protocols import PROTOCOLS, protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE
@@ -221,5 +280,5 @@ def _judged_detector(options: argparse.Namespace) -> "tuple[PoseDet, Protocol]":
         options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
-    detector = open_detector(options)
+    detector = open_detector(options, device=device)
     return detector, PROTOCOLS[options.protocol] if options.protocol else protocol_for(detector.skeleton)

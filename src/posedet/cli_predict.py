@@ -2,31 +2,20 @@
 
 import argparse
 import json
-import math
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posedet import draw
 from posedet.errors import ConfigError, PhotoError
 from posedet.extras import needs
 from posedet.files import find_photos, one_line, picture_names, write_atomically
-from posedet.image import read_photo, size_of, write_photo
-from posedet.parallel import available_cores, in_order
 from posedet.weights import model_file
 
 if TYPE_CHECKING:
     from posedet.detector import PoseDet
-    from posedet.poses import Poses
     from posedet.session import Session
-
-# Photos on their way at the same time: each holds its pixels and the network's maps. More cores share these.
-MOST_AT_ONCE = 8
-HUGE_PIXELS = 50_000_000
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
@@ -43,6 +32,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         help="for the pictures and poses.json, COCO results with file names (default: %(default)s)",
     )
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
+    predict.add_argument("--no-pictures", action="store_true", help="write poses.json alone: sooner")
     add_detector_options(predict)
     predict.set_defaults(command=_predict)
 
@@ -65,8 +55,8 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
 
 
-def open_detector(options: argparse.Namespace, *, at_once: int = 1) -> "PoseDet":
-    """The detector that the options ask for; see `PoseDet` for `at_once`."""
+def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str | None = None) -> "PoseDet":
+    """The detector that the options ask for; see `PoseDet` for `at_once`. device: of PyTorch weights, cpu if None."""
     from posedet.detector import PoseDet
 
     skeleton = options.skeleton
@@ -78,7 +68,9 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1) -> "PoseDet"
         needs("... --model x.safetensors", "train", ("torch", "safetensors"))
         from posedet.training.torch_session import open_weights
 
-        model = open_weights(file)
+        model = open_weights(file, device or "cpu")
+    elif device is not None:
+        raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
     return PoseDet(
         model,
         skeleton=skeleton,
@@ -93,17 +85,19 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1) -> "PoseDet"
 def _predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from posedet.folder import best_at_once, find_all, results
+
+    if options.scores and options.no_pictures:
+        raise ConfigError("--scores does not go with --no-pictures: scores are written into the pictures")
     photos = find_photos(options.photos)
-    at_once = max(1, min(len(photos), options.threads or available_cores(), MOST_AT_ONCE))
-    detector = open_detector(options, at_once=at_once)
-    pictures = [options.output / name for name in picture_names(photos)]
-    _prepare_output(options.output, photos, pictures)
-    annotate = _Annotator(detector, scores=options.scores)
-    results: list[dict[str, object]] = []
+    detector = open_detector(options, at_once=best_at_once(len(photos), options.threads))
+    pictures = None if options.no_pictures else [options.output / name for name in picture_names(photos)]
+    _prepare_output(options.output, photos, pictures or [])
+    entries: list[dict[str, object]] = []
     rows: list[tuple[str, str]] = []
     num_people = num_failed = 0
-    annotated = in_order(annotate, zip(photos, pictures, strict=True), at_once)
-    progress = tqdm(annotated, total=len(photos), unit="photo", disable=None)
+    found = find_all(detector, photos, pictures, scores=options.scores)
+    progress = tqdm(found, total=len(photos), unit="photo", disable=None)
     for image_id, (photo, poses) in enumerate(zip(photos, progress, strict=True), start=1):
         if isinstance(poses, PhotoError):
             num_failed += 1
@@ -113,11 +107,11 @@ def _predict(options: argparse.Namespace) -> int:
         num_people += len(poses)
         best = f", best score {poses.scores[0]:.2f}" if len(poses) else ""
         rows.append((one_line(photo), _count(len(poses), "person", "people") + best))
-        results += [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
-    write_atomically(options.output / "poses.json", json.dumps(results).encode())
+        entries += results(poses, image_id, photo)
+    write_atomically(options.output / "poses.json", json.dumps(entries).encode())
     width = min(60, max(len(name) for name, _ in rows))
-    for name, found in rows:
-        print(f"{name:<{width}}  {found}")
+    for name, people in rows:
+        print(f"{name:<{width}}  {people}")
     total = f"{_count(len(photos), 'photo', 'photos')}, {_count(num_people, 'person', 'people')}"
     print(f"{total}{f', {num_failed} failed' if num_failed else ''} -> {one_line(options.output)}")
     return 1 if num_failed else 0
@@ -145,27 +139,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
-
-
-class _Annotator:
-    """Draws the poses of photos into pictures; many threads may call it."""
-
-    def __init__(self, detector: "PoseDet", *, scores: bool) -> None:
-        self._detector, self._scores = detector, scores
-        self._alone = threading.Lock()
-
-    def __call__(self, files: tuple[Path, Path]) -> "Poses | PhotoError":
-        """From a photo to its picture: the poses, or why there is no picture."""
-        photo, picture = files
-        try:
-            # One of the huge ones at a time: each takes gigabytes.
-            with self._alone if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
-                array = read_photo(photo)
-                poses = self._detector(array)
-                write_photo(picture, draw(array, poses, scores=self._scores))
-        except PhotoError as error:
-            return error
-        return poses
 
 
 def _count(number: int, one: str, many: str) -> str:

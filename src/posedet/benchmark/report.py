@@ -131,9 +131,9 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                 "precision": comparison.precision[name],
                 "peak_memory_mb": comparison.samples[name][-1].peak_memory_mb,
                 "num_people": [timed.num_people for timed in comparison.samples[name]],
-                "ms": _columns(comparison.samples[name]),
+                "ms": columns(comparison.samples[name]),
                 "network_ms_in_batches": {
-                    str(batch): _columns(samples[name])["network"]
+                    str(batch): columns(samples[name])["network"]
                     for batch, samples in comparison.batches.items()
                     if name in samples
                 },
@@ -143,9 +143,10 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _columns(samples: Sequence[Timed]) -> dict[str, dict[str, Any]]:
-    columns = {stage: [timed.ms[stage] for timed in samples] for stage in samples[0].ms}
-    return {stage: {**Spread.of(column)._asdict(), "samples": column} for stage, column in columns.items()}
+def columns(samples: Sequence[Timed]) -> dict[str, dict[str, Any]]:
+    """Milliseconds of each stage, for JSON: the middle, the quartiles, and every sample."""
+    ms = {stage: [timed.ms[stage] for timed in samples] for stage in samples[0].ms}
+    return {stage: {**Spread.of(column)._asdict(), "samples": column} for stage, column in ms.items()}
 
 
 def draw(comparison: Comparison, path: Path) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
 from posedet.errors import ConfigError, PoseDetError
 from posedet.extras import needs
-from posedet.session import open_session
+from posedet.session import Session, open_session
 
 Engine = Literal["onnxruntime", "openvino", "pytorch"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -31,6 +31,10 @@ class Alternative:
     threads: int
     foreign: bool = False
 
+    @property
+    def name(self) -> str:
+        return f"{Path(self.model).name} in {TITLES[self.engine]}"
+
     def open(self) -> Subject:
         """Make it ready. Raises ModelError or ConfigError naming what is wrong."""
         path = Path(self.model)
@@ -38,28 +42,41 @@ class Alternative:
             from posedet.benchmark.peers import open_peer
 
             return open_peer(path, self.threads)
+        # The names of ONNX operators stand in the file as they are.
+        quantised = self.engine != "pytorch" and path.is_file() and b"QuantizeLinear" in path.read_bytes()
+        return Ours(self.session(), QUANTISED if quantised else "float32")
+
+    def session(self, at_once: int = 1) -> Session:
+        """The network, for so many calls at a time. Raises as `open`."""
         if self.engine == "pytorch":
             needs("benchmark --engines pytorch", "train", ("torch", "safetensors"))
-            return _pytorch(path, self.threads)
-        session = open_session(path, runtime=self.engine, threads=self.threads)
-        # The names of ONNX operators stand in the file as they are.
-        return Ours(session, QUANTISED if b"QuantizeLinear" in path.read_bytes() else "float32")
+            return _pytorch(Path(self.model), self.threads - at_once + 1)
+        return open_session(Path(self.model), runtime=self.engine, threads=self.threads, at_once=at_once)
 
 
-def _pytorch(path: Path, threads: int) -> Subject:
+def _pytorch(path: Path, threads: int) -> Session:
     import torch
 
     from posedet.training.torch_session import open_weights
 
     torch.set_num_threads(threads)
-    return Ours(open_weights(path), "float32")
+    return open_weights(path)
+
+
+class Openable(Protocol):
+    """What a worker opens: its name for errors, and how to make ready something with `precision` and `measure`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self) -> Any: ...
 
 
 class Worker:
     """A process that has opened one alternative and times what it is asked to."""
 
-    def __init__(self, alternative: Alternative) -> None:
-        self._name = f"{Path(alternative.model).name} in {TITLES[alternative.engine]}"
+    def __init__(self, alternative: Openable) -> None:
+        self._name = alternative.name
         context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of others' runtimes
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(alternative, theirs), daemon=True)
@@ -69,8 +86,12 @@ class Worker:
 
     def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
         """As `Subject.measure`. Raises what the subject raised."""
+        return self.ask(photo, long_side, batch)
+
+    def ask(self, *arguments: object) -> Timed:
+        """What the subject's `measure` says. Raises what it raised."""
         with suppress(BrokenPipeError):  # then there is no answer either
-            self._pipe.send((photo, long_side, batch))
+            self._pipe.send(arguments)
         timed = self._answer()
         assert isinstance(timed, Timed)
         return timed
@@ -95,7 +116,7 @@ class Worker:
         self._process.join()
 
 
-def _serve(alternative: Alternative, pipe: Connection) -> None:
+def _serve(alternative: Openable, pipe: Connection) -> None:
     try:
         subject = alternative.open()
         pipe.send(subject.precision)

@@ -4,7 +4,7 @@ Everything is inside the file, pictures too: it opens without a network, and hol
 """
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from posedet.evaluation.errors import KINDS, Correction, Joint, Matching, correc
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.page import GREY, Curve, bar, chart, details, page, section, table
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.run import predict_all
+from posedet.evaluation.report import markdown_table
+from posedet.evaluation.run import Predict, check_photo_set, predict_all
 from posedet.files import write_atomically
-from posedet.poses import Poses
 
 COLOURS = ("#3a9d5d", "#e6c34a", "#d9483b", "#8b5fbf", "#9aa3ad")  # of `KINDS`
 BLUE, ORANGE = "#2f6fde", "#e07b1f"
@@ -40,17 +40,19 @@ MEANINGS = {
     "missed people": "no pose comes near them",
 }
 
+OF_WHAT = {"order of scores": "poses", "false positives": "poses", "duplicates": "poses", "missed people": "people"}
+
 
 def report_errors(
     truth: Path,
-    results: Path | Callable[[Path], Poses],
+    results: Path | Predict,
     protocol: Protocol,
     output: Path,
     folder: Path | None,
     *,
     name: str = "",
-) -> list[Finding]:
-    """Analyse results, write the page, and return its findings.
+) -> tuple[list[Finding], str]:
+    """Analyse results, write the page, and return its findings, and what each error costs as a Markdown table.
 
     truth: COCO-style JSON. results: a file in COCO's format, or what predicts poses with the protocol's keypoints, weak
     ones too. folder: of the photos, or None for a page without pictures. name: what the page calls the model; the
@@ -60,28 +62,34 @@ def report_errors(
     match(truth, [], protocol)  # what is wrong with the truth shall be known before minutes of predicting
     photos = {}
     if folder is not None:
+        check_photo_set(truth, folder)
         images = entries(read_json(truth), "images", str(truth))
         photos = {identity(entry, "id", place): photo_path(entry, place, folder) for place, entry in images}
     found = results if isinstance(results, Path) else predict_all(results, photos.items())
-    content, said = error_page(
-        match(truth, found, protocol),
+    matching = match(truth, found, protocol)
+    content, said, costs = error_page(
+        matching,
         evaluate_keypoints(truth, found, protocol),
         photos or None,
         model=name or Path(str(results)).name,
         truth=truth.name,
     )
     write_atomically(output, content.encode(errors="backslashreplace"))  # names may be no Unicode
-    return said
+    return said, _costs_in_short(matching, costs)
 
 
 def error_page(
     matching: Matching, scores: KeypointAP, photos: Mapping[int, Path] | None, *, model: str, truth: str
-) -> tuple[str, list[Finding]]:
-    """The page, and its findings. model, truth: what it calls them. photos: image id -> file, None for no pictures."""
+) -> tuple[str, list[Finding], list[Correction]]:
+    """The page, its findings, and what each error costs, the dearest first and that of all keypoints last.
+
+    model, truth: what the page calls them. photos: image id -> file, None for no pictures.
+    """
     if not matching.to_find.any() or not matching.poses:
         what = "no person to find" if matching.poses else "no pose predicted"
         raise DataError(f"{truth}: {what} in {len(matching.photos)} photos, so there are no errors to show")
-    costs, parts, by_joint = corrections(matching), groups(matching), joints(matching)
+    costs = sorted(corrections(matching), key=lambda cost: (cost.name == "all keypoints", -cost.ap))
+    parts, by_joint = groups(matching), joints(matching)
     trust = score_reliability(matching), keypoint_reliability(matching)
     found = findings(matching, costs, parts, by_joint, *trust)
     sections = [
@@ -94,7 +102,7 @@ def error_page(
         _trust(*trust),
         _gallery("The best", [best_cases(matching)], matching, photos),
     ]
-    return page(f"What {model} gets wrong", sections), found
+    return page(f"What {model} gets wrong", sections), found, costs
 
 
 def _opening(scores: KeypointAP, model: str, truth: str, found: Sequence[Finding]) -> str:
@@ -116,7 +124,7 @@ def _opening(scores: KeypointAP, model: str, truth: str, found: Sequence[Finding
 
 def _costs(matching: Matching, costs: Sequence[Correction]) -> str:
     ap = matching.ap()
-    *order, together = sorted(costs, key=lambda cost: (cost.name == "all keypoints", -cost.ap))
+    *order, together = costs
     most = max(0.01, *(cost.ap - ap for cost in order))
     rows = [
         [
@@ -128,7 +136,7 @@ def _costs(matching: Matching, costs: Sequence[Correction]) -> str:
             _points(cost.ap50),
             _points(cost.ap75),
         ]
-        for cost in (*order, together)
+        for cost in costs
     ]
     return section(
         "What each error costs",
@@ -145,6 +153,15 @@ def _costs(matching: Matching, costs: Sequence[Correction]) -> str:
             "first), missed people not asked for."
         ),
     )
+
+
+def _costs_in_short(matching: Matching, costs: Sequence[Correction]) -> str:
+    rows = [["put right", "how many", "AP", "gain"]]
+    for name, number, ap, *_ in costs:
+        rows.append(
+            [name, f"{number:,} {OF_WHAT.get(name, 'keypoints')}", _points(ap), f"{100 * (ap - matching.ap()):+.1f}"]
+        )
+    return markdown_table(rows)
 
 
 def _gallery(title: str, kinds: Sequence[Kind], matching: Matching, photos: Mapping[int, Path] | None) -> str:

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.coco_json import read_categories
-from posedet.evaluation import keypoint_ap
+from posedet.evaluation.checked_entries import CheckedEntries, Entries, coco_evaluator, read_entries
 from posedet.evaluation.protocols import Protocol
 from posedet.oks import oks
 
@@ -35,17 +34,12 @@ FOUND_OKS = 0.1  # from here on a pose means a person: less is somebody else, or
 
 
 @dataclass(frozen=True, eq=False)
-class Matching:
-    """D poses, of each photo the best that its protocol counts, and P people, also the ignored; K keypoints.
+class Matching(CheckedEntries):
+    """P people and D poses, of each photo the best that the protocol counts, and who belongs to whom; K keypoints.
 
-    Coordinates are pixels of the photos. Where an array names a person it is by number, and -1 is nobody.
+    Where an array names a person it is by number from 0, and -1 is nobody.
     """
 
-    protocol: Protocol
-    photos: list[int]  # image ids
-    category_ids: list[int]
-    poses: list[dict[str, Any]]  # D, as the evaluator has them
-    persons: list[dict[str, Any]]  # P, likewise
     precision: Floats  # (10, 101, C): OKS thresholds 0.50 to 0.95, recalls 0 to 1, categories; -1 where nobody is
     person_at: Integers  # (10, D) who each pose was matched with at these thresholds
     ignored_at: Mask  # (10, D) a pose that neither counts as right nor as wrong
@@ -80,11 +74,6 @@ class Matching:
         """(P, K)"""
         labelled: Mask = self.person_keypoints[..., 2] > 0
         return labelled
-
-    @cached_property
-    def to_find(self) -> Mask:
-        """(P,) people who are not ignored."""
-        return np.array([each["num_keypoints"] > 0 and not each["iscrowd"] for each in self.persons], bool)
 
     @cached_property
     def best_oks(self) -> Floats:
@@ -143,7 +132,7 @@ class Matching:
             )
         return kinds, similarities
 
-    def corrected(self, kinds: Sequence[int], *, exactly: bool = False) -> list[dict[str, Any]]:
+    def corrected(self, kinds: Sequence[int], *, exactly: bool = False) -> Entries:
         """The poses with keypoint errors of these kinds put right.
 
         As in the paper: a jitter comes to where it is good, a miss to where it is a jitter, and an inversion or swap
@@ -164,27 +153,12 @@ class Matching:
 def match(
     truth: str | Path | dict[str, Any], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> Matching:
-    """Match results with the truth; both are taken, checked and refused as `evaluate_keypoints` does."""
-    truth_place, truth_data = keypoint_ap._opened(truth, "truth")
-    results_place, results_data = keypoint_ap._opened(results, "results")
-    names = protocol.skeleton.keypoints
-    categories = read_categories(truth_data, truth_place, protocol.skeleton, unnamed=names)
-    photos = set(keypoint_ap._checked_photos(truth_data, truth_place))
-    persons = keypoint_ap._checked_truth(truth_data, truth_place, protocol, categories, photos)
-    poses = keypoint_ap._checked_results(results_data, results_place, protocol, categories, photos)
-    category_ids = [category_id for category_id, columns in categories.items() if columns is not None]
-    return _match(sorted(photos), category_ids, persons, poses, protocol)
+    """Match results with the truth; both are taken, checked and refused as `read_entries` does."""
+    return _match(read_entries(truth, results, protocol))
 
 
-def _match(
-    photos: list[int],
-    category_ids: list[int],
-    persons: list[dict[str, Any]],
-    poses: list[dict[str, Any]],
-    protocol: Protocol,
-) -> Matching:
-    poses = [{**pose, "id": number} for number, pose in enumerate(poses, 1)]
-    evaluator = keypoint_ap._matched(photos, category_ids, persons, poses, protocol)
+def _match(checked: CheckedEntries) -> Matching:
+    evaluator = coco_evaluator(checked)
     counted, person_at, ignored_at = _outcomes(evaluator)
     precision = evaluator.eval["precision"][..., 0, 0]
     evaluator.params.iouThrs = np.array([FOUND_OKS])
@@ -193,11 +167,11 @@ def _match(
         evaluator.evaluate()
     _, (person_of,), (ignored,) = _outcomes(evaluator)
     return Matching(
-        protocol=protocol,
-        photos=photos,
-        category_ids=category_ids,
-        poses=[poses[number] for number in counted],
-        persons=persons,
+        protocol=checked.protocol,
+        photos=checked.photos,
+        category_ids=checked.category_ids,
+        persons=checked.persons,
+        poses=[checked.poses[number] for number in counted],
         precision=precision,
         person_at=person_at,
         ignored_at=ignored_at,
@@ -261,25 +235,25 @@ def corrections(matching: Matching) -> list[Correction]:
         for person, miss in zip(matching.persons, missed.tolist(), strict=True)
     ]
 
-    def corrected(name: str, num_errors: int, poses: list[dict[str, Any]], persons: list[dict[str, Any]]) -> Correction:
-        after = _match(matching.photos, matching.category_ids, persons, poses, matching.protocol)
+    def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> Correction:
+        after = _match(CheckedEntries(matching.protocol, matching.photos, matching.category_ids, persons, poses))
         return Correction(name, num_errors, after.ap(), after.ap(0), after.ap(5))
 
-    def without(mask: Mask) -> list[dict[str, Any]]:
+    def without(mask: Mask) -> Entries:
         return [pose for pose, gone in zip(matching.poses, mask.tolist(), strict=True) if not gone]
 
     keypoint_errors = (JITTER, INVERSION, SWAP, MISS)
     found = [
-        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind]), matching.persons)
+        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind]))
         for kind in keypoint_errors
     ]
     exact = matching.corrected(keypoint_errors, exactly=True)
     return [
         *found,
-        corrected("all keypoints", int((matching.kinds > GOOD).sum()), exact, matching.persons),
-        corrected("order of scores", len(matching.poses), rescored, matching.persons),
-        corrected("false positives", int(background.sum()), without(background), matching.persons),
-        corrected("duplicates", int(duplicate.sum()), without(duplicate), matching.persons),
+        corrected("all keypoints", int((matching.kinds > GOOD).sum()), exact),
+        corrected("order of scores", len(matching.poses), rescored),
+        corrected("false positives", int(background.sum()), without(background)),
+        corrected("duplicates", int(duplicate.sum()), without(duplicate)),
         corrected("missed people", int(missed.sum()), matching.poses, pardoned),
     ]
 

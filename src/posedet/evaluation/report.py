@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from posedet import __version__
+from posedet.errors import PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP
-from posedet.files import write_atomically
+from posedet.files import one_line, write_atomically
 
 _COLUMNS = {
     "ap": "AP",
@@ -40,8 +41,22 @@ _CROWD_COLUMNS = {
 _LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotools")
 
 
+def make_output(folder: Path) -> None:
+    """Make the folder `--output`, unless it is there. Raises PoseDetError if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoseDetError(f"--output {one_line(folder)}: {error.strerror}; choose another folder") from None
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells line by line, the head first."""
+    head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *rows])
+
+
 def score_table(scores: Mapping[str, KeypointAP]) -> str:
-    """A row for each model, with scores in points from 0 to 100, "-" where there is no person to find.
+    """Markdown, aligned as in a terminal: a row for each model, in points from 0 to 100, "-" where nobody is to find.
 
     Crowd columns stand where a protocol splits photos by crowd index (in place of sizes, as in CrowdPose's tables).
     """
@@ -50,10 +65,11 @@ def score_table(scores: Mapping[str, KeypointAP]) -> str:
     rows = [["", *columns.values()]]
     rows += [[name, *(_points(getattr(each, column)) for column in columns)] for name, each in scores.items()]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    head, *body = (
+        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows
     )
+    line = "|" + "-" * (widths[0] + 2) + "|" + "".join("-" * (width + 1) + ":|" for width in widths[1:])
+    return "\n".join([head, line, *body])
 
 
 def write_report(path: Path, results: Mapping[str, Any], *, command: Sequence[str] | None = None) -> None:

@@ -1,20 +1,24 @@
 """Evaluate a detector on annotated photos: predict, keep what is done, score, report."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.data.coco_json import entries, identity, present, read_json
+from posedet.data.annotations import photo_path
+from posedet.data.coco_json import entries, identity, read_json
 from posedet.data.ochuman import coco_form
+from posedet.detector import PoseDet
 from posedet.errors import ConfigError, DataError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import write_report
+from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
@@ -23,39 +27,67 @@ from posedet.poses import Poses
 EVALUATED_SCORE = 0.01
 
 Predict = Callable[[Path | NDArray[np.uint8]], Poses]
-Seen = TypeVar("Seen")  # a photo, or where it lies
+Seen = Path | Callable[[], NDArray[np.uint8]]  # where a photo lies, or what makes it when its turn comes
+
+
+def check_photo_set(data: Path, photos: Path, remedy: str = "--photos") -> None:
+    """Raises DataError where an annotation file or the folder of its photos is missing: before hours of work."""
+    if not data.is_file():
+        raise DataError(f"{data}: no such file")
+    if not photos.is_dir():
+        raise DataError(f"{photos}: no such folder; {remedy} says where those of {data.name} are")
 
 
 def evaluate(
-    predict: Predict, truth: Path, folder: Path, protocol: Protocol, *, output: Path | None = None, model: str = ""
+    predict: Predict,
+    truth: Path,
+    folder: Path,
+    protocol: Protocol,
+    *,
+    output: Path | None = None,
+    model: str = "",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    batch: int = 1,
 ) -> KeypointAP:
     """Predict every photo of `truth` in `folder` and score the poses by `protocol`.
 
     `truth` is COCO-style JSON, or what else the protocol reads; a protocol of cropped photos has them cut first.
     With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
-    before an interruption is not predicted again (predictions.jsonl; removed at the end).
+    before an interruption is not predicted again (predictions-*.jsonl; removed at the end), unless `model`, what the
+    report calls it, or `settings`, all else that poses depend on, are others. `batch` as in `predict_all`.
     """
+    check_photo_set(truth, folder)
+    data, photos = _to_see(truth, folder, protocol)
+    evaluate_keypoints(data, [], protocol)  # what is wrong with it shall be known before hours of predicting
+    about = {"model": model, "settings": dict(settings), "truth": str(truth)}
+    partial = None
+    if output is not None:
+        make_output(output)
+        digest = hashlib.sha256(json.dumps(about | {"protocol": protocol.name}).encode()).hexdigest()
+        partial = output / f"predictions-{digest[:16]}.jsonl"
+    results = predict_all(predict, photos.items(), partial, batch=batch)
+    scores = evaluate_keypoints(data, results, protocol)
+    if output is not None and partial is not None:
+        write_atomically(output / "results.json", json.dumps(results).encode())
+        write_report(output / "report.json", about | scores.to_dict())
+        partial.unlink(missing_ok=True)
+    return scores
+
+
+def _to_see(truth: Path, folder: Path, protocol: Protocol) -> tuple[Path | dict[str, Any], Mapping[int, Seen]]:
+    """Truth in COCO's form, and its photos as the protocol shows them."""
     data = as_read = read_json(truth)
     if protocol.form == "ochuman":
         data = coco_form(data, str(truth))
-    places = [(place, entry) for place, entry in entries(data, "images", str(truth))]
-    photos = {identity(entry, "id", place): folder / str(present(entry, "file_name", place)) for place, entry in places}
-    partial = None
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        partial = output / "predictions.jsonl"
+    files = {
+        identity(entry, "id", place): photo_path(entry, place, folder)
+        for place, entry in entries(data, "images", str(truth))
+    }
     if protocol.view == "cropped":
-        data, views = cropped_views(data, str(truth), photos, protocol.skeleton)
-        results = predict_all(lambda view: predict(view.read()), views.items(), partial)
-    else:
-        results = predict_all(predict, photos.items(), partial)
+        data, views = cropped_views(data, str(truth), files, protocol.skeleton)
+        return data, {image_id: view.read for image_id, view in views.items()}
     # By its path where it is as it was read: errors then name the file.
-    scores = evaluate_keypoints(truth if data is as_read else data, results, protocol)
-    if output is not None and partial is not None:
-        write_atomically(output / "results.json", json.dumps(results).encode())
-        write_report(output / "report.json", {"model": model, "truth": str(truth), **scores.to_dict()})
-        partial.unlink(missing_ok=True)
-    return scores
+    return truth if data is as_read else data, files
 
 
 def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Path | None = None) -> KeypointAP:
@@ -70,21 +102,38 @@ def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Pat
         data = coco_form(read_json(truth), str(truth))
     scores = evaluate_keypoints(data, results, protocol)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_output(output)
         write_report(output / "report.json", {"results": str(results), "truth": str(truth), **scores.to_dict()})
     return scores
 
 
 def predict_all(
-    predict: Callable[[Seen], Poses], photos: Iterable[tuple[int, Seen]], partial: Path | None = None
+    predict: Predict,
+    photos: Iterable[tuple[int, Seen]],
+    partial: Path | None = None,
+    *,
+    batch: int = 1,
+    label: str | None = None,
 ) -> list[dict[str, Any]]:
-    """COCO results of all photos (image id, what `predict` takes); `partial` keeps each as soon as they are there."""
+    """COCO results of all photos (image id, photo), in their order; `partial` keeps each as soon as it is there.
+
+    batch: how many photos of one size the network is given in a run, see `PoseDet.grouped`. label: of the progress bar.
+    Raises ConfigError if `batch` is not 1 and something else than a `PoseDet` predicts.
+    """
+    if batch != 1 and not isinstance(predict, PoseDet):
+        raise ConfigError(f"batch is {batch}, but {type(predict).__name__} takes one photo at a time")
     done = _done(partial) if partial is not None else {}
     photos = list(photos)
-    for image_id, photo in tqdm(photos, unit="photo", disable=None):
-        if image_id in done:
-            continue
-        done[image_id] = predict(photo).to_coco(image_id)
+    missing = [(image_id, photo) for image_id, photo in photos if image_id not in done]
+    read = ((image_id, photo() if callable(photo) else photo) for image_id, photo in missing)
+    if isinstance(predict, PoseDet):
+        found = predict.grouped(read, batch)
+    else:
+        found = ((image_id, predict(photo)) for image_id, photo in read)
+    done_before = len(photos) - len(missing)
+    progress = tqdm(found, label, initial=done_before, total=len(photos), unit="photo", disable=None)
+    for image_id, poses in progress:
+        done[image_id] = poses.to_coco(image_id)
         if partial is not None:
             with partial.open("a") as file:
                 file.write(json.dumps([image_id, done[image_id]]) + "\n")

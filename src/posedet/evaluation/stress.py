@@ -6,7 +6,7 @@ pixels, x right, y down, pixel centres at whole numbers; the truth goes with the
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +31,11 @@ from posedet.evaluation.alteration import (
 )
 from posedet.evaluation.errors import INVERSION, Matching, match
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import write_report
-from posedet.evaluation.run import predict_all
+from posedet.evaluation.report import make_output, write_report
+from posedet.evaluation.run import Predict, check_photo_set, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES
 from posedet.files import write_atomically
 from posedet.image import read_photo
-from posedet.poses import Poses
 
 CUTS = (0.25, 0.5, 0.75)  # share of a person
 HEIGHTS = (64, 32, 16)  # pixels of a person
@@ -44,8 +43,6 @@ BLURS = (2, 4)  # pixels: the standard deviation of a Gaussian
 STOPS = (2, 4)  # each halves the light
 JPEG_QUALITY = 10
 ROTATIONS = (15, 30, 90, 180)  # degrees, anticlockwise
-
-
 UNALTERED = "unaltered"
 
 
@@ -88,10 +85,7 @@ class Row(NamedTuple):
     exchanged: float  # share of the keypoints with a side, of people found, that lie on the other side
 
 
-UNALTERED = "unaltered"
-
-
-def stress_card(predict: Callable[[Photo], Poses], photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[Row]:
+def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[Row]:
     """All rows; `predict` finds poses with the protocol's keypoints, weak ones too.
 
     Raises PhotoError for a photo that cannot be read, and DataError for one of another size than its annotations say
@@ -104,10 +98,10 @@ def stress_card(predict: Callable[[Photo], Poses], photos: Sequence[AnnotatedPho
     for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
         if not group.unaltered:
             continue
-        unaltered = match(truth_of(group.unaltered, protocol), results(group.unaltered), protocol)
+        unaltered = match(truth_of(group.unaltered, protocol), results(group.unaltered, UNALTERED), protocol)
         rows.append(_row(group.name, UNALTERED, unaltered, unaltered))
         for name, views in group.altered.items():
-            matching = match(truth_of(views, protocol), results(views), protocol)
+            matching = match(truth_of(views, protocol), results(views, name), protocol)
             rows.append(_row(group.name, name, unaltered, matching))
     return rows
 
@@ -115,16 +109,16 @@ def stress_card(predict: Callable[[Photo], Poses], photos: Sequence[AnnotatedPho
 class _Results:
     """COCO results of views, numbered from 0; a change of a photo is predicted once."""
 
-    def __init__(self, predict: Callable[[Photo], Poses]) -> None:
+    def __init__(self, predict: Predict) -> None:
         self._predict = predict
         self._done: dict[tuple[int, Change], list[dict[str, Any]]] = {}
 
-    def __call__(self, views: Sequence[View]) -> list[dict[str, Any]]:
+    def __call__(self, views: Sequence[View], label: str) -> list[dict[str, Any]]:
         keys = [(view.photo.image_id, view.change) for view in views]
         new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._done}
         self._done |= {key: [] for key in new}
         wanted = list(new)
-        for result in predict_all(lambda view: self._predict(view.read()), enumerate(new.values())):
+        for result in predict_all(self._predict, enumerate(view.read for view in new.values()), label=label):
             self._done[wanted[result["image_id"]]].append(result)
         return [{**result, "image_id": number} for number, key in enumerate(keys) for result in self._done[key]]
 
@@ -276,7 +270,7 @@ def annotation_of(person: Person, view: View, protocol: Protocol) -> dict[str, A
 
 
 def stress(
-    predict: Callable[[Photo], Poses],
+    predict: Predict,
     truth: Path,
     folder: Path,
     protocol: Protocol,
@@ -285,21 +279,19 @@ def stress(
     count: int | None = None,
     model: str = "",
 ) -> str:
-    """Write stress.md (the table, which is returned), stress.json and stress.png into the folder `output`.
+    """Write stress.md (a line and the table, also returned), stress.json and stress.png into the folder `output`.
 
     Of the photos of `truth`, a COCO-style file, `count` are taken, evenly spread; all if None. Errors as `stress_card`.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PoseDetError(f"--output {output}: {error.strerror}; choose another folder") from None
+    check_photo_set(truth, folder)
+    make_output(output)
     photos = read_annotations(truth, folder, protocol.skeleton)
     if count is not None:
         if count < 1:
             raise ConfigError(f"--count {count}: expected at least 1 photo")
         photos = tuple(photos[place] for place in np.unique(np.arange(count) * len(photos) // count))
     rows = stress_card(predict, photos, protocol)
-    text = table(rows)
+    text = f"{model or 'A model'} on {len(photos):,} photos of {truth.name}:\n\n{table(rows)}"
     write_report(
         output / "stress.json",
         {"model": model, "truth": str(truth), "num_photos": len(photos), "rows": [row._asdict() for row in rows]},

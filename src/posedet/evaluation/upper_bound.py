@@ -19,7 +19,7 @@ from posedet.data.coco_json import category_of, entries, identity, keypoint_tabl
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import CROWDPOSE
-from posedet.evaluation.report import write_report
+from posedet.evaluation.report import make_output, write_report
 from posedet.files import write_atomically
 from posedet.oks import oks
 
@@ -190,10 +190,7 @@ def _point(data: Any, crowds: dict[int, Crowd], rule: str, threshold: float, *, 
 
 def reproduce_figure3(data: Path, output: Path) -> str:
     """Write figure3.png, figure3.json and figure3.md (the tables, which are returned) into the folder `output`."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PoseDetError(f"--output {output}: {error.strerror}; choose another folder") from None
+    make_output(output)
     points = upper_bounds(read_json(data), str(data))
     tables = "\n\n".join(_tables(points))
     write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posedet.evaluation.keypoint_ap import KeypointAP
-from posedet.evaluation.report import write_report
+from posedet.evaluation.report import markdown_table, write_report
 from posedet.files import write_atomically
 from posedet.reproduce.tables import Effect, Row, Table
 
@@ -81,7 +81,7 @@ def _rows(table: Table, measured: Sequence[Measured], columns: Sequence[str], pr
         paper = [f"{points:.1f}" for points in each.row.paper] or ["-"] * len(table.columns)
         ours = [spread(list(each.points(column, protocol).values())) for column in columns]
         lines.append([each.row.label, *paper, *ours, each.note or (str(len(each.scores)) if each.scores else "")])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _effects(table: Table, measured: Sequence[Measured], columns: Sequence[str], protocol: str) -> str:
@@ -92,7 +92,7 @@ def _effects(table: Table, measured: Sequence[Measured], columns: Sequence[str],
             spread(list(effect_by_seed(measured, effect, column, protocol).values()), sign="+") for column in columns
         ]
         lines.append([effect.label, *paper, *ours])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def paper_effect(table: Table, effect: Effect, column: str) -> float:
@@ -114,8 +114,3 @@ def spread(points: Sequence[float], sign: str = "") -> str:
         return "-"
     mean = f"{statistics.mean(points):{sign}.1f}"
     return mean if len(points) == 1 else f"{mean} ± {statistics.stdev(points):.1f}"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *rows])

@@ -4,7 +4,6 @@ Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` goes on where it w
 `OUTPUT/evaluations/` is known by what was asked. Tables that are written into the same folder share both.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -14,20 +13,19 @@ from typing import Any
 
 from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config
 from posedet.data.sources import read_sets
-from posedet.detector import PoseDet
-from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import PROTOCOLS
-from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+from posedet.evaluation.report import make_output
+from posedet.evaluation.run import check_photo_set
 from posedet.files import write_atomically
+from posedet.reproduce.evaluations import evaluated, open_model
 from posedet.reproduce.report import Measured, write_table
 from posedet.reproduce.tables import BASE, Row, Table
 from posedet.session import Session, open_session
 from posedet.training.checkpoint import load_info, skeleton_to_train
 from posedet.training.loop import train
 from posedet.training.processes import Processes
-from posedet.training.torch_session import open_weights
-from posedet.tta import Augmented
 from posedet.weights import RELEASES, model_file
 
 log = logging.getLogger(__name__)
@@ -82,7 +80,8 @@ def reproduce(request: Request) -> str:
     of runs that the table does not have, and for a finished or begun run of other settings, data or start weights.
     """
     trials = _all_trials(request)
-    _check_paths(request)
+    check_photo_set(request.data, request.photos)
+    make_output(request.output)
     # Decided before anything runs: processes that train together must agree on it.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
     for trial in [trial for trial in wanted if not trial.finished]:
@@ -120,18 +119,6 @@ def _all_trials(request: Request) -> list[Trial]:
     for trial in trials:
         _compare_plans(trial, _plan(trial, request.train_data))
     return trials
-
-
-def _check_paths(request: Request) -> None:
-    """Before hours of training, not after."""
-    if not request.data.is_file():
-        raise DataError(f"{request.data}: no such file")
-    if not request.photos.is_dir():
-        raise DataError(f"{request.photos}: no such folder; --photos says where those of {request.data.name} are")
-    try:
-        request.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PoseDetError(f"--output {request.output}: {error.strerror}; choose another folder") from None
 
 
 def _known(name: str, names: Sequence[str], option: str) -> None:
@@ -258,41 +245,18 @@ def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measure
 
 
 def _evaluate(row: Row, trial: Trial, request: Request) -> KeypointAP:
-    session: Session
-    if trial.weights.suffix == ".safetensors":
-        session = open_weights(trial.weights, request.device)
-    else:
-        session = open_session(trial.weights)
-    decode = _decode_of(row, trial.config, session)
-    asked = {
-        "weights": hashlib.sha256(trial.weights.read_bytes()).hexdigest(),
-        "data": hashlib.sha256(request.data.read_bytes()).hexdigest(),
-        "decode": asdict(decode),
-        "protocol": request.protocol or request.table.protocol,
-        "tta": request.table.tta,
-        "version": session.about.version,
-    }
-    folder = request.output / "evaluations" / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    stored = _stored(folder / "report.json")
-    if stored is not None:
-        return stored
-    log.info("evaluating %s, seed %d: %s", trial.run, trial.seed, row.label)
-    session.about = replace(session.about, decode=decode)
-    protocol = PROTOCOLS[str(asked["protocol"])]
-    detector = PoseDet(session, skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
-    predict = Augmented(detector, merge="paper") if request.table.tta else detector
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
-    return evaluate(predict, request.data, request.photos, protocol, output=folder, model=str(trial.weights))
-
-
-def _stored(report: Path) -> KeypointAP | None:
-    """What an earlier evaluation found; None if there was none, or its file is damaged."""
-    try:
-        results = json.loads(report.read_text())["results"]
-        return KeypointAP(**{key: value for key, value in results.items() if key not in ("model", "truth")})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    session = open_model(trial.weights, request.device)
+    session.about = replace(session.about, decode=_decode_of(row, trial.config, session))
+    return evaluated(
+        session,
+        trial.weights,
+        request.data,
+        request.photos,
+        PROTOCOLS[request.protocol or request.table.protocol],
+        request.output,
+        tta=request.table.tta,
+        label=f"{trial.run}, seed {trial.seed}: {row.label}",
+    )
 
 
 def _decode_of(row: Row, config: Config, session: Session) -> DecodeConfig:

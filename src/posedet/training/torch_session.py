@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from posedet import __version__
 from posedet.config import Config
+from posedet.errors import ConfigError
+from posedet.files import one_line
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet, build_network
 from posedet.session import About, Outputs
@@ -30,9 +32,13 @@ class TorchSession:
 
 
 def open_weights(path: Path, device: str = "cpu") -> TorchSession:
-    """A posedet weights file, ready to run. Raises ModelError for any other file."""
+    """A posedet weights file, ready to run. Raises ModelError for any other file, ConfigError for another device."""
     tensors, config, info = load_weights(path)
     skeleton = stored_skeleton(info, path)
     network = build_network(config.model, skeleton)
     network.load_state_dict(tensors)
-    return TorchSession(network.to(device), config, skeleton, path.stem)
+    try:
+        network = network.to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
+        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None
+    return TorchSession(network, config, skeleton, path.stem)

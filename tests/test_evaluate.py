@@ -1,0 +1,219 @@
+"""Running a detector over a set: in batches, interrupted and gone on with, and what is wrong known at once."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from posedet import PoseDet, Poses
+from posedet.cli import main
+from posedet.config import DecodeConfig
+from posedet.errors import ConfigError, DataError, PhotoError
+from posedet.evaluation.protocols import CROPPED, protocol_for
+from posedet.evaluation.run import evaluate, predict_all
+from posedet.session import About, Outputs
+from posedet.skeleton import Skeleton
+
+SKELETON = Skeleton("line", tuple(f"point_{number}" for number in range(6)), (), (), (0.1,) * 6)
+RULES = protocol_for(SKELETON)
+DECODE = DecodeConfig(
+    long_side=256,
+    short_side=None,
+    candidates=1,
+    score_threshold=0.01,
+    nms="oks",
+    nms_threshold=0.5,
+    max_poses=10,
+    min_area=1.0,
+    clamp=False,
+    skeleton="line",
+)
+# Two forms of photos, mixed: (height, width).
+SIZES = [(256, 256), (128, 256), (256, 256), (128, 256), (256, 256), (256, 256), (256, 256)]
+
+
+class Lines:
+    """A network that finds one person in every photo, on a line at a height that the first pixel tells."""
+
+    about = About("lines", "1", SKELETON, DECODE, {})
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, images: np.ndarray) -> Outputs:
+        self.shapes.append(images.shape[:3])
+        height = images[:, 0, 0, 0].astype(np.float32)
+        keypoints = np.stack(
+            [np.broadcast_to(np.arange(6) * 40.0, (len(images), 6)), np.repeat(height, 6).reshape(-1, 6)], -1
+        )
+        scores = np.full((len(images), 1), 0.5, np.float32) + height[:, None] / 1000
+        return scores, keypoints[:, None].astype(np.float32), np.ones((len(images), 1, 6), np.float32)
+
+
+@pytest.fixture
+def photo_set(tmp_path: Path) -> Path:
+    """Photo n says 10 n, and the person stands there."""
+    images, annotations = [], []
+    (tmp_path / "val").mkdir()
+    for number, (height, width) in enumerate(SIZES, 1):
+        Image.new("RGB", (width, height), (10 * number,) * 3).save(tmp_path / "val" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+        keypoints = [value for place in range(6) for value in (40 * place, 10 * number, 2)]
+        where = {"bbox": [0, 10 * number, 200, 30], "area": 3000}
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "keypoints": keypoints, **where})
+    categories = [{"id": 1, "name": "person", "keypoints": list(SKELETON.keypoints)}]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    return tmp_path / "val.json"
+
+
+def results_of(output: Path) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = json.loads((output / "results.json").read_text())
+    return results
+
+
+def test_photos_of_one_size_share_a_run_and_results_keep_their_order(photo_set: Path, tmp_path: Path) -> None:
+    shapes, found = {}, {}
+    for batch in (1, 2, 100):
+        network = Lines()
+        output = tmp_path / f"{batch}"
+        scores = evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, output=output, batch=batch)
+        assert (scores.ap, scores.num_photos) == (1, 7)
+        shapes[batch], found[batch] = network.shapes, results_of(output)
+    assert shapes[1] == [(1, *size) for size in SIZES]
+    assert shapes[2] == [(2, 256, 256), (2, 128, 256), (2, 256, 256), (1, 256, 256)]
+    assert sorted(shapes[100]) == [(2, 128, 256), (5, 256, 256)]
+    assert found[1] == found[2] == found[100]
+    assert [result["image_id"] for result in found[1]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_cropped_photos_share_runs_too(photo_set: Path, tmp_path: Path) -> None:
+    network = Lines()
+    scores = evaluate(PoseDet(network), photo_set, tmp_path / "val", CROPPED_LINES, output=tmp_path / "out", batch=100)
+    alone = evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", CROPPED_LINES)
+    assert scores == alone and sum(shape[0] for shape in network.shapes) == scores.num_photos > len(network.shapes)
+
+
+CROPPED_LINES = type(CROPPED)(**{**vars(RULES), "name": "cropped", "view": "cropped"})
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_interrupted_evaluation_goes_on(photo_set: Path, tmp_path: Path, batch: int) -> None:
+    sixth = (tmp_path / "val" / "6.png").read_bytes()
+    (tmp_path / "val" / "6.png").write_bytes(b"no photo")
+    output = tmp_path / "out"
+
+    def run(network: Lines, model: str = "m", **settings: Any) -> None:
+        evaluate(
+            PoseDet(network),
+            photo_set,
+            tmp_path / "val",
+            RULES,
+            output=output,
+            model=model,
+            settings=settings,
+            batch=batch,
+        )
+
+    with pytest.raises(PhotoError, match=r"6.png"):
+        run(Lines())
+    (tmp_path / "val" / "6.png").write_bytes(sixth)
+    # A line that was cut off is made again.
+    (partial,) = output.glob("predictions-*.jsonl")
+    lines = partial.read_text().splitlines(keepends=True)
+    assert [json.loads(line)[0] for line in lines] == ([1, 2, 3, 4, 5] if batch == 1 else [1, 3, 2, 4])
+    partial.write_text("".join(lines)[:-9])
+    network = Lines()
+    run(network)
+    assert sum(shape[0] for shape in network.shapes) == 7 - (len(lines) - 1)
+    assert [result["image_id"] for result in results_of(output)] == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(path.name for path in output.iterdir()) == ["report.json", "results.json"]
+
+
+def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, tmp_path: Path) -> None:
+    sixth = (tmp_path / "val" / "6.png").read_bytes()
+
+    def run(damaged: bool, **settings: Any) -> int:
+        (tmp_path / "val" / "6.png").write_bytes(b"no photo" if damaged else sixth)
+        network = Lines()
+        rest = {"output": tmp_path / "out", "settings": settings}
+        if damaged:
+            with pytest.raises(PhotoError):
+                evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, **rest)
+        else:
+            evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, **rest)
+        return len(network.shapes)
+
+    assert run(True, sha256="a") == 5
+    assert run(True, sha256="b") == 5
+    assert run(False, sha256="a") == 2
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["results"]["settings"] == {"sha256": "a"}
+
+
+def test_what_is_wrong_with_the_truth_is_known_before_predicting(photo_set: Path, tmp_path: Path) -> None:
+    truth = json.loads(photo_set.read_text())
+    truth["annotations"][3]["area"] = None
+    photo_set.write_text(json.dumps(truth))
+    with pytest.raises(DataError, match=r"val.json: annotations\[3\].area: None"):
+        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES)
+    truth["images"][0]["file_name"] = "../val.json"
+    photo_set.write_text(json.dumps(truth))
+    with pytest.raises(DataError, match="leads out of the folder of photos"):
+        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES)
+
+
+def test_only_a_detector_runs_batches() -> None:
+    def alone(photo: object) -> Poses:
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match=r"^batch is 2, but function takes one photo at a time$"):
+        predict_all(alone, [], batch=2)
+    with pytest.raises(ConfigError, match=r"^size is 0, expected at least 1 photo$"):
+        predict_all(PoseDet(Lines()), [(1, Path("x.jpg"))], batch=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--batch", "0"], "--batch 0: expected at least 1 photo"),
+        (["--batch", "2", "--tta", "paper"], "--batch does not go with --tta, which takes one photo at a time"),
+        (["--batch", "2", "--results", "x.json"], "--batch does not go with --results: nothing is run"),
+        (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
+        (
+            ["--device", "cuda", "--model", "posedet-s"],
+            "--device cuda goes with PyTorch weights: --model x.safetensors",
+        ),
+    ],
+)
+def test_options_that_cannot_be(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "val.json", *arguments]) == 2
+    assert capsys.readouterr().err == f"posedet: error: {expected}\n"
+
+
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    weights = resources.files("posedet") / "released" / "posedet-s.safetensors"
+    assert main(["evaluate", "val.json", "--model", str(weights), "--device", "abacus"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("posedet: error: device 'abacus' cannot be used: ") and said.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("a file")
+    command = ["evaluate", str(photos / "truth.json"), "--photos", str(photos), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"posedet: error: --output {tmp_path}/out: File exists; choose another folder\n"
+
+
+def test_batches_on_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same table as one by one."""
+    command = ["evaluate", str(photos / "truth.json"), "--photos", str(photos), "--threads", "1", "--long-side", "128"]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert main([*command, "--batch", "4", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == table
+    settings = json.loads((tmp_path / "report.json").read_text())["results"]["settings"]
+    assert settings["long_side"] == 128 and len(settings["sha256"]) == 64
