@@ -157,6 +157,13 @@ def test_trains_each_run_once(
     assert main(["reproduce", "table4", *toy, "--seeds", "2"]) == 0
     assert trained == ["base/seed1"] and capsys.readouterr().out == table4
 
+    # A run may be older than a setting: then it has what was done before there was a choice.
+    plan = json.loads((out / "runs/base/seed0/plan.json").read_text())
+    del plan["config"]["assign"]["least_side"]
+    (out / "runs/base/seed0/plan.json").write_text(json.dumps(plan))
+    assert main(["reproduce", "table4", *toy, "--seeds", "2"]) == 0
+    capsys.readouterr()
+
     assert main(["reproduce", "table4", *toy, "--seeds", "2", "--set", "train.clip=5.0"]) == 2
     expected = f"{out}/runs/no-refinement/seed0: was trained with train.clip = 10.0, now 5.0; choose another --output"
     assert capsys.readouterr().err.splitlines()[-1] == f"posedet: error: {expected}"

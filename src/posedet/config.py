@@ -255,6 +255,16 @@ def _check_fit(model: ModelConfig, source: str) -> None:
                 refuse(key, "a multiple of 32, the groups of model.norm 'group'")
 
 
+def later_settings() -> dict[str, dict[str, Any]]:
+    """Section -> key -> value of the settings that older files lack: what was done before there was a choice."""
+    return {
+        section: {
+            field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING
+        }
+        for section, kind in get_type_hints(Config).items()
+    }
+
+
 def decode_config_from_dict(values: object, source: str) -> DecodeConfig:
     """The `decode` section alone, as a model file carries it."""
     return cast(DecodeConfig, _build(DecodeConfig, values, source, "decode."))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config
+from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
 from posedet.data.sources import read_sets
 from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP
@@ -162,7 +162,7 @@ def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[s
 def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> None:
     """Given weights must be of what their row says."""
     theirs = load_info(file).get("config") if file.suffix == ".safetensors" else open_session(file).about.config
-    was, now = _flat(theirs or {}), _flat(config.to_dict())
+    was, now = _flat(later_settings()) | _flat(theirs or {}), _flat(config.to_dict())
     for key in keys:
         if was.get(key) != now[key]:
             raise ConfigError(
@@ -197,7 +197,7 @@ def _compare_plans(trial: Trial, plan: dict[str, Any]) -> None:
     path = trial.folder / "plan.json"
     if trial.given is not None or not path.is_file():
         return
-    was, now = _flat(_read_plan(path)), _flat(plan)
+    was, now = _flat({"config": later_settings()}) | _flat(_read_plan(path)), _flat(plan)
     for key in now:
         if was.get(key) != now[key]:
             raise ConfigError(
