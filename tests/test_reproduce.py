@@ -161,8 +161,9 @@ def test_trains_each_run_once(
     plan = json.loads((out / "runs/base/seed0/plan.json").read_text())
     del plan["config"]["assign"]["least_side"]
     (out / "runs/base/seed0/plan.json").write_text(json.dumps(plan))
-    assert main(["reproduce", "table4", *toy, "--seeds", "2"]) == 0
-    capsys.readouterr()
+    assert main(["reproduce", "table4", *toy, "--seeds", "2"]) == 2
+    expected = f"{out}/runs/base/seed0: was trained with assign.least_side = 0.0, now 0.3; choose another --output"
+    assert capsys.readouterr().err.splitlines()[-1] == f"posedet: error: {expected}"
 
     assert main(["reproduce", "table4", *toy, "--seeds", "2", "--set", "train.clip=5.0"]) == 2
     expected = f"{out}/runs/no-refinement/seed0: was trained with train.clip = 10.0, now 5.0; choose another --output"
