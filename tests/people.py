@@ -82,7 +82,8 @@ def proposals_at(strides: tuple[int, ...], side: int, *, num_images: int = 1, or
         for column in range(-(-side // stride))
     ]
     table = torch.tensor(rows, dtype=torch.float32)
-    return Proposals(torch.zeros(num_images, len(rows), 1, 2), None, table[:, :2], table[:, 2])
+    nothing = torch.zeros(num_images, len(rows), 1, 2)
+    return Proposals(nothing, None, table[:, :2], table[:, 2], nothing)
 
 
 def persons_of(batch: Batch, config: Config | None = None) -> Persons:

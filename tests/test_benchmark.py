@@ -1,5 +1,6 @@
 """The benchmark: its arithmetic on numbers known beforehand, its stages against the detector, its words when wrong."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from posedet import PoseDet
+from posedet import PoseDet, cli_benchmark
 from posedet.benchmark import folder, growth, peers
 from posedet.benchmark.claims import (
     NUM_CANDIDATES,
@@ -516,6 +517,23 @@ def test_command(capsys, photos: Path, tmp_path):
     assert report["alternatives"]["other"]["num_people"] == [2]
     assert list(report["alternatives"]["posedet-s, OpenVINO"]["network_ms_in_batches"]) == ["2"]
     assert read_photo(tmp_path / "benchmark.png").shape[1] > 500
+
+
+def test_another_model_of_ours_runs_in_the_same_engines(tmp_path):
+    """By path or by name; any other file in OpenVINO."""
+    (tmp_path / "mine.onnx").write_bytes(Path(SHIPPED).read_bytes())
+    other = foreign(tmp_path / "other.onnx", [1, 3, 64, 64], best_poses())
+    options = argparse.Namespace(
+        model=str(tmp_path / "mine.onnx"), engines="onnxruntime,openvino", threads=1, against=["posedet-s", str(other)]
+    )
+    alternatives = cli_benchmark._with_peers(options)
+    assert {name: (Path(each.model).stem, each.engine, each.foreign) for name, each in alternatives.items()} == {
+        "mine, ONNX Runtime": ("mine", "onnxruntime", False),
+        "mine, OpenVINO": ("mine", "openvino", False),
+        "posedet-s, ONNX Runtime": ("posedet-s", "onnxruntime", False),
+        "posedet-s, OpenVINO": ("posedet-s", "openvino", False),
+        "other": ("other", "openvino", True),
+    }
 
 
 @pytest.mark.parametrize(

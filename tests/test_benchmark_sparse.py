@@ -102,7 +102,7 @@ def test_refinement_is_timed_dense_and_sparse(monkeypatch):
     monkeypatch.setattr(sparse, "INPUT_SIZE", (128, 128))
     samples = sparse.time_refinement(1, 2, overrides=SMALL)
     assert set(samples) == {
-        f"{part}, {form}" for part in ("refinement", "network", "head") for form in ("dense", "sparse")
+        f"{part}, {form}" for part in ("refinement", "scores", "head", "network") for form in ("dense", "sparse")
     }
     assert all(len(ms) == 2 and min(ms) > 0 for ms in samples.values())
     assert np.median(samples["head, dense"]) < np.median(samples["network, dense"])

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from posedet.model import network
-from posedet.model.embedding import PoseEmbedding, TapTable, sample
+from posedet.model.embedding import PoseEmbedding, TapTable, sample, sample_around
 from slow_bilinear import slow_bilinear
 
 NUM_IMAGES, CHANNELS, WIDTH = 2, 3, 5
@@ -115,6 +115,31 @@ def test_both_forms_agree(monkeypatch):
         monkeypatch.setattr(torch.compiler, "is_exporting", lambda exporting=exporting: exporting)
         results.append(sample(table, positions, index))
     torch.testing.assert_close(*results, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exporting", [False, True], ids=["bag", "gather"])
+def test_samples_around_are_nine_samples(exporting, monkeypatch):
+    """A cell of the own map apart, row by row, from positions inside, outside, half outside and far away."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    maps = [torch.randn(NUM_IMAGES, CHANNELS, 4, 5), torch.randn(NUM_IMAGES, CHANNELS, 2, 3)]
+    table = TapTable.of(maps, maps, (8, 16), 0.5)
+    positions = torch.cat([places(20, 3, 8, 3.5, 5, 4), places(6, 3, 16, 7.5, 3, 2)], dim=1)
+    samples = sample_around(table, positions, None)
+    assert samples.shape == (NUM_IMAGES, 26, 3, 9, CHANNELS)
+    wide = [x.double() for x in maps]
+    cell = torch.tensor([8.0] * 20 + [16.0] * 6, dtype=torch.float64)[:, None, None]
+    for place, (y, x) in enumerate((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)):
+        beside = positions.double() + cell * torch.tensor([x, y])
+        expected = slow_sample(wide, (8, 16), 0.5, [0] * 20 + [1] * 6, beside)
+        torch.testing.assert_close(samples[:, :, :, place].double(), expected, atol=1e-5, rtol=1e-5)
+    index = torch.randint(26, (NUM_IMAGES, 26))
+    whole = positions.gather(1, index[..., None, None].expand_as(positions))
+    torch.testing.assert_close(
+        sample_around(table, whole, index),
+        samples.gather(1, index[..., None, None, None].expand_as(samples)),
+        atol=1e-6,
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("exporting", [False, True], ids=["bag", "gather"])

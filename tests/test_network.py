@@ -212,6 +212,25 @@ def test_sparse_is_dense_at_the_same_locations(variant):
             )
 
 
+def test_scores_in_parts_are_those_of_all_at_once(monkeypatch):
+    """Before the choice every location is scored; 128 locations of two images in parts of 50, the last one smaller."""
+    monkeypatch.setattr("posedet.model.network.POSES_IN_CACHE", 100)
+    network = small("dla34-coco").eval()
+    photo = images()
+    sizes, asked = [], []
+    network.score.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+
+    def choose(_: Proposals, logits: Tensor) -> Tensor:
+        asked.append(logits)
+        return torch.zeros(2, 1, dtype=torch.int64)
+
+    with torch.no_grad():
+        dense = network(photo).logits
+        network(photo, choose)
+    assert sizes == [128, 50, 50, 28]
+    torch.testing.assert_close(asked[0], dense, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_deployed_gives_the_best_first(variant):
     """Scores, refined poses and visibilities of the dense network, chosen and sorted by plain loops."""

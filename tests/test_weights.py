@@ -18,7 +18,8 @@ from posedet.errors import ModelError
 from posedet.weights import RELEASES, Release, cache_folder, local_file, model_file
 from served import Answer, Server
 
-SHIPPED = Path(weights.__file__).parent / "released" / "posedet-s.onnx"
+RELEASED = Path(weights.__file__).parent / "released"
+SHIPPED = RELEASED / "posedet-s.onnx"
 ELSEWHERE = "download it by other means and give its path"
 
 
@@ -36,9 +37,17 @@ def failure(source: str, **settings: bool) -> str:
 # --- by name and by path ---------------------------------------------------------------------------------------------
 
 
-def test_the_table_describes_the_shipped_file() -> None:
-    content = SHIPPED.read_bytes()
-    assert RELEASES["posedet-s"] == Release(hashlib.sha256(content).hexdigest(), len(content), url=None)
+def test_the_table_describes_the_shipped_files() -> None:
+    shipped = {path.stem: path.read_bytes() for path in RELEASED.glob("*.onnx")}
+    assert "posedet-s" in shipped
+    assert {name: release for name, release in RELEASES.items() if release.url is None} == {
+        name: Release(hashlib.sha256(content).hexdigest(), len(content), url=None) for name, content in shipped.items()
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, release in RELEASES.items() if release.url is None])
+def test_shipped_models_run_by_name(name: str, photos: Path) -> None:
+    assert len(PoseDet(name, threads=1)(photos / "skiers.jpg")) > 0
 
 
 def test_a_name_a_path_and_a_url_give_the_same_model(server: Server) -> None:
@@ -51,7 +60,7 @@ def test_a_name_a_path_and_a_url_give_the_same_model(server: Server) -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("posedet-x", "posedet-x: no such model file; known by name: posedet-s"),
+        ("posedet-x", f"posedet-x: no such model file; known by name: {', '.join(RELEASES)}"),
         ("no/such.onnx", "no/such.onnx: no such model file"),
         ("two\nlines.onnx", "'two\\nlines.onnx': no such model file"),
     ],
@@ -282,13 +291,13 @@ def test_caches_where_systems_keep_them(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_list_says_what_is_where(published: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     release = RELEASES[published]
     assert main(["weights", "list"]) == 0
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, *_, other, last = capsys.readouterr().out.splitlines()
     assert first.split() == ["posedet-s", f"{SHIPPED.stat().st_size / 1e6:.1f}", "MB", "in", "the", "package"]
-    assert second.split() == ["posedet-x", "0.0", "MB", "to", "be", "fetched", "from", release.url]
+    assert other.split() == ["posedet-x", "0.0", "MB", "to", "be", "fetched", "from", release.url]
     assert last == f"cache: {tmp_path / 'cache'}"
     path = model_file(published)
     assert main(["weights", "list"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["posedet-x", "0.0", "MB", str(path)]
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["posedet-x", "0.0", "MB", str(path)]
 
 
 def test_fetch_prints_where_the_file_is(published: str, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,4 +313,4 @@ def test_fetch_prints_where_the_file_is(published: str, server: Server, capsys: 
         assert main(["weights", "fetch", source]) == 0
         assert capsys.readouterr().out == f"{path}\n"
     assert main(["weights", "fetch", "posedet-y"]) == 2
-    assert capsys.readouterr().err.endswith("no such model file; known by name: posedet-s, posedet-x\n")
+    assert capsys.readouterr().err.endswith(f"no such model file; known by name: {', '.join(RELEASES)}\n")

@@ -45,7 +45,8 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         action="append",
         default=[],
         metavar="FILE",
-        help="any other model (.onnx, .xml, .tflite), in turns with ours, all in OpenVINO; may be repeated",
+        help="any other model (.onnx, .xml, .tflite), in turns with ours, all in OpenVINO; may be repeated; one of "
+        "posedet's own, by path or name, runs in all --engines",
     )
     other = benchmark.add_mutually_exclusive_group()
     other.add_argument("--claims", action="store_true", help="hold what docs/speed.md claims; also against FILE")
@@ -123,14 +124,24 @@ def _own(options: argparse.Namespace, default: str | None) -> "dict[str, Alterna
 
 
 def _with_peers(options: argparse.Namespace) -> "dict[str, Alternative]":
-    from posedet.benchmark.workers import Alternative
+    from posedet.benchmark.workers import ENGINES, TITLES, Alternative, is_posedet
+    from posedet.weights import RELEASES, model_file
 
     alternatives = _own(options, "openvino" if options.against else None)
+    engines = {alternative.engine for alternative in alternatives.values()} - {"pytorch"}
     for path in options.against:
-        name = Path(path).stem
-        if name in alternatives:
-            raise ConfigError(f"--against {one_line(path)}: a second file of this name; rename it")
-        alternatives[name] = Alternative(path, "openvino", _threads(options), foreign=True)
+        file = str(model_file(path)) if path in RELEASES else path
+        rivals = {Path(file).stem: Alternative(file, "openvino", _threads(options), foreign=True)}
+        if engines and is_posedet(Path(file)):
+            rivals = {
+                f"{Path(file).stem}, {TITLES[engine]}": Alternative(file, engine, _threads(options))
+                for engine in ENGINES
+                if engine in engines
+            }
+        for name, rival in rivals.items():
+            if name in alternatives:
+                raise ConfigError(f"--against {one_line(path)}: a second file of this name; rename it")
+            alternatives[name] = rival
     return alternatives
 
 

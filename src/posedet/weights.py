@@ -29,7 +29,7 @@ _CHECKED_URL = re.compile(r"(https?://[^\s#]+)#sha256=([0-9a-fA-F]{8,64})")
 
 
 class Release(NamedTuple):
-    """An ONNX file known by name."""
+    """An ONNX file known by name; one that ships lies in the package's folder `released/` under this name."""
 
     sha256: str
     num_bytes: int
@@ -37,7 +37,8 @@ class Release(NamedTuple):
 
 
 RELEASES = {
-    "posedet-s": Release("683bbe486e5da4b1e43f304de6154afb5646356612cc65c5819c3478c7edf6a7", 6_503_942, url=None),
+    "posedet-s": Release("10898d86ffb467d509bc394370b0a5e3094bc62ed0afc8bba853d194ed2571d6", 6_526_076, url=None),
+    "posedet-s-int8": Release("e87a02bde69da4782c324fcf876d8207b58e6a3d4f28cd09d4e5740b5eee010a", 4_789_780, url=None),
 }
 
 

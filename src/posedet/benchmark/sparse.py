@@ -1,6 +1,6 @@
 """What it saves to embed only some locations, and what it costs: the proof that results stay equal is in the tests.
 
-- refinement only of the best locations by score: the same poses for less (the paper's model)
+- refinement only of the best locations by score, which are scored in parts: the same poses for less (the paper's model)
 - score and refinement only of the best locations by presence, a cheap first stage (posedet-s): people whom the first
   stage leaves out are lost
 """
@@ -29,6 +29,7 @@ from posedet.evaluation.run import EVALUATED_SCORE
 from posedet.image import Letterbox, read_photo
 from posedet.model.embedding import TapTable, sample
 from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.pyramid import PyramidMaps
 from posedet.oks import oks
 from posedet.skeleton import find_skeleton
 from posedet.training.checkpoint import load_weights, stored_skeleton
@@ -56,25 +57,29 @@ class _Given(nn.Module):
 def time_refinement(threads: int, rounds: int, *, overrides: Sequence[str] = ()) -> dict[str, list[float]]:
     """Milliseconds of the paper's DLA-34 model in PyTorch, dense and sparse, in turns; the weights are random.
 
-    Of the refinement alone (its samples, embedding and output), of the head (all after the pyramid), of the network.
+    Of the refinement alone (its samples, embedding and output), the scores of all locations (sparse: in parts), the
+    head (all after the pyramid), the network.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     config = load_config(PRESET, list(overrides))
     network = build_network(config.model, find_skeleton(config.model.skeleton)).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         bias = network.bypass.offsets.bias
         assert bias is not None
         bias.normal_(std=SPREAD_CELLS)
-        images = torch.randint(0, 256, (1, 3, *INPUT_SIZE)).float()
+        images = torch.randint(0, 256, (1, 3, *INPUT_SIZE)).float().contiguous(memory_format=torch.channels_last)
 
         def choose(_: Proposals, logits: Tensor) -> Tensor:
             return logits.topk(min(config.decode.candidates, logits.shape[1]), dim=1).indices
 
-        refine, head = _refinement(network, images), _head_alone(network, images)
+        (refine, score), head = _parts(network, images), _head_alone(network, images)
         calls: dict[str, Callable[[], object]] = {
             "refinement, dense": lambda: refine(None),
             "refinement, sparse": lambda: refine(choose),
+            "scores, dense": lambda: score(False),
+            "scores, sparse": lambda: score(True),
             "head, dense": lambda: head(images),
             "head, sparse": lambda: head(images, choose),
             "network, dense": lambda: network(images),
@@ -93,12 +98,12 @@ def _timed(call: Callable[[], object]) -> float:
     return clock.ms["all"]
 
 
-def _refinement(network: PoseDetNet, images: Tensor) -> Callable[..., Tensor]:
-    """The first refinement of the coarse poses of an image, of all or of chosen ones."""
+def _parts(network: PoseDetNet, images: Tensor) -> tuple[Callable[..., Tensor], Callable[[bool], Tensor]]:
+    """The first refinement of an image's coarse poses, of all or of chosen ones; and the scores of all."""
     maps = network.pyramid(network.backbone((images - network.image_mean) / network.image_std))
     output = network(images)
-    taps = maps.taps if network.refine_taps is None else network.refine_taps(maps.taps)
-    table = TapTable.of(taps, maps.levels, network.tap_strides, network.origin)
+    table = _table(network, maps, network.score_taps if network.refine_taps is None else network.refine_taps)
+    score_table = _table(network, maps, network.score_taps)
     coarse = output.poses[0]
 
     def refine(choose: Callable[[Proposals, Tensor], Tensor] | None) -> Tensor:
@@ -107,7 +112,14 @@ def _refinement(network: PoseDetNet, images: Tensor) -> Callable[..., Tensor]:
         correction: Tensor = network.refinements[0](sample(table, poses, index))
         return correction
 
-    return refine
+    def score(in_parts: bool) -> Tensor:
+        return network.score_all(score_table, output.proposals, in_parts=in_parts)
+
+    return refine, score
+
+
+def _table(network: PoseDetNet, maps: PyramidMaps, taps: nn.Module) -> TapTable:
+    return TapTable.of(taps(maps.taps), maps.levels, network.tap_strides, network.origin)
 
 
 def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:

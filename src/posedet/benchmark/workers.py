@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
 
 from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
-from posedet.errors import ConfigError, PoseDetError
+from posedet.errors import ConfigError, ModelError, PoseDetError
 from posedet.extras import needs
 from posedet.session import Session, open_session
 
@@ -151,6 +151,15 @@ def engines_at_hand(model: Path, wanted: Sequence[str] | None) -> list[Engine]:
         for engine in ENGINES
         if all(find_spec(module) for module in modules[engine]) and file_for(model, engine).is_file()
     ]
+
+
+def is_posedet(path: Path) -> bool:
+    """Whether a file is a model of posedet's own, as ONNX."""
+    try:
+        open_session(path, threads=1)
+    except ModelError:
+        return False
+    return True
 
 
 def file_for(model: Path, engine: Engine) -> Path:

@@ -43,23 +43,26 @@ class LocalRefinement(nn.Module):
         super().__init__()
         self.embedding = PoseEmbedding(num_keypoints, inputs, width)
         self.context = nn.Linear(width, num_keypoints * width)
-        self.look = nn.Parameter(torch.empty(num_keypoints, len(AROUND) * inputs, width))
+        self.look = nn.Parameter(torch.empty(num_keypoints, NUM_PLACES * inputs, width))
         self.output = nn.Parameter(torch.empty(num_keypoints, width, 2))
         nn.init.normal_(self.embedding.weight, std=(2 / (num_keypoints * inputs)) ** 0.5)
-        nn.init.normal_(self.look, std=(1 / (len(AROUND) * inputs)) ** 0.5)
+        nn.init.normal_(self.look, std=(1 / (NUM_PLACES * inputs)) ** 0.5)
         nn.init.normal_(self.output, std=0.01)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """samples: (B, S, K, 9, inputs), the middle one at the keypoint -> corrections (B, S, K, 2) in cells, x, y."""
-        batch, poses, keypoints = samples.shape[:3]
-        context = self.context(torch.relu(self.embedding(samples[:, :, :, len(AROUND) // 2])))
-        look = torch.einsum("bski,kiw->bskw", samples.flatten(3), self.look)
-        hidden = torch.relu(look + context.view(batch, poses, keypoints, -1))
-        return torch.einsum("bskw,kwc->bskc", hidden, self.output)
+        """samples: (B, K, S, 9, inputs), the middle one at the keypoint -> corrections (B, S, K, 2) in cells, x, y.
+
+        The keypoints come first: each has weights of its own, and nothing large is to be turned.
+        """
+        batch, keypoints, poses = samples.shape[:3]
+        context = self.context(torch.relu(self.embedding(samples[:, :, :, NUM_PLACES // 2].transpose(1, 2))))
+        context = context.view(batch, poses, keypoints, -1).transpose(1, 2)
+        hidden = torch.relu(samples.flatten(3) @ self.look + context)
+        return (hidden @ self.output).transpose(1, 2)
 
 
-# Where a local refinement looks, in cells of the map that it reads.
-AROUND = tuple((x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0))
+# Where a local refinement looks: a keypoint and the eight places about it.
+NUM_PLACES = 9
 
 
 class HeatmapBranch(nn.Module):

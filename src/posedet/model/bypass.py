@@ -21,10 +21,10 @@ class Bypass(nn.Module):
         self.presence = output_conv(channels, 1, bias=PRIOR_LOGIT) if presence else None
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, x then y, and presence logits (B, M) or None."""
+        """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, y then x, and presence logits (B, M) or None."""
         maps = self.tower(levels)
         offsets = rows_of([self.offsets(x) for x in maps]).float()
-        offsets = offsets.view(*offsets.shape[:2], -1, 2).flip(-1)
+        offsets = offsets.view(*offsets.shape[:2], -1, 2)
         if self.presence is None:
             return offsets, None
         return offsets, rows_of([self.presence(x) for x in maps]).float()[..., 0]

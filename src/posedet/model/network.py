@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import ModelConfig
-from posedet.model.branches import AROUND, EmbeddingBranch, HeatmapBranch, LocalRefinement
+from posedet.model.branches import EmbeddingBranch, HeatmapBranch, LocalRefinement
 from posedet.model.bypass import PRIOR_LOGIT, Bypass
 from posedet.model.dla import DLA34
-from posedet.model.embedding import TapTable, sample
+from posedet.model.embedding import TapTable, sample, sample_around
 from posedet.model.hrnet import HRNet
 from posedet.model.layers import tower
 from posedet.model.mobilenet import MobileNetV2
@@ -33,6 +33,9 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "hrnet-w48": lambda: HRNet(48),
 }
 
+# So many at a time, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
+POSES_IN_CACHE = 1024
+
 # Share of the gradient that reaches the bypass through the sampling positions (official code).
 POSITION_GRADIENT = 0.1
 
@@ -44,6 +47,7 @@ class Proposals(NamedTuple):
     presence: Tensor | None  # (B, M) logits
     locations: Tensor  # (M, 2) pixels of the network input
     strides: Tensor  # (M,) pixels of the network input
+    offsets: Tensor  # (B, M, K, 2) cells, y then x: what `coarse` is made of
 
 
 # From the proposals and a logit (B, M) for each, presence or score, to the indices (B, S) of those to go on with.
@@ -130,8 +134,6 @@ class PoseDetNet(nn.Module):
         with torch.no_grad():
             self.score.output.bias[0] = PRIOR_LOGIT
         self.refinements = nn.ModuleList(branch(2 * num_keypoints) for _ in range(config.refinements))
-        self.around: Tensor
-        self.register_buffer("around", torch.tensor(AROUND), persistent=False)
         self.local = (
             LocalRefinement(num_keypoints, config.tap_channels, config.local_channels)
             if config.local_channels
@@ -177,7 +179,7 @@ class PoseDetNet(nn.Module):
                 judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
                 scores = self._score(score_table, judged, proposals, index)
             elif self.score_at == "coarse":
-                scores = self._score(score_table, proposals.coarse, proposals, None)
+                scores = self.score_all(score_table, proposals, in_parts=choose is not None)
                 index = None if choose is None else choose(proposals, scores[..., 0])
                 scores = _at(scores, index)
                 poses = self._refine(refine_table, proposals, index)
@@ -201,30 +203,42 @@ class PoseDetNet(nn.Module):
             locations.append(torch.stack((grid_x, grid_y), -1))
             strides.append(torch.ones_like(grid_x) * stride)
         all_locations, all_strides = torch.cat(locations), torch.cat(strides)
-        coarse = all_locations[:, None] + offsets * all_strides[:, None, None]
-        return Proposals(coarse, presence, all_locations, all_strides)
+        coarse = _placed(offsets, all_locations, all_strides)
+        return Proposals(coarse, presence, all_locations, all_strides, offsets)
 
     def _refine(self, table: TapTable, proposals: Proposals, index: Tensor | None) -> tuple[Tensor, ...]:
         """Coarse poses of the chosen locations and the poses after each refinement: (B, S, K, 2) each."""
-        poses = [_at(proposals.coarse, index)]
-        unit = (proposals.strides if index is None else proposals.strides[index])[..., None, None]
+        poses, unit = [proposals.coarse], proposals.strides[:, None, None]
+        if index is not None:
+            # Not `coarse` at the chosen ones: a graph that is exported then places no others.
+            strides = proposals.strides[index]
+            poses = [_placed(_at(proposals.offsets, index), proposals.locations[index], strides)]
+            unit = strides[..., None, None]
         for step in self.refinements:
             correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2)).flip(-1)
             # The correction learns what is missing; the pose that it corrects is not pulled along (official code).
             poses.append(poses[-1].detach() + correction * unit)
         if self.local is not None:
             # Cells of the maps that are read, which may be finer than the level.
-            cell = unit[..., None] * (self.tap_strides[0] / self.strides[0])
-            places = _soften(poses[-1])[..., None, :] + self.around * cell
-            samples = sample(table, places.flatten(2, 3), index)
-            samples = samples.view(*places.shape[:-1], -1)
-            poses.append(poses[-1].detach() + self.local(samples) * cell[..., 0])
+            cell = unit * (self.tap_strides[0] / self.strides[0])
+            poses.append(poses[-1].detach() + self.local(_around(table, poses[-1], index)) * cell)
         return tuple(poses)
 
     def _score(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
         """Logits (B, S, 1) of the poses, or (B, S, 1 + K) with those of the keypoints' visibility."""
         logits: Tensor = self.score(self._read(table, poses, proposals, index))
         return logits
+
+    def score_all(self, table: TapTable, proposals: Proposals, *, in_parts: bool) -> Tensor:
+        """As `_score` of all coarse poses; in parts whose samples stay in a processor's cache."""
+        coarse = proposals.coarse
+        if not in_parts or not coarse.is_cpu or torch.compiler.is_exporting():
+            return self._score(table, coarse, proposals, None)
+        batch, count = coarse.shape[:2]
+        index = torch.arange(count).expand(batch, -1)
+        size = max(1, POSES_IN_CACHE // batch)
+        parts = [slice(first, first + size) for first in range(0, count, size)]
+        return torch.cat([self._score(table, coarse[:, part], proposals, index[:, part]) for part in parts], dim=1)
 
     def _read(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
         """Features (B, S, K, C) that represent each pose (B, S, K, 2); see `ModelConfig.representation`."""
@@ -241,11 +255,27 @@ class PoseDetNet(nn.Module):
         return sample(table, places, index)
 
 
+def _placed(offsets: Tensor, locations: Tensor, strides: Tensor) -> Tensor:
+    """Poses (B, S, K, 2) in pixels: offsets (B, S, K, 2) in cells, y then x, from locations (..., S, 2)."""
+    return locations[..., None, :] + offsets.flip(-1) * strides[..., None, None]
+
+
 def _at(rows: Tensor, index: Tensor | None) -> Tensor:
     """Rows (B, M, ...) at the chosen locations (B, S): (B, S, ...)."""
     if index is None:
         return rows
     return rows.gather(1, index.view(*index.shape, *[1] * (rows.ndim - 2)).expand(-1, -1, *rows.shape[2:]))
+
+
+def _around(table: TapTable, poses: Tensor, index: Tensor | None) -> Tensor:
+    """Features (B, K, S, 9, C) about the keypoints of poses (B, S, K, 2)."""
+    batch, count, num_keypoints = poses.shape[:3]
+    if index is None:
+        index = torch.arange(count, device=poses.device).expand(batch, -1)
+    # Each keypoint of a pose as if it were a pose: so they come in the order in which they are needed.
+    places = _soften(poses).transpose(1, 2).flatten(1, 2)[:, :, None]
+    samples = sample_around(table, places, index.repeat(1, num_keypoints))
+    return samples.view(batch, num_keypoints, count, *samples.shape[3:])
 
 
 def _grid(num_points: int) -> Tensor:
