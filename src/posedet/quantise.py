@@ -24,6 +24,8 @@ ACTIVATIONS = ("Relu", "Clip")
 QUANTISED = ("Conv", *ACTIVATIONS)
 # Maps that are put in: the photo's bytes, channels first, and the same about zero, in float.
 BYTES, PIXELS = "pixels.bytes", "pixels"
+# (height, width) of inputs from which the strides of maps are told: 64 divides none of these sides.
+EXAMPLE_SIZES = ((160, 224), (224, 288))
 
 
 def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
@@ -44,6 +46,7 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         plain, partial = Path(folder) / "plain.onnx", Path(folder) / output.name
         prepared = _optimised(original, plain)
+        ask_input_for_sizes(prepared)
         zero = _centre_pixels(prepared.graph)
         add_pre_process_metadata(prepared)
         exact = {"scale": np.array(1, np.float32), "zero_point": np.array(zero or 0, np.uint8)}
@@ -98,12 +101,63 @@ def _optimised(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return onnx.load(path)
 
 
-def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
-    """The nodes of `QUANTISED` kinds that stay in float.
+def ask_input_for_sizes(model: onnx.ModelProto) -> None:
+    """Let no map be asked for its size, in place: it is that of the input, divided by the map's stride.
 
-    Those that neither lead to a convolution nor are its activation: their numbers are read. And convolutions whose
-    map is added to an enlarged one, in a pyramid: there OpenVINO (2026.4), if the size of its input is not fixed, adds
-    the first channel's bias to all (1.2 AP).
+    Where the size of the input is not fixed, OpenVINO (2026.4) adds the first channel's bias to all channels of a
+    convolution in 8 bits that is asked (3 AP).
+    """
+    graph = model.graph
+    questions = [node for node in graph.node if node.op_type == "Shape" and node.input[0] != INPUT]
+    names = sorted({node.input[0] for node in questions})
+    shapes = [_shapes(model, names, size) for size in EXAMPLE_SIZES]
+    for node in questions:
+        found = [each[node.input[0]] for each in shapes]
+        if len(found[0]) != 4:
+            continue
+        channels, stride = found[0][1], EXAMPLE_SIZES[0][0] // found[0][2]
+        expected = [(1, channels, height / stride, width / stride) for height, width in EXAMPLE_SIZES]
+        if found == expected:
+            _answer_from_input(graph, node, channels, stride)
+
+
+def _shapes(model: onnx.ModelProto, names: list[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Of what is computed under these names, for an input of (height, width)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    outputs = session.run(names, {INPUT: np.zeros((1, *size, 3), np.uint8)})
+    return {name: output.shape for name, output in zip(names, outputs, strict=True)}
+
+
+def _answer_from_input(graph: onnx.GraphProto, question: onnx.NodeProto, channels: int, stride: int) -> None:
+    """Replace a `Shape` of a map (B, C, h, w), or of a part of its sides, by arithmetic with the input's."""
+    name = question.output[0]
+    part = {attribute.name: attribute.i for attribute in question.attribute}
+    # Divided by the input's sides (B, H, W, 3) in another order: the colours become the channels.
+    constants = {"order": [0, 3, 1, 2], "times": [1, channels, 1, 1], "over": [1, 3, stride, stride]}
+    constants |= {"start": [part.get("start", 0)], "end": [part.get("end", 4)]}
+    for key, value in constants.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), f"{name}.{key}"))
+    steps = [
+        ("Shape", [INPUT]),
+        ("Gather", ["order"]),
+        ("Mul", ["times"]),
+        ("Div", ["over"]),
+        ("Slice", ["start", "end"]),
+    ]
+    place, last = list(graph.node).index(question), ""
+    graph.node.remove(question)
+    for number, (kind, keys) in enumerate(steps):
+        inputs = [last, *(f"{name}.{key}" for key in keys)] if number else keys
+        last = name if kind == "Slice" else f"{name}.{kind}"
+        graph.node.insert(place + number, onnx.helper.make_node(kind, inputs, [last]))
+
+
+def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
+    """The nodes of `QUANTISED` kinds that stay in float: those that neither lead to a convolution nor are its
+    activation. Their numbers are read.
     """
     makers = {name: node for node in graph.node for name in node.output}
     waiting, leading = [node.input[0] for node in graph.node if node.op_type == "Conv"], set()
@@ -114,11 +168,8 @@ def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
             waiting += maker.input
     for node in graph.node:
         before = [makers[name] for name in node.input if name in makers]
-        kinds = {maker.op_type for maker in before}
-        if node.op_type in ACTIVATIONS and kinds == {"Conv"}:
+        if node.op_type in ACTIVATIONS and {maker.op_type for maker in before} == {"Conv"}:
             leading |= {node.name, before[0].name}
-        if node.op_type == "Add" and kinds == {"Conv", "Resize"}:
-            leading -= {maker.name for maker in before}
     return [node.name for node in graph.node if node.op_type in QUANTISED and node.name not in leading]
 
 
