@@ -446,7 +446,7 @@ def test_a_skeleton_of_one_keypoint() -> None:
 
 
 def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "errors.html"
+    output = tmp_path / "new" / "errors.html"
     code = main(
         ["errors", str(photos / "truth.json"), "--photos", str(photos), "--threads", "1", "--output", str(output)]
     )
@@ -457,5 +457,9 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     mixed = ["--results", "results.json", "--model", "mine.onnx"]
     assert main(["errors", str(photos / "truth.json"), "--output", str(output), *mixed]) == 2
     assert capsys.readouterr().err == "posedet: error: --model does not go with --results: nothing is run\n"
+    unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
+    assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
+    expected = f"--output {tmp_path}: a folder; give the page a name in it, such as errors.html"
+    assert capsys.readouterr().err == f"posedet: error: {expected}\n"
     assert main(["errors", str(photos / "no.json"), "--output", str(output)]) == 2
     assert capsys.readouterr().err == f"posedet: error: {photos / 'no.json'}: no such file\n"

@@ -1,6 +1,7 @@
 """Running a detector over a set: in batches, interrupted and gone on with, and what is wrong known at once."""
 
 import json
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from PIL import Image
 from posedet import PoseDet, Poses
 from posedet.cli import main
 from posedet.config import DecodeConfig
-from posedet.errors import ConfigError, DataError, PhotoError
+from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
+from posedet.evaluation.error_report import report_errors
 from posedet.evaluation.protocols import CROPPED, protocol_for
 from posedet.evaluation.run import evaluate, predict_all
 from posedet.session import About, Outputs
-from posedet.skeleton import Skeleton
+from posedet.skeleton import COCO, Skeleton
+from sets import changed
 
 SKELETON = Skeleton("line", tuple(f"point_{number}" for number in range(6)), (), (), (0.1,) * 6)
 RULES = protocol_for(SKELETON)
@@ -154,11 +157,69 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
     assert json.loads((tmp_path / "out" / "report.json").read_text())["results"]["settings"] == {"sha256": "a"}
 
 
+@pytest.mark.parametrize("change", ["photos", "annotations"])
+def test_nor_with_what_was_found_in_other_photos(change: str, photo_set: Path, tmp_path: Path) -> None:
+    """Only the settings' sha256 changed above; here the same model sees other photos under the same ids."""
+    (tmp_path / "val" / "7.png").write_bytes(b"no photo")
+    with pytest.raises(PhotoError):
+        evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+    folder = tmp_path / "val"
+    Image.new("RGB", (256, 256), (70,) * 3).save(folder / "7.png")
+    if change == "photos":
+        folder = folder.rename(tmp_path / "renamed")
+    else:
+        changed(photo_set, lambda truth: truth["images"][0].update(file_name="2.png"))
+    network = Lines()
+    evaluate(PoseDet(network), photo_set, folder, RULES, output=tmp_path / "out")
+    assert len(network.shapes) == 7
+
+
+def test_results_have_the_category_of_people(photo_set: Path, tmp_path: Path) -> None:
+    def renumber(truth: dict[str, Any]) -> None:
+        truth["categories"] = [
+            {"id": 1, "name": "car"},
+            {"id": 2, "name": "dot", "keypoints": ["point_0"]},
+            truth["categories"][0] | {"id": 7},
+        ]
+        for annotation in truth["annotations"]:
+            annotation["category_id"] = 7
+
+    changed(photo_set, renumber)
+    scores = evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+    assert scores.ap == 1 and {result["category_id"] for result in results_of(tmp_path / "out")} == {7}
+    report_errors(photo_set, PoseDet(Lines()), RULES, tmp_path / "page.html", tmp_path / "val")
+
+
+def test_what_cannot_be_kept_is_said(photo_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = tmp_path / "gone" / "predictions.jsonl"
+    with pytest.raises(PoseDetError) as caught:
+        predict_all(PoseDet(Lines()), [(1, tmp_path / "val" / "1.png")], partial)
+    reason = "could not be written (No such file or directory); the same command goes on from here"
+    assert str(caught.value) == f"{partial}: {reason}"
+    for damage in (b"[1]\n", b"\xff\n"):
+        (tmp_path / "predictions.jsonl").write_bytes(damage)
+        with pytest.raises(DataError, match="not what an interrupted evaluation leaves; remove it to start afresh"):
+            predict_all(PoseDet(Lines()), [], tmp_path / "predictions.jsonl")
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PoseDetError, match=r"--output .*out: Permission denied; choose another folder"):
+        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+
+
 def test_what_is_wrong_with_the_truth_is_known_before_predicting(photo_set: Path, tmp_path: Path) -> None:
     truth = json.loads(photo_set.read_text())
     truth["annotations"][3]["area"] = None
     photo_set.write_text(json.dumps(truth))
-    with pytest.raises(DataError, match=r"val.json: annotations\[3\].area: None"):
+    for rules in (RULES, CROPPED_LINES):
+        with pytest.raises(DataError, match=rf"^{photo_set}: annotations\[3\].area: None"):
+            evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", rules)
+    (tmp_path / "val" / "5.png").unlink()
+    with pytest.raises(
+        DataError, match=r"images\[4\].file_name: '.*5.png': no such photo; is the folder of photos right"
+    ):
         evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES)
     truth["images"][0]["file_name"] = "../val.json"
     photo_set.write_text(json.dumps(truth))
@@ -206,6 +267,44 @@ def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.Ca
     command = ["evaluate", str(photos / "truth.json"), "--photos", str(photos), "--output", str(tmp_path / "out")]
     assert main(command) == 2
     assert capsys.readouterr().err == f"posedet: error: --output {tmp_path}/out: File exists; choose another folder\n"
+
+
+def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A truth with COCO's keypoints reversed, found exactly: 100 by one order, next to nothing by the other."""
+    truth = json.loads((photos / "truth.json").read_text())
+    truth["categories"][0] |= {"keypoints": list(reversed(COCO.keypoints)), "skeleton": []}
+    for person in truth["annotations"]:
+        person["keypoints"] = np.reshape(person["keypoints"], (17, 3))[::-1].ravel().tolist()
+    found = [{**person, "score": 0.5} for person in truth["annotations"] if person["num_keypoints"]]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    command = ["evaluate", str(tmp_path / "truth.json"), "--results", str(tmp_path / "found.json")]
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"posedet: error: {tmp_path}/truth.json: categories: the keypoints of 'coco' in another order; say which one "
+        f"results have: --skeleton coco, or --skeleton {tmp_path}/truth.json for that of the file\n"
+    )
+    scores = []
+    for order in (str(tmp_path / "truth.json"), "coco"):
+        assert main([*command, "--skeleton", order]) == 0
+        scores.append(float(capsys.readouterr().out.splitlines()[-1].split("|")[2]))
+    assert scores[0] == 100 and scores[1] < 10
+
+
+def test_chosen_keypoints_by_chosen_rules(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model and of a file; keypoints that are as wide as a person are found where narrow ones are not."""
+    truth, rows = photos / "truth.json", []
+    for name, sigma in (("narrow", 0.002), ("wide", 1.0)):
+        skeleton = tmp_path / f"{name}.toml"
+        skeleton.write_text(f'name = "{name}"\nkeypoints = ["left_wrist", "nose"]\nsigmas = [{sigma}, {sigma}]\n')
+        chosen = ["--protocol", "coco", "--skeleton", str(skeleton)]
+        found = ["--photos", str(photos), "--output", str(tmp_path / name), "--threads", "1", "--long-side", "128"]
+        assert main(["evaluate", str(truth), *chosen, *found]) == 0
+        rows.append(capsys.readouterr().out.splitlines()[-1].split("|")[2:])
+        assert main(["evaluate", str(truth), *chosen, "--results", str(tmp_path / name / "results.json")]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split("|")[2:] == rows[-1]
+    narrow, wide = (float(row[0]) for row in rows)
+    assert narrow < 10 < 50 < wide
 
 
 def test_batches_on_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

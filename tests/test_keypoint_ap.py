@@ -117,6 +117,18 @@ def test_the_random_cases_have_everything_in_them() -> None:
     assert min(aps) < 0.4 and max(aps) - min(aps) > 0.1
 
 
+def test_counts_of_keypoints_may_be_missing_or_written_as_floats() -> None:
+    truth, results = random_case(40, COCO_SKELETON)
+    expected = evaluate_keypoints(truth, results, COCO)
+    for number, annotation in enumerate(truth["annotations"]):
+        labelled = sum(flag > 0 for flag in annotation["keypoints"][2::3])
+        if number % 2 and annotation["num_keypoints"] == labelled:
+            del annotation["num_keypoints"]
+        else:
+            annotation["num_keypoints"] = float(annotation["num_keypoints"])
+    assert evaluate_keypoints(truth, results, COCO) == expected
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_crowdpose_equal_to_its_rules(seed: int) -> None:
     """Area 0.53 of the box; AP of easy, medium and hard photos by the evaluator's bins and by the paper's."""
@@ -349,6 +361,9 @@ def test_damaged_truth_is_named() -> None:
     assert message({"id": 1}) == "truth: annotations[1].id: 1 stands there twice"
     assert message({"keypoints": [1, 2]}) == "truth: annotations[1].keypoints: 2 numbers, expected 3 (1 x 3)"
     assert message({"area": None}) == "truth: annotations[1].area: None, expected a number from 0 to 1e+18"
+    assert (
+        message({"num_keypoints": -1}) == "truth: annotations[1].num_keypoints: -1, expected a number from 0 to 1e+09"
+    )
     assert message({"image_id": 9}) == "truth: annotations[1].image_id: 9 is not among the truth's images"
     assert message({}, images=[]) == "truth: images: none, so there is nothing to evaluate"
     assert message({}, categories=[]).startswith("truth: categories: no keypoint of skeleton 'dot' among []")

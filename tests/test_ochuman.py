@@ -78,6 +78,8 @@ def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
         return [(first + NAMES.index(name), 2 * first + 3 * NAMES.index(name)) for name in COCO.keypoints]
 
     people = {"a.jpg": [10, 200], "b.jpg": [50]}
+    for name in people:
+        (tmp_path / name).touch()
 
     def found(path: Path) -> Poses:
         keypoints = np.array([truth_at(first) for first in people[path.name]])
@@ -98,6 +100,8 @@ def test_the_published_conversion_is_taken_as_it_is(tmp_path: Path) -> None:
     assert coco_form(published, "val.json") is published
     (tmp_path / "own.json").write_text(json.dumps(ochuman()))
     (tmp_path / "published.json").write_text(json.dumps(published))
+    for image in published["images"]:
+        (tmp_path / image["file_name"]).touch()
 
     def guess(path: Path) -> Poses:
         keypoints = [[(9 + NAMES.index(name), 25 + 3 * NAMES.index(name)) for name in COCO.keypoints]]

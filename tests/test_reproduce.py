@@ -170,6 +170,27 @@ def test_trains_each_run_once(
     assert capsys.readouterr().err.splitlines()[-1] == f"posedet: error: {expected}"
 
 
+def test_truth_is_checked_before_training(
+    toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce_run, "train", lambda *_, **__: pytest.fail("trained"))
+    data = Path(toy[toy.index("--data") + 1])
+    changed(data, lambda content: content["annotations"][1].pop("area"))  # training can do without
+    assert main(["reproduce", "table4", *toy]) == 2
+    expected = f"{data}: annotations[1]: 'area' is missing"
+    assert capsys.readouterr().err == f"posedet: error: {expected}\n"
+
+
+def test_other_photos_are_evaluated_anew(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    monkeypatch.setattr(evaluations, "evaluate", lambda predict, data, folder, *_, output, **__: folders.append(output))
+    (tmp_path / "other").mkdir()
+    for folder in (photos, tmp_path / "other"):
+        session = evaluations.open_model(SHIPPED)
+        evaluations.evaluated(session, SHIPPED, photos / "truth.json", folder, COCO, tmp_path)
+    assert len(set(folders)) == 2
+
+
 def test_given_weights_are_evaluated_as_by_evaluate(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,8 +225,12 @@ def test_reproduce_figure3(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 def test_what_a_user_reads_when_it_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "val.json").write_text(json.dumps(crowdpose(1)))
+    content = crowdpose(1)
+    del content["images"][2]["crowdIndex"]
+    (tmp_path / "plain.json").write_text(json.dumps(content))
     for data, output, expected in (
         ("no.json", "x", f"posedet: error: {tmp_path}/no.json: no such file"),
+        ("plain.json", "x", f"posedet: error: {tmp_path}/plain.json: images[2]: 'crowdIndex' is missing"),
         ("val.json", "file", f"posedet: error: --output {tmp_path}/file: File exists; choose another folder"),
     ):
         command = ["reproduce", "figure3", "--data", str(tmp_path / data), "--output", str(tmp_path / output)]

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from posedet.weights import model_file
 if TYPE_CHECKING:
     from posedet.detector import PoseDet
     from posedet.evaluation.protocols import Protocol
+    from posedet.skeleton import Skeleton
 
 # Of the protocols: those of COCO-style files, as they are.
 _PLAIN_PROTOCOLS = ("coco", "crowdpose")
@@ -166,23 +168,28 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _evaluate_results(options: argparse.Namespace) -> int:
     """Of a file: only what a benchmark is matters, nothing of the detector."""
-    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import evaluate_file
-    from posedet.skeleton import COCO, skeleton_for
 
-    _refuse_with_results(options, "model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
-    skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
-    protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
+    protocol = _rules_for_results(options, "model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
     scores = evaluate_file(options.results, options.annotations, protocol, output=options.output)
     print(score_table({f"{options.results}, {protocol.name}": scores}))
     return 0
 
 
-def _refuse_with_results(options: argparse.Namespace, *names: str) -> None:
-    for name in names:
+def _rules_for_results(options: argparse.Namespace, *refused: str) -> "Protocol":
+    """The protocol for the keypoints that `--skeleton` says results have; without the options of running a model."""
+    from posedet.evaluation.run import check_order
+    from posedet.skeleton import COCO, skeleton_for
+
+    for name in refused:
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --results: nothing is run")
+    if options.skeleton is not None:
+        return _rules(options.protocol, skeleton_for(options.skeleton), chosen=True)
+    protocol = _rules(options.protocol, COCO, chosen=False)
+    check_order(options.annotations, protocol)
+    return protocol
 
 
 def _figure3(options: argparse.Namespace) -> int:
@@ -238,8 +245,6 @@ def _table(options: argparse.Namespace) -> int:
 def _errors(options: argparse.Namespace) -> int:
     needs("errors", "train", ("pycocotools",))
     from posedet.evaluation.error_report import report_errors
-    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
-    from posedet.skeleton import COCO, skeleton_for
 
     folder: Path | None = options.photos or photo_folder(options.annotations)
     if options.results is None:
@@ -248,9 +253,7 @@ def _errors(options: argparse.Namespace) -> int:
             options.annotations, predict, protocol, options.output, folder, name=predict.about.name
         )
     else:
-        _refuse_with_results(options, "model", "long_side", "score_threshold")
-        skeleton = COCO if options.skeleton is None else skeleton_for(options.skeleton)
-        protocol = PROTOCOLS[options.protocol] if options.protocol else protocol_for(skeleton)
+        protocol = _rules_for_results(options, "model", "long_side", "score_threshold")
         # The page can do without pictures, unless they are asked for.
         folder = folder if options.photos is not None or (folder and folder.is_dir()) else None
         found, costs = report_errors(options.annotations, options.results, protocol, options.output, folder)
@@ -273,12 +276,22 @@ def _stress(options: argparse.Namespace) -> int:
 
 def _judged_detector(options: argparse.Namespace, *, device: str | None = None) -> "tuple[PoseDet, Protocol]":
     """The detector as AP needs it, weak poses and the protocol's keypoints, and the protocol."""
-    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+    from posedet.evaluation.protocols import PROTOCOLS
     from posedet.evaluation.run import EVALUATED_SCORE
 
-    if options.protocol is not None and options.skeleton is None:
+    chosen = options.skeleton is not None
+    if options.protocol is not None and not chosen:
         options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
     detector = open_detector(options, device=device)
-    return detector, PROTOCOLS[options.protocol] if options.protocol else protocol_for(detector.skeleton)
+    return detector, _rules(options.protocol, detector.skeleton, chosen=chosen)
+
+
+def _rules(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
+    """The protocol of that name, with its own keypoints unless others are `chosen`; that of the keypoints if None."""
+    from posedet.evaluation.protocols import PROTOCOLS, protocol_for
+
+    if name is None:
+        return protocol_for(skeleton)
+    return replace(PROTOCOLS[name], skeleton=skeleton) if chosen else PROTOCOLS[name]

@@ -43,7 +43,7 @@ def open_peer(path: Path, threads: int) -> Subject:
     try:
         model = openvino.Core().read_model(path)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        *_, reason = [type(error).__name__, *str(error).strip().splitlines()]  # before it come places in its code
         raise ModelError(f"{name}: not a model that OpenVINO reads ({reason:.200})") from None
     if model.has_rt_info(["framework", "posedet"]):
         return Ours(open_session(path, runtime="openvino", threads=threads), arithmetic(model))

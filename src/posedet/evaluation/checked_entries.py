@@ -56,16 +56,21 @@ class CheckedEntries:
 
 
 def read_entries(
-    truth: str | Path | dict[str, Any], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
+    truth: str | Path | dict[str, Any],
+    results: str | Path | Sequence[dict[str, Any]],
+    protocol: Protocol,
+    *,
+    name: str = "truth",
 ) -> CheckedEntries:
     """A COCO-style keypoint file and results in COCO's format; both as file (`.json`, `.json.gz`) or content.
 
+    name: what errors call the truth where it is content.
     Results have the protocol's keypoints in its order. Truth is mapped to them by name, or taken to be in that order
     if the file does not name them. An annotation with `"ignore": 1` or without any labelled keypoint is ignored as one
     with `num_keypoints` 0; annotations of categories without keypoints are left out.
     Raises DataError, one line that names the entry: `results[7].keypoints: 48 numbers, expected 51 (17 x 3)`.
     """
-    truth_place, truth_data = _opened(truth, "truth")
+    truth_place, truth_data = _opened(truth, name)
     results_place, results_data = _opened(results, "results")
     categories = read_categories(truth_data, truth_place, protocol.skeleton, unnamed=protocol.skeleton.keypoints)
     photos = _checked_photos(truth_data, truth_place)
@@ -141,7 +146,7 @@ def _checked_truth(data: Any, where: str, protocol: Protocol, categories: Catego
             num_labelled = 0
         elif num_labelled and "num_keypoints" in entry:
             # CrowdPose counts without head and neck: people of whom nothing else is labelled are ignored.
-            num_labelled = identity(entry, "num_keypoints", place)
+            num_labelled = int(number(entry, "num_keypoints", place, low=0, high=MAX_NUMBER))
         bbox = box(entry, place)
         annotated = protocol.area == "annotation"
         area = number(entry, "area", place, low=0, high=1e18) if annotated else bbox[2] * bbox[3] * BOX_FILL

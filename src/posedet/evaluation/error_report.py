@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from posedet.data.annotations import photo_path
-from posedet.data.coco_json import entries, identity, read_json
-from posedet.errors import DataError
+from posedet.data.coco_json import read_json
+from posedet.errors import ConfigError, DataError
 from posedet.evaluation.calibration import Reliability
 from posedet.evaluation.error_findings import Finding, findings
 from posedet.evaluation.error_groups import Group, groups, keypoint_reliability, score_reliability
@@ -21,9 +20,9 @@ from posedet.evaluation.errors import KINDS, Correction, Joint, Matching, correc
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.page import GREY, Curve, bar, chart, details, page, section, table
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import markdown_table
-from posedet.evaluation.run import Predict, check_photo_set, predict_all
-from posedet.files import write_atomically
+from posedet.evaluation.report import make_output, markdown_table
+from posedet.evaluation.run import Predict, check_photo_set, person_category, photo_files, predict_all
+from posedet.files import one_line, write_atomically
 
 COLOURS = ("#3a9d5d", "#e6c34a", "#d9483b", "#8b5fbf", "#9aa3ad")  # of `KINDS`
 BLUE, ORANGE = "#2f6fde", "#e07b1f"
@@ -59,17 +58,21 @@ def report_errors(
     file's if not given. Raises DataError as `evaluate_keypoints`, or where nobody is to find or nothing was predicted,
     and PhotoError for a photo that cannot be read.
     """
-    match(truth, [], protocol)  # what is wrong with the truth shall be known before minutes of predicting
+    data = read_json(truth)
+    match(data, [], protocol, name=str(truth))  # what is wrong shall be known before minutes of predicting
+    make_output(output.parent)
+    if output.is_dir():
+        raise ConfigError(f"--output {one_line(output)}: a folder; give the page a name in it, such as errors.html")
     photos = {}
     if folder is not None:
         check_photo_set(truth, folder)
-        images = entries(read_json(truth), "images", str(truth))
-        photos = {identity(entry, "id", place): photo_path(entry, place, folder) for place, entry in images}
-    found = results if isinstance(results, Path) else predict_all(results, photos.items())
-    matching = match(truth, found, protocol)
+        photos = photo_files(data, str(truth), folder)
+    category_id = person_category(data, str(truth), protocol.skeleton)
+    found = results if isinstance(results, Path) else predict_all(results, photos.items(), category_id=category_id)
+    matching = match(data, found, protocol)
     content, said, costs = error_page(
         matching,
-        evaluate_keypoints(truth, found, protocol),
+        evaluate_keypoints(data, found, protocol),
         photos or None,
         model=name or Path(str(results)).name,
         truth=truth.name,

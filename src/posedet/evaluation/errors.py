@@ -151,10 +151,14 @@ class Matching(CheckedEntries):
 
 
 def match(
-    truth: str | Path | dict[str, Any], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
+    truth: str | Path | dict[str, Any],
+    results: str | Path | Sequence[dict[str, Any]],
+    protocol: Protocol,
+    *,
+    name: str = "truth",
 ) -> Matching:
     """Match results with the truth; both are taken, checked and refused as `read_entries` does."""
-    return _match(read_entries(truth, results, protocol))
+    return _match(read_entries(truth, results, protocol, name=name))
 
 
 def _match(checked: CheckedEntries) -> Matching:

@@ -55,7 +55,11 @@ class KeypointAP:
 
 
 def evaluate_keypoints(
-    truth: str | Path | dict[str, Any], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
+    truth: str | Path | dict[str, Any],
+    results: str | Path | Sequence[dict[str, Any]],
+    protocol: Protocol,
+    *,
+    name: str = "truth",
 ) -> KeypointAP:
     """Score results in COCO's format against a COCO-style keypoint file; both as `read_entries` takes and refuses them.
 
@@ -63,7 +67,7 @@ def evaluate_keypoints(
     people are ignored, see `read_entries`, and that an annotation with id 0, which pycocotools never takes as found,
     counts like any other. Raises DataError as `read_entries`, and for a missing crowd index where it is needed.
     """
-    checked = read_entries(truth, results, protocol)
+    checked = read_entries(truth, results, protocol, name=name)
     easy_to_hard = [
         _crowd_parts(checked.photos, bins) if bins else None
         for bins in (protocol.crowd_bins, protocol.paper_crowd_bins)

@@ -40,7 +40,7 @@ td.bar{width:34%;min-width:130px}
 .bar .stack i{display:block;height:13px}
 .pair{display:flex;flex-wrap:wrap;gap:26px}
 .pair>*{flex:1 1 300px;min-width:0}
-.cases{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:14px;align-items:start}
+.cases{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:14px;align-items:start}
 figure{margin:0}
 figure img{width:100%;max-height:290px;object-fit:contain;object-position:left;border-radius:6px;display:block}
 figcaption{font-size:.8rem;margin-top:3px}

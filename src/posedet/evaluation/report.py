@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,9 +43,11 @@ _LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotool
 
 
 def make_output(folder: Path) -> None:
-    """Make the folder `--output`, unless it is there. Raises PoseDetError if that is not possible."""
+    """Make the folder `--output`, unless it is there. Raises PoseDetError if that or writing there is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # to be known before hours of work
+            pass
     except OSError as error:
         raise PoseDetError(f"--output {one_line(folder)}: {error.strerror}; choose another folder") from None
 

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posedet.data.annotations import photo_path
-from posedet.data.coco_json import entries, identity, read_json
+from posedet.data.coco_json import entries, identity, read_categories, read_json
 from posedet.data.ochuman import coco_form
 from posedet.detector import PoseDet
-from posedet.errors import ConfigError, DataError
+from posedet.errors import ConfigError, DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
+from posedet.skeleton import Skeleton
 
 # Weaker poses than in daily use: precision at every recall is what counts.
 EVALUATED_SCORE = 0.01
@@ -53,20 +54,23 @@ def evaluate(
 
     `truth` is COCO-style JSON, or what else the protocol reads; a protocol of cropped photos has them cut first.
     With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
-    before an interruption is not predicted again (predictions-*.jsonl; removed at the end), unless `model`, what the
-    report calls it, or `settings`, all else that poses depend on, are others. `batch` as in `predict_all`.
+    before an interruption is not predicted again (predictions-*.jsonl; removed at the end), unless the annotations, the
+    folder of the photos, `model`, what the report calls it, or `settings`, all else that poses depend on, are others.
+    `batch` as in `predict_all`.
     """
     check_photo_set(truth, folder)
     data, photos = _to_see(truth, folder, protocol)
-    evaluate_keypoints(data, [], protocol)  # what is wrong with it shall be known before hours of predicting
     about = {"model": model, "settings": dict(settings), "truth": str(truth)}
     partial = None
     if output is not None:
         make_output(output)
-        digest = hashlib.sha256(json.dumps(about | {"protocol": protocol.name}).encode()).hexdigest()
+        annotations = hashlib.sha256(truth.read_bytes()).hexdigest()
+        seen = {"protocol": protocol.name, "photos": str(folder.resolve()), "annotations": annotations}
+        digest = hashlib.sha256(json.dumps(about | seen).encode()).hexdigest()
         partial = output / f"predictions-{digest[:16]}.jsonl"
-    results = predict_all(predict, photos.items(), partial, batch=batch)
-    scores = evaluate_keypoints(data, results, protocol)
+    category_id = person_category(data, str(truth), protocol.skeleton)
+    results = predict_all(predict, photos.items(), partial, batch=batch, category_id=category_id)
+    scores = evaluate_keypoints(data, results, protocol, name=str(truth))
     if output is not None and partial is not None:
         write_atomically(output / "results.json", json.dumps(results).encode())
         write_report(output / "report.json", about | scores.to_dict())
@@ -74,20 +78,37 @@ def evaluate(
     return scores
 
 
-def _to_see(truth: Path, folder: Path, protocol: Protocol) -> tuple[Path | dict[str, Any], Mapping[int, Seen]]:
+def _to_see(truth: Path, folder: Path, protocol: Protocol) -> tuple[dict[str, Any], Mapping[int, Seen]]:
     """Truth in COCO's form, and its photos as the protocol shows them."""
-    data = as_read = read_json(truth)
-    if protocol.form == "ochuman":
-        data = coco_form(data, str(truth))
-    files = {
-        identity(entry, "id", place): photo_path(entry, place, folder)
-        for place, entry in entries(data, "images", str(truth))
-    }
+    data = _read_truth(truth, protocol)
+    files = photo_files(data, str(truth), folder)
+    evaluate_keypoints(data, [], protocol, name=str(truth))  # to know what is wrong before hours of predicting
     if protocol.view == "cropped":
         data, views = cropped_views(data, str(truth), files, protocol.skeleton)
         return data, {image_id: view.read for image_id, view in views.items()}
-    # By its path where it is as it was read: errors then name the file.
-    return truth if data is as_read else data, files
+    return data, files
+
+
+def _read_truth(truth: Path, protocol: Protocol) -> Any:
+    data = read_json(truth)
+    return coco_form(data, str(truth)) if protocol.form == "ochuman" else data
+
+
+def photo_files(data: Any, where: str, folder: Path) -> dict[int, Path]:
+    """Image id -> file of each photo of COCO-style `data`, called `where` in errors; DataError if one is missing."""
+    files: dict[int, Path] = {}
+    for place, entry in entries(data, "images", where):
+        files[identity(entry, "id", place)] = file = photo_path(entry, place, folder)
+        if not file.is_file():
+            raise DataError(f"{place}.file_name: {str(file)!r:.200}: no such photo; is the folder of photos right?")
+    return files
+
+
+def person_category(data: Any, where: str, skeleton: Skeleton) -> int:
+    """The category of COCO-style `data` that a skeleton's poses belong to: the one with most of its keypoints."""
+    categories = read_categories(data, where, skeleton, unnamed=skeleton.keypoints)
+    with_keypoints = {category_id: columns for category_id, columns in categories.items() if columns is not None}
+    return max(with_keypoints, key=lambda category_id: len(with_keypoints[category_id].wanted))
 
 
 def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Path | None = None) -> KeypointAP:
@@ -97,14 +118,25 @@ def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Pat
     """
     if protocol.view == "cropped":
         raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")
-    data: Any = truth
-    if protocol.form == "ochuman":
-        data = coco_form(read_json(truth), str(truth))
-    scores = evaluate_keypoints(data, results, protocol)
+    scores = evaluate_keypoints(_read_truth(truth, protocol), results, protocol, name=str(truth))
     if output is not None:
         make_output(output)
         write_report(output / "report.json", {"results": str(results), "truth": str(truth), **scores.to_dict()})
     return scores
+
+
+def check_order(truth: Path, protocol: Protocol) -> None:
+    """Raises ConfigError where a file has the protocol's keypoints in another order: whose order do results have?"""
+    own = protocol.skeleton
+    categories = read_categories(_read_truth(truth, protocol), str(truth), own, unnamed=own.keypoints)
+    for columns in categories.values():
+        if columns is None or not columns.num_keypoints == len(columns.column) == own.num_keypoints:
+            continue
+        if columns.column.tolist() != list(range(own.num_keypoints)):
+            raise ConfigError(
+                f"{truth}: categories: the keypoints of '{own.name}' in another order; say which one results have: "
+                f"--skeleton {own.name}, or --skeleton {truth} for that of the file"
+            )
 
 
 def predict_all(
@@ -114,11 +146,12 @@ def predict_all(
     *,
     batch: int = 1,
     label: str | None = None,
+    category_id: int = 1,
 ) -> list[dict[str, Any]]:
     """COCO results of all photos (image id, photo), in their order; `partial` keeps each as soon as it is there.
 
     batch: how many photos of one size the network is given in a run, see `PoseDet.grouped`. label: of the progress bar.
-    Raises ConfigError if `batch` is not 1 and something else than a `PoseDet` predicts.
+    category_id: of all results. Raises ConfigError if `batch` is not 1 and something else than a `PoseDet` predicts.
     """
     if batch != 1 and not isinstance(predict, PoseDet):
         raise ConfigError(f"batch is {batch}, but {type(predict).__name__} takes one photo at a time")
@@ -133,22 +166,30 @@ def predict_all(
     done_before = len(photos) - len(missing)
     progress = tqdm(found, label, initial=done_before, total=len(photos), unit="photo", disable=None)
     for image_id, poses in progress:
-        done[image_id] = poses.to_coco(image_id)
+        done[image_id] = poses.to_coco(image_id, category_id=category_id)
         if partial is not None:
-            with partial.open("a") as file:
-                file.write(json.dumps([image_id, done[image_id]]) + "\n")
+            _keep(partial, json.dumps([image_id, done[image_id]]) + "\n")
     return [result for image_id, _ in photos for result in done[image_id]]
+
+
+def _keep(partial: Path, line: str) -> None:
+    try:
+        with partial.open("a") as file:
+            file.write(line)
+    except OSError as error:
+        reason = error.strerror or error
+        raise PoseDetError(f"{partial}: could not be written ({reason}); the same command goes on from here") from None
 
 
 def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:
     """What an interrupted run has predicted; its last line may be cut off."""
     if not partial.exists():
         return {}
-    lines = partial.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        write_atomically(partial, "".join(whole).encode())
     try:
+        lines = partial.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):
+            write_atomically(partial, "".join(whole).encode())
         return dict(json.loads(line) for line in whole)
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         raise DataError(f"{partial}: not what an interrupted evaluation leaves; remove it to start afresh") from None

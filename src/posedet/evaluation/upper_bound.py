@@ -160,6 +160,7 @@ def upper_bounds(
 ) -> list[Point]:
     """All rules at all thresholds, without duplicates (all scores 1) and with; data: content of a CrowdPose file."""
     people = true_people(data, where)
+    evaluate_keypoints(data, [], CROWDPOSE, name=where)  # what is wrong is named as in the file
     alone = {image_id: Crowd(true, np.ones(len(true)), np.zeros(len(true), bool)) for image_id, true in people.items()}
     cases = [
         (duplicates, rule, threshold) for duplicates in (False, True) for rule in rules for threshold in thresholds

@@ -44,6 +44,7 @@ def evaluated(
     asked = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "data": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "photos": str(photos.resolve()),
         "decode": asdict(session.about.decode),
         "protocol": protocol.name,
         "tta": tta,

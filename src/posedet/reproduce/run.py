@@ -14,7 +14,7 @@ from typing import Any
 from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
 from posedet.data.sources import read_sets
 from posedet.errors import ConfigError
-from posedet.evaluation.keypoint_ap import KeypointAP
+from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import PROTOCOLS
 from posedet.evaluation.report import make_output
 from posedet.evaluation.run import check_photo_set
@@ -81,6 +81,8 @@ def reproduce(request: Request) -> str:
     """
     trials = _all_trials(request)
     check_photo_set(request.data, request.photos)
+    protocol = PROTOCOLS[request.protocol or request.table.protocol]
+    evaluate_keypoints(request.data, [], protocol)  # what is wrong with it shall be known before days of training
     make_output(request.output)
     # Decided before anything runs: processes that train together must agree on it.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
@@ -95,7 +97,7 @@ def reproduce(request: Request) -> str:
         request.output,
         {
             "data": str(request.data),
-            "protocol": request.protocol or request.table.protocol,
+            "protocol": protocol.name,
             "preset": request.preset or request.table.preset,
             "settings": list(request.settings),
             "runs": {
