@@ -38,7 +38,7 @@ class Release(NamedTuple):
 
 RELEASES = {
     "posedet-s": Release("10898d86ffb467d509bc394370b0a5e3094bc62ed0afc8bba853d194ed2571d6", 6_526_076, url=None),
-    "posedet-s-int8": Release("e87a02bde69da4782c324fcf876d8207b58e6a3d4f28cd09d4e5740b5eee010a", 4_789_780, url=None),
+    "posedet-s-int8": Release("8a53f008c91f14721f3e78d1f0af12ef597ff1b714783c79ceb48130f442d6a7", 4_771_486, url=None),
 }
 
 
