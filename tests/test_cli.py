@@ -297,6 +297,7 @@ def test_photos_are_never_overwritten(posedet, photos: Path, tmp_path: Path) -> 
     ("settings", "text"),
     [
         (("--model", "no/such.onnx"), "no/such.onnx: no such model file"),
+        (("--skeleton", "nose,left_eey,"), "skeleton 'body19': no keypoint 'left_eey' (did you mean 'left_eye'?)"),
         (("--skeleton", "cocoo"), "unknown skeleton 'cocoo' (did you mean 'coco'?); built in: "),
         (("--score-threshold", "2"), "score_threshold is 2.0, expected 0 up to 1"),
         (("--long-side", "5"), "long_side is 5, expected 32 to 8192 pixels"),
@@ -364,6 +365,16 @@ def test_a_reader_that_leaves_is_no_traceback(photos: Path, tmp_path: Path) -> N
     with os.fdopen(write, "wb") as closed:
         run = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
     assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_what_the_system_refuses_is_no_traceback(posedet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/full/a")
+
+    monkeypatch.setattr("posedet.weights.present", refused)
+    assert complaint(posedet("weights", "list")) == "[Errno 28] No space left on device: '/full/a'"
+    with pytest.raises(OSError):
+        main(["--debug", "weights", "list"])
 
 
 def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,6 +236,27 @@ def test_people_without_labels_are_counted_and_nobody_labelled_is_wrong(checked:
     assert checked(annotations()).findings == []
 
 
+def test_crowdposes_own_files_are_right(checked: Callable[..., Report]) -> None:
+    """They count 12 of 14 keypoints, all but head and neck, and have limbs of COCO's numbers."""
+    names = ["head", "neck", "left_wrist", "right_wrist"]
+    table = [(200, 50, 1), (200, 80, 1), (250, 165, 2), (150, 165, 0)]
+    entry = person(keypoints=[number for point in table for number in point], num_keypoints=1)
+    category = {"id": 1, "name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12]]}
+    report = checked(annotations(entry, categories=[category]))
+    assert (report.num_persons, report.findings) == (1, [])
+    assert only(checked(annotations({**entry, "num_keypoints": 2}, categories=[category])), "count of keypoints")
+
+
+def test_wrong_limbs_do_not_hide_the_people(checked: Callable[..., Report]) -> None:
+    category = {"id": 1, "name": "person", "keypoints": list(COCO.keypoints), "skeleton": [[0, 1]]}
+    report = checked(annotations(moved(person(), nose=(0, 0)), categories=[category]))
+    texts = [finding.text.partition("set.json: ")[2] for finding in report.findings]
+    assert texts == [
+        "categories[0]: category 'person': skeleton[0]: [0, 1], keypoint indices run from 1 to 17",
+        "annotations[0] (id 7, a.png): nose labelled at (0, 0); flag 0 if it is not known",
+    ]
+
+
 def test_a_skeleton_that_is_wanted(checked: Callable[..., Report]) -> None:
     hand = Skeleton("hand", ("thumb", "wrist"), (), (), (0.05, 0.05))
     texts = [finding.text for finding in checked(annotations(person()), skeleton=hand).findings]

@@ -172,10 +172,15 @@ def test_a_wrong_photo_says_so_alone_and_in_a_batch(detector: PoseDet, photo: An
         assert str(caught.value) == text
 
 
+def test_a_batch_is_not_one_path(detector: PoseDet) -> None:
+    with pytest.raises(PhotoError, match=r"^photos: 'team\.jpg', expected several; for one, call the detector itself$"):
+        detector.batch("team.jpg")
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_any_named_joints_can_be_asked_for(photos: Path) -> None:
+def test_any_named_joints_can_be_asked_for(photos: Path, tmp_path: Path) -> None:
     path = photos / "skiers.jpg"
     whole = PoseDet(threads=1, skeleton="body19")(path)
     assert whole.skeleton == BODY19 and len(whole) > 0
@@ -184,7 +189,10 @@ def test_any_named_joints_can_be_asked_for(photos: Path) -> None:
     poses = PoseDet(threads=1, skeleton=wrists)(path)
     assert poses.skeleton.keypoints == tuple(wrists)
     assert_array_equal(poses.keypoints, whole.keypoints[:, [10, 9]])
+    assert PoseDet(threads=1, skeleton="neck")(path).skeleton.keypoints == ("neck",)
     arm = Skeleton("arm", ("left_wrist", "left_shoulder"), ((0, 1),), (), (0.1, 0.1))
+    (tmp_path / "arm.json").write_text(json.dumps(arm.to_dict()))
+    assert PoseDet(threads=1, skeleton=tmp_path / "arm.json").skeleton == arm
     poses = PoseDet(threads=1, skeleton=arm)(path)
     assert poses.skeleton == arm
     assert_array_equal(poses.keypoints, whole.keypoints[:, [9, 5]])
@@ -210,6 +218,12 @@ def test_more_pixels_are_seen_when_asked_for(photos: Path) -> None:
         ({"runtime": "onnx"}, ConfigError, "runtime is 'onnx', expected 'onnxruntime' or 'openvino'"),
         ({"model": "no/such.onnx"}, ModelError, "no/such.onnx: no such model file"),
         ({"skeleton": "crowd"}, DataError, "unknown skeleton 'crowd' (did you mean 'crowdpose'?); built in: "),
+        (
+            {"skeleton": "left_wirst"},
+            DataError,
+            "unknown skeleton 'left_wirst' (did you mean 'left_wrist'?); built in: ",
+        ),
+        ({"model": WEIGHTS}, ModelError, f"{WEIGHTS}: weights for PyTorch; `posedet export` makes an ONNX file"),
         ({"skeleton": ["nose", "tail"]}, DataError, "skeleton 'body19': no keypoint 'tail'"),
         ({"skeleton": []}, DataError, "skeleton 'body19-0': keypoints: (), expected a list of names"),
         ({"skeleton": "crowdpose15"}, DataError, "skeleton 'body19': no keypoint 'abdomen'"),

@@ -110,6 +110,12 @@ def test_what_is_no_state_dict(tmp_path: Path, content: object, message: str):
     assert refusal(tmp_path / "a.pth") == message
 
 
+def test_an_onnx_file_is_no_start(tmp_path: Path):
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x08")
+    with pytest.raises(ModelError, match=r"a\.onnx: an ONNX file, to run and not to train; weights of ours are in"):
+        load_pth(tmp_path / "a.onnx")
+
+
 def test_damaged_files(tmp_path: Path):
     path, whole = tmp_path / "a.pth", packed(STATE)
     assert refusal(path) == "no such file"

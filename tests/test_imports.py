@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "cli_weights",
         "detector",
         "errors",
+        "files",
     },
     "folder": BASE | {"detector", "draw", "parallel"},
     "cli_predict": BASE | {"detector", "extras", "folder", "session", "training", "weights"},

@@ -1,5 +1,7 @@
 """What `posedet data show` draws is what the network is trained on."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +183,16 @@ def test_nothing_to_show(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     command = ["data", "show", "posedet-s", "--data", data, "--output", str(tmp_path), "--count", "0"]
     assert main(command) == 2
     assert capsys.readouterr().err == "posedet: error: --count 0: expected at least 1\n"
+
+
+def test_impossible_sizes_are_drawn_at_once(photos: Path) -> None:
+    """A line of a thousand million pixels would take ten seconds."""
+    config = load_config("posedet-s", SETTINGS)
+    huge = [
+        replace(photo, persons=tuple(replace(person, area=1e18) for person in photo.persons))
+        for photo in annotated(photos, BODY19)
+    ]
+    drawn, network = shown(config, BODY19, huge, 0)
+    began = time.process_time()
+    draw_sample(drawn, network, BODY19, 0)
+    assert time.process_time() - began < 3

@@ -49,6 +49,18 @@ def test_coco_is_what_its_own_category_says():
     assert {frozenset(limb) for limb in read.limbs} == {frozenset(limb) for limb in COCO.limbs}
 
 
+def test_crowdpose_category_has_the_limbs_of_coco():
+    """Its own files join 14 keypoints by COCO's numbers, 1 to 17: by name they are the limbs of COCO's body."""
+    names = [*CROWDPOSE.keypoints[:12], "head", "neck"]
+    category = {"name": "person", "keypoints": names, "skeleton": COCO_CATEGORY["skeleton"][:12]}
+    read = Skeleton.from_coco_category(category)
+    assert [[names[end] for end in limb] for limb in read.limbs[:2]] == [
+        ["left_ankle", "left_knee"],
+        ["left_knee", "left_hip"],
+    ]
+    assert read.limbs == CROWDPOSE.limbs[:12]
+
+
 def test_coco_category_without_limbs_and_with_own_sigmas():
     category = {"name": "paw", "keypoints": ["left_toe", "heel", "right_toe"]}
     read = Skeleton.from_coco_category(category, sigmas=[0.1, 0.2, 0.3])

@@ -108,7 +108,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: obje
     """The one line that `posedet train` has to say, and nothing is left behind."""
     run = tmp_path / "run"
     settings = ("--set", "data.patch=64", "--set", "train.steps=1", "--workers", "0")
-    assert main([str(each) for each in ("train", *arguments, "--run", run, *settings)]) == 2
+    assert main([str(each) for each in ("train", *settings, "--run", run, *arguments)]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and len(printed.err.splitlines()) == 1
     assert not run.exists()
@@ -183,6 +183,52 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     annotations = made_up_set(tmp_path / "set.json", COCO.keypoints)
     line = refused(capsys, tmp_path, "posedet-s", "--data", annotations, "--set", "train.learningrate=1")
     assert line == "posedet-s: unknown key 'train.learningrate' (did you mean 'train.learning_rate'?)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--set", "assign.selected=0"), "assign.selected is 0, expected at least 1 with model.presence"),
+        (("--workers", "-1"), "--workers -1: expected at least 0"),
+        (("--validate-every", "0"), "--validate-every 0: expected at least 1"),
+        (("--device", "abacus"), "device 'abacus' cannot be used: "),
+        (("--validate", "none.json"), "none.json: no such file"),
+        (("--validate", "{json}:elsewhere"), "elsewhere: no such folder; --validate JSON:FOLDER says where"),
+        (("--validate", "{json}"), "{json}: annotations[0]: 'area' is missing"),
+    ],
+)
+def test_options_that_cannot_be(
+    options: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is needed only hours later, to validate."""
+    annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
+    arguments = [option.format(json=annotations) for option in options]
+    line = refused(capsys, tmp_path, "posedet-s", "--data", annotations, *arguments)
+    assert line.startswith(message.format(json=annotations))
+
+
+def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
+    assert main(["train", "posedet-s", "--data", str(annotations), "--run", str(annotations), "--workers", "0"]) == 2
+    line = f"posedet: error: --run {annotations}: cannot be made (File exists); choose another folder"
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_validation_photos_may_lie_elsewhere(tmp_path: Path) -> None:
+    def with_areas(content: dict) -> None:
+        for person in content["annotations"]:
+            person["area"] = 4000.0
+
+    annotations = changed(made_up_set(tmp_path / "set.json", BODY19.keypoints), with_areas)
+    (tmp_path / "set").rename(tmp_path / "photos")
+    photo_set, run = f"{annotations}:{tmp_path}/photos", tmp_path / "run"
+    small = ("train.steps=1", "train.batch_size=1", "data.patch=64", "train.warmup=0")
+    settings = [argument for setting in small for argument in ("--set", setting)]
+    validation = ("--validate", photo_set, "--validate-every", "1")
+    options = ("--data", photo_set, "--run", str(run), "--workers", "0", *settings, *validation)
+    assert main(["train", "posedet-s", *options]) == 0
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert set(last["validation"]) == {"ap", "ap50", "ap75", "ar"}
 
 
 def fifteen(

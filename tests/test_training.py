@@ -14,7 +14,7 @@ import torch
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
 from posedet.decode import decode
-from posedet.errors import DataError, ModelError
+from posedet.errors import ConfigError, DataError, ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
@@ -166,6 +166,32 @@ def test_foreign_state_is_refused(photos: list[AnnotatedPhoto], tmp_path: Path) 
     (tmp_path / "state.safetensors").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ModelError, match=r"state\.safetensors: not a whole safetensors file"):
         train(short(1), photos, [1] * len(photos), tmp_path, workers=0)
+
+
+def test_a_run_goes_on_with_its_own_network(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    """Another network or optimiser is refused by name; an average or a precision that it did not have begins then."""
+    small = ["data.patch=64", "train.batch_size=1", "train.ema=0.0", "train.amp='none'", "train.warmup=0"]
+
+    def run(*settings: str) -> Path:
+        config = load_config("posedet-s", [*small, *settings])
+        return train(config, photos, [1] * len(photos), tmp_path, workers=0)
+
+    weights = run("train.steps=1")
+    state = tmp_path / "state.safetensors"
+    for setting, begun in (("model.channels=32", "64, not 32"), ("train.optimiser='adam'", "'muon', not 'adam'")):
+        name = setting.partition("=")[0]
+        with pytest.raises(ModelError, match=rf"^{state}: of a run with {name} = {begun}; take another --run$"):
+            run("train.steps=2", setting)
+    with pytest.raises(ModelError, match=r"state\.safetensors: the state of a training run; its weights are in"):
+        load_weights(state)
+    before = load_weights(weights)[0]["bypass.offsets.bias"]
+    run("train.steps=2", "train.ema=1.0", "train.learning_rate=0.0", "train.amp='fp16'")
+    torch.testing.assert_close(load_weights(weights)[0]["bypass.offsets.bias"], before)
+
+
+def test_frozen_blocks_that_are_not_there(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.frozen_blocks is 18, expected at most 17"):
+        train(load_config("posedet-s", ["train.frozen_blocks=18"]), photos, [1] * len(photos), tmp_path)
 
 
 def test_learning_rate_of_both_schedules() -> None:

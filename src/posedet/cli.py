@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from posedet import __version__, cli_benchmark, cli_evaluation, cli_predict, cli_training, cli_weights
 from posedet.errors import PoseDetError
+from posedet.files import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output, such as `head`, has seen enough; Python must not try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        if options.debug:
+            raise
+        print(f"posedet: error: {one_line(error)}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,7 +43,9 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
         "--model", help="ONNX file or PyTorch weights: name, path or URL#sha256=HEX (default: posedet-s)"
     )
     parser.add_argument(
-        "--skeleton", metavar="NAME", help="coco, crowdpose, a file, or names joined by commas: left_wrist,right_wrist"
+        "--skeleton",
+        metavar="NAME",
+        help="coco, crowdpose, a file, or keypoints joined by commas: left_wrist,right_wrist",
     )
     parser.add_argument(
         "--score-threshold", type=float, metavar="SHARE", help="leave out poses with a lower score (0 to 1)"
@@ -61,7 +63,7 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str 
 
     skeleton = options.skeleton
     if skeleton is not None and "," in skeleton:
-        skeleton = [name.strip() for name in skeleton.split(",")]
+        skeleton = [name.strip() for name in skeleton.split(",") if name.strip()]
     file = None if options.model is None else model_file(options.model)
     model: Path | Session | None = file
     if file is not None and file.suffix == ".safetensors":

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import find_photos, one_line, photo_folder
+from posedet.files import find_photos, one_line
 
 if TYPE_CHECKING:
     from posedet.session import Session
+    from posedet.skeleton import Skeleton
 
 DATA = "JSON[:FOLDER][*N]"
 DATA_HELP = (
@@ -60,7 +61,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         metavar="FILE",
         help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
-    train.add_argument("--validate", type=Path, metavar="JSON", help="annotations to measure AP on while training")
+    train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
     train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
     train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
     train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
@@ -149,8 +150,11 @@ def _train(options: argparse.Namespace) -> int:
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.checkpoint import skeleton_to_train
-    from posedet.training.loop import train
+    from posedet.training.loop import reported, train
 
+    for option, least in (("workers", 0), ("validate_every", 1)):
+        if (value := getattr(options, option)) < least:
+            raise ConfigError(f"--{option.replace('_', '-')} {value}: expected at least {least}")
     config = load_config(options.preset, options.set)
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     photos, repeats = read_sets(options.data, skeleton)
@@ -164,23 +168,29 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options.validate) if options.validate else None,
+        validate=_validation(options.validate, reported(config, skeleton)) if options.validate else None,
         validate_every=options.validate_every,
     )
     print(f"trained -> {weights}")
     return 0
 
 
-def _validation(annotations: Path) -> "Callable[[Session], dict[str, float]]":
-    """What measures a network on annotated photos while it is trained."""
+def _validation(photo_set: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+    """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
     needs("train --validate", "train", ("pycocotools",))
+    from posedet.data.sources import parse_data
     from posedet.detector import PoseDet
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+    from posedet.evaluation.run import EVALUATED_SCORE, check_photo_set, evaluate
+    from posedet.poses import Poses
+
+    annotations, folder, _ = parse_data(photo_set)
+    protocol = protocol_for(skeleton)
+    check_photo_set(annotations, folder, "--validate JSON:FOLDER")
+    evaluate(lambda _: Poses.empty(skeleton), annotations, folder, protocol)
 
     def validate(session: "Session") -> dict[str, float]:
-        detector = PoseDet(session, score_threshold=EVALUATED_SCORE)
-        scores = evaluate(detector, annotations, photo_folder(annotations), protocol_for(detector.skeleton))
+        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), annotations, folder, protocol)
         return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
 
     return validate

@@ -5,6 +5,7 @@ What changes the result has no default here; a key that is unknown, missing or o
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -190,10 +191,11 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     config = cast(Config, _build(Config, values, source, ""))
     _check_ranges(config, source)
     _check_fit(config.model, source)
+    _check_shares(config, source)
     return config
 
 
-# Smallest value of a setting; what is not listed may be any number.
+# Smallest and largest value of a setting; what is not listed may be any number.
 _LEAST: dict[str, dict[str, float]] = {
     "model": {
         "channels": 1,
@@ -207,6 +209,7 @@ _LEAST: dict[str, dict[str, float]] = {
     },
     "data": {"patch": 64, "flip": 0, "rotation_deg": 0, "colour": 0, "mosaic": 0},
     "assign": {"min_keypoints": 1, "least_side": 0, "level_divisor": 1e-3, "positives": 1, "selected": 0},
+    "loss": {"oks_warmup": 0, "heatmap_sigma": 1e-3},
     "train": {
         "batch_size": 1,
         "accumulate": 1,
@@ -222,14 +225,17 @@ _LEAST: dict[str, dict[str, float]] = {
     },
     "decode": {"long_side": 32, "candidates": 1, "score_threshold": 0, "max_poses": 1, "min_area": 0},
 }
+_MOST: dict[str, dict[str, float]] = {"data": {"flip": 1, "mosaic": 1}, "train": {"ema": 1}}
 
 
 def _check_ranges(config: Config, source: str) -> None:
     for section, limits in _LEAST.items():
         for key, least in limits.items():
             value = getattr(getattr(config, section), key)
-            if not value >= least:
-                raise ConfigError(f"{source}: '{section}.{key}' is {value!r}, expected at least {least:g}")
+            most = _MOST.get(section, {}).get(key, math.inf)
+            if not least <= value <= most:
+                expected = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+                raise ConfigError(f"{source}: '{section}.{key}' is {value!r}, expected {expected}")
 
 
 def _check_fit(model: ModelConfig, source: str) -> None:
@@ -253,6 +259,19 @@ def _check_fit(model: ModelConfig, source: str) -> None:
         for key in ("channels", "tap_channels"):
             if getattr(model, key) % 32:
                 refuse(key, "a multiple of 32, the groups of model.norm 'group'")
+
+
+def _check_shares(config: Config, source: str) -> None:
+    """Lists of numbers."""
+    low, high = config.data.zoom
+    if not 0 < low <= high < math.inf:
+        raise ConfigError(
+            f"{source}: 'data.zoom' is {[low, high]}, expected two numbers above 0, the smaller one first"
+        )
+    decay, schedule = config.train.decay, config.train.schedule
+    if not all(0 <= mark < 1 for mark in decay) or (schedule == "cosine" and len(decay) != 1):
+        expected = "one share of all steps" if schedule == "cosine" else "shares of all steps"
+        raise ConfigError(f"{source}: 'train.decay' is {list(decay)}, expected {expected}, 0 up to 1 ('{schedule}')")
 
 
 def later_settings() -> dict[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.decode import candidates, decode
-from posedet.errors import ConfigError
+from posedet.errors import ConfigError, ModelError, PhotoError
+from posedet.files import one_line
 from posedet.image import Letterbox, Photo, network_input, read_photo
 from posedet.parallel import in_order
 from posedet.poses import Poses
@@ -26,11 +27,12 @@ class PoseDet:
 
     model: path of an ONNX file made by `posedet export`, name of a released one (`posedet weights list`), URL with its
     checksum (`https://...#sha256=HEX`), or a session; the shipped default if not given.
-    skeleton: the keypoints to report: a skeleton, the name of a built-in one, a .toml or .json file, or keypoint names;
-    each must be among the model's. score_threshold: poses with a lower score are left out (the model's own setting if
-    not given). long_side: pixels to which the photo's long side is brought (the model's own if not given): larger finds
-    smaller people and takes longer. threads: cores to use, all if not given. at_once: how many photos share them in
-    `batch`, or in threads of your own: 1 for the quickest answer, as many as cores to get through many photos soonest.
+    skeleton: the keypoints to report: a skeleton, the name of a built-in one, a .toml or .json file, or the name of a
+    keypoint, or a list of such; each must be among the model's. score_threshold: poses with a lower score are left out
+    (the model's own setting if not given). long_side: pixels to which the photo's long side is brought (the model's own
+    if not given): larger finds smaller people and takes longer. threads: cores to use, all if not given. at_once: how
+    many photos share them in `batch`, or in threads of your own: 1 for the quickest answer, as many as cores to get
+    through many photos soonest.
     Raises ModelError, ConfigError or DataError with one line that says what to mend.
 
     >>> poses = PoseDet()("photo.jpg")
@@ -40,7 +42,7 @@ class PoseDet:
         self,
         model: str | Path | Session | None = None,
         *,
-        skeleton: Skeleton | str | Sequence[str] | None = None,
+        skeleton: Skeleton | str | Path | Sequence[str] | None = None,
         score_threshold: float | None = None,
         long_side: int | None = None,
         runtime: Runtime = "onnxruntime",
@@ -52,7 +54,10 @@ class PoseDet:
         if model is None:
             model = DEFAULT_MODEL
         if isinstance(model, (str, Path)):
-            model = open_session(model_file(model), runtime=runtime, threads=threads, at_once=at_once)
+            file = model_file(model)
+            if file.suffix == ".safetensors":
+                raise ModelError(f"{one_line(file)}: weights for PyTorch; `posedet export` makes an ONNX file of them")
+            model = open_session(file, runtime=runtime, threads=threads, at_once=at_once)
         self._session: Session = model
         self.at_once = at_once
         self.about = self._session.about
@@ -80,6 +85,8 @@ class PoseDet:
 
     def batch(self, photos: Iterable[Photo]) -> list[Poses]:
         """The poses of each photo, in order, the same as of single calls; `at_once` photos at the same time."""
+        if isinstance(photos, str):  # which would be taken letter by letter
+            raise PhotoError(f"photos: {photos!r:.80}, expected several; for one, call the detector itself")
         # Not as one input of several photos: no faster on a processor, 25 ms each alone, 29 in eights (measured).
         return list(in_order(self, photos, self.at_once))
 
@@ -141,13 +148,15 @@ class PoseDet:
         )
         return poses.select(self.skeleton)
 
-    def _wanted(self, skeleton: Skeleton | str | Sequence[str] | None) -> Skeleton:
+    def _wanted(self, skeleton: Skeleton | str | Path | Sequence[str] | None) -> Skeleton:
         own = self.about.skeleton
         if skeleton is None:
             # Of a built-in one: a model file must not name files to read.
             skeleton = own if self.config.skeleton == own.name else find_skeleton(self.config.skeleton)
-        if isinstance(skeleton, str):
-            skeleton = own if skeleton == own.name else skeleton_for(skeleton)
+        if isinstance(skeleton, str) and skeleton in own.keypoints:
+            skeleton = [skeleton]
+        if isinstance(skeleton, (str, Path)):
+            skeleton = own if skeleton == own.name else skeleton_for(str(skeleton), own.keypoints)
         names = skeleton.keypoints if isinstance(skeleton, Skeleton) else tuple(skeleton)
         subset = own.subset(names)
         return skeleton if isinstance(skeleton, Skeleton) else subset

@@ -129,11 +129,10 @@ class Skeleton:
         name = category["name"]
         where = f"category {name!r:.80}"
         names = _checked_names(category["keypoints"], f"{where}: keypoints")
-        limbs = _checked_links(category.get("skeleton", ()), len(names), f"{where}: skeleton", first_index=1)
         return cls(
             name=name,
             keypoints=names,
-            limbs=tuple((first - 1, second - 1) for first, second in limbs),
+            limbs=_category_limbs(category.get("skeleton", ()), names, f"{where}: skeleton"),
             pairs=infer_pairs(names),
             sigmas=_known_sigmas(names) if sigmas is None else tuple(sigmas),
         )
@@ -189,18 +188,22 @@ def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(pairs, key=min))
 
 
-def find_skeleton(name: str) -> Skeleton:
-    """A built-in skeleton by its name; a `DataError` with the nearest name if there is none."""
+def find_skeleton(name: str, others: Sequence[str] = ()) -> Skeleton:
+    """A built-in skeleton by its name; a `DataError` with the nearest name, also of `others`, if there is none."""
     if name not in SKELETONS:
-        raise DataError(f"unknown skeleton {name!r}{_nearest(name, SKELETONS)}; built in: {', '.join(SKELETONS)}")
+        near = _nearest(name, [*SKELETONS, *others])
+        raise DataError(f"unknown skeleton {name!r:.80}{near}; built in: {', '.join(SKELETONS)}")
     return SKELETONS[name]
 
 
-def skeleton_for(name: str) -> Skeleton:
-    """A skeleton by the name of a built-in one, or of a .toml or .json file; see `Skeleton.from_file`."""
+def skeleton_for(name: str, others: Sequence[str] = ()) -> Skeleton:
+    """A skeleton by the name of a built-in one, or of a .toml or .json file; see `Skeleton.from_file`.
+
+    others: names besides those of skeletons that may have been meant.
+    """
     if name.lower().endswith((".toml", ".json")):
         return Skeleton.from_file(name)
-    return find_skeleton(name)
+    return find_skeleton(name, others)
 
 
 def _from_categories(categories: object) -> Skeleton:
@@ -215,6 +218,16 @@ def _from_categories(categories: object) -> Skeleton:
         if other.keypoints != first.keypoints:
             raise DataError(f"categories: '{first.name}' and '{other.name}' differ; put the one you mean into a file")
     return first
+
+
+def _category_limbs(limbs: object, names: tuple[str, ...], where: str) -> tuple[tuple[int, int], ...]:
+    """Limbs whose ends count from 1: among `names`, or, as in CrowdPose's own files, among COCO's keypoints."""
+    coco = [[first + 1, second + 1] for first, second in COCO.limbs]
+    if isinstance(limbs, list) and limbs == coco[: len(limbs)] and max(map(max, limbs), default=0) > len(names):
+        ends = [[COCO.keypoints[end - 1] for end in limb] for limb in limbs]
+        return tuple((names.index(first), names.index(second)) for first, second in ends if {first, second} <= {*names})
+    links = _checked_links(limbs, len(names), where, first_index=1)
+    return tuple((first - 1, second - 1) for first, second in links)
 
 
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}

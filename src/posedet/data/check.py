@@ -28,6 +28,7 @@ BOX_MARGIN = 0.5
 # Two people of one photo whose labels agree to this OKS are one person labelled twice.
 SAME_PERSON = 0.95
 MIN_SHARED = 3  # keypoints labelled in both
+TOP = ("head", "neck")  # as CrowdPose names them
 
 # Parts of the body that lie alike: left of one is on the same side as left of the other, however people turn. Wrists,
 # knees and ankles cross all the time. At these limits 22 of COCO's 15,568 people are named, most of them rightly.
@@ -155,8 +156,10 @@ def _read_annotation(
         return
     where = f"{place} (id {person.annotation_id}, {photo.path.name})"
     photo.people.append(_Labelled(where, person, category.skeleton))
-    counted = int((np.array(entry["keypoints"][2::3]) > 0).sum())
-    if entry.get("num_keypoints", counted) != counted:
+    flagged = np.array(entry["keypoints"][2::3]) > 0
+    counted = int(flagged.sum())
+    # CrowdPose's own files count without head and neck.
+    if entry.get("num_keypoints", counted) not in (counted, flagged[~np.isin(category.columns.names, TOP)].sum()):
         report.add("count of keypoints", f"{where}: num_keypoints is {entry['num_keypoints']}, {counted} are labelled")
 
 
@@ -168,7 +171,7 @@ def _categories(data: Any, where: str, skeleton: Skeleton | None, report: Report
             categories[category_id] = None
             if "keypoints" not in entry:
                 continue
-            own = skeleton or Skeleton.from_coco_category({"name": f"category {category_id}", **entry})
+            own = skeleton or _own_skeleton({"name": f"category {category_id}", **entry}, place, report)
             columns = keypoint_columns(entry["keypoints"], f"{place}.keypoints", own)
             if len(columns.wanted):
                 categories[category_id] = _Category(columns, own)
@@ -176,6 +179,19 @@ def _categories(data: Any, where: str, skeleton: Skeleton | None, report: Report
         what = f"of skeleton '{skeleton.name}'" if skeleton else "at all"
         report.add("category entry", f"{where}: categories: no keypoints {what}")
     return categories
+
+
+def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
+    """A category's own keypoints. Limbs that are wrong are noted, no more: they are drawn, not learnt."""
+    try:
+        skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    try:
+        Skeleton.from_coco_category(entry)
+    except DataError as error:
+        report.add("category entry", f"{place}: {error}")
+    return skeleton
 
 
 def _objects(data: Any, key: str, where: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -81,6 +81,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]
     tensors, info = load_tensors(path)
     if info.get("format") != FORMAT or "config" not in info:
         raise ModelError(f"{path}: not a posedet weights file (metadata 'posedet' is missing)")
+    if any(name.startswith("network/") for name in tensors):
+        raise ModelError(f"{path}: the state of a training run; its weights are in weights.safetensors beside it")
     return tensors, config_from_dict(info["config"], str(path)), info
 
 
@@ -183,6 +185,22 @@ def training_state(
     return tensors
 
 
+def check_goes_on(config: Config, info: dict[str, Any], state: Path) -> None:
+    """A run goes on with the network and the kind of optimiser that it began with; other settings may change.
+
+    info: what `load_tensors` says of the state. Raises ModelError naming what is wrong.
+    """
+    if type(info.get("step")) is not int or "config" not in info:
+        raise ModelError(f"{state}: not a posedet training state")
+    before, now = config_from_dict(info["config"], str(state)).to_dict(), config.to_dict()
+    # The skeleton's name does not matter: its keypoints were compared.
+    for section, keys in (("model", now["model"].keys() - {"skeleton"}), ("train", {"optimiser"})):
+        for key in sorted(keys):
+            if before[section][key] != now[section][key]:
+                setting = f"{section}.{key} = {before[section][key]!r}"
+                raise ModelError(f"{state}: of a run with {setting}, not {now[section][key]!r}; take another --run")
+
+
 def restore_training(
     tensors: dict[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
 ) -> None:
@@ -193,7 +211,7 @@ def restore_training(
 
     network.load_state_dict(part("network/"))
     if average is not None:
-        for name, tensor in part("average/").items():
+        for name, tensor in (part("average/") or part("network/")).items():
             average.tensors[name].copy_(tensor)
     parameters = dict(network.named_parameters())
     for key_and_name, tensor in part("optimiser/").items():

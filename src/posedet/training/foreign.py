@@ -25,6 +25,8 @@ def load_pth(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
+    if path.suffix == ".onnx":
+        raise ModelError(f"{path}: an ONNX file, to run and not to train; weights of ours are in a .safetensors file")
     if max(path.stat().st_size, _unpacked_bytes(path)) > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
     try:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from posedet import __version__
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.errors import ConfigError, DataError, ModelError
+from posedet.errors import ConfigError, DataError
 from posedet.files import write_atomically
 from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.session import Session
@@ -30,6 +30,7 @@ from posedet.training.assignment import Persons, Selection, assign_coarse, choos
 from posedet.training.batches import Batch, PhotoStream, batches, next_batch
 from posedet.training.checkpoint import (
     MovingAverage,
+    check_goes_on,
     load_start,
     load_tensors,
     restore_training,
@@ -79,16 +80,21 @@ def train(
         raise DataError("the training photos hold no person with labelled keypoints")
     if not config.data.empty_photos:
         photos, repeats = without_empty(photos, repeats)
-    processes, place = Processes.join(device), local_device(device)
+    place, processes = local_device(device), Processes.join(device)
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
+    if config.model.presence and not config.assign.selected:
+        raise ConfigError("assign.selected is 0, expected at least 1 with model.presence")
     skeleton = skeleton or skeleton_to_train(config.model.skeleton, run)
-    config = reporting(config, skeleton)
+    config = replace(config, decode=replace(config.decode, skeleton=reported(config, skeleton).name))
     torch.manual_seed(config.train.seed)
     network = build_network(config.model, skeleton).to(place)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--run {run}: cannot be made ({error.strerror}); choose another folder") from None
     state = run / "state.safetensors"
     if start is not None and not state.exists():
         log.info(load_start(network, start, skeleton))
@@ -103,10 +109,10 @@ def train(
     first_step = 0
     if state.exists():
         tensors, info = load_tensors(state)
-        if "step" not in info:
-            raise ModelError(f"{state}: not a posedet training state")
+        check_goes_on(config, info, state)
         restore_training(tensors, network, optimiser, average)
-        scaler.load_state_dict(info["scaler"])
+        if info.get("scaler"):  # empty where the run was in another precision
+            scaler.load_state_dict(info["scaler"])
         first_step = info["step"]
         log.info("going on from step %d", first_step)
     about = {"config": config.to_dict(), "command": sys.argv, "version": __version__, "torch": torch.__version__}
@@ -208,13 +214,12 @@ def without_empty(photos: list[AnnotatedPhoto], repeats: list[int]) -> tuple[lis
     return [photo for photo, _ in kept], [times for _, times in kept]
 
 
-def reporting(config: Config, skeleton: Skeleton) -> Config:
-    """`config`, but that all keypoints of `skeleton` are reported where it lacks some that the preset reports."""
-    if config.decode.skeleton == skeleton.name or {*find_skeleton(config.decode.skeleton).keypoints} <= {
-        *skeleton.keypoints
-    }:
-        return config
-    return replace(config, decode=replace(config.decode, skeleton=skeleton.name))
+def reported(config: Config, skeleton: Skeleton) -> Skeleton:
+    """What a network with `skeleton` reports: what the preset says, or all where it lacks some of that."""
+    if config.decode.skeleton == skeleton.name:
+        return skeleton
+    wanted = find_skeleton(config.decode.skeleton)
+    return wanted if {*wanted.keypoints} <= {*skeleton.keypoints} else skeleton
 
 
 def validated(
@@ -295,6 +300,8 @@ def freeze(network: PoseDetNet, blocks: int) -> None:
     backbone: Any = network.backbone
     if not hasattr(backbone, "frozen_blocks"):
         raise ConfigError("train.frozen_blocks: only the mobilenetv2 backbone can be frozen in part; set it to 0")
+    if blocks > len(backbone.blocks):
+        raise ConfigError(f"train.frozen_blocks is {blocks}, expected at most {len(backbone.blocks)}, all there are")
     backbone.frozen_blocks = blocks
     for part in (backbone.stem, *backbone.blocks[:blocks]):
         part.requires_grad_(False)

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from posedet.errors import ConfigError
+from posedet.files import one_line
+
 
 class Processes(NamedTuple):
     """This process among all; alone it is 0 of 1."""
@@ -43,7 +46,10 @@ ALONE = Processes(0, 1)
 
 
 def local_device(device: str) -> torch.device:
-    """The device of this process: each its own GPU."""
+    """The device of this process: each its own GPU. Raises ConfigError where there is none of that name."""
     if device == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return torch.device(device)
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
+        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None

@@ -29,6 +29,7 @@ PAPER, INK = (24, 24, 28), (235, 235, 235)
 
 PANEL = 640  # pixels, about: patches are enlarged by a whole number
 LINE, GAP = 18, 8  # pixels: height of a line of text, space between panels
+FAR = 10_000.0  # pixels of the patch
 
 
 class Sample(NamedTuple):
@@ -235,8 +236,11 @@ def _ignored_region(brush: ImageDraw.ImageDraw, box: list[float], why: str) -> N
 
 
 def _scaled(coordinates: list[float], zoom: int) -> list[float]:
-    """Pixels of the patch, centres at integers -> pixels of the panel, in Pillow's coordinates."""
-    return [(each + 0.5) * zoom - 0.5 for each in coordinates]
+    """Pixels of the patch, centres at integers -> pixels of the panel, in Pillow's coordinates.
+
+    What impossible labels put farther away is moved nearer: Pillow draws every pixel on the way.
+    """
+    return [(min(max(each, -FAR), FAR) + 0.5) * zoom - 0.5 for each in coordinates]
 
 
 def _captioned(

@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from posedet import __version__
 from posedet.config import Config
-from posedet.errors import ConfigError
-from posedet.files import one_line
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet, build_network
 from posedet.session import About, Outputs
 from posedet.skeleton import Skeleton
 from posedet.training.checkpoint import load_weights, stored_skeleton
+from posedet.training.processes import local_device
 
 
 class TorchSession:
@@ -37,8 +36,4 @@ def open_weights(path: Path, device: str = "cpu") -> TorchSession:
     skeleton = stored_skeleton(info, path)
     network = build_network(config.model, skeleton)
     network.load_state_dict(tensors)
-    try:
-        network = network.to(device)
-    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
-        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None
-    return TorchSession(network, config, skeleton, path.stem)
+    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)
