@@ -19,6 +19,7 @@ from posedet.errors import ConfigError, DataError, ModelError, PhotoError
 from posedet.image import read_photo
 from posedet.oks import oks
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
+from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
 from posedet.training.torch_session import open_weights
 
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
@@ -264,6 +265,21 @@ def assert_close(got: Poses, expected: Poses) -> None:
             assert distances[nearest] < 0.1
             assert abs(second.scores[nearest] - pose.scores[0]) < 1e-3
             assert_allclose(second.keypoint_scores[nearest], pose.keypoint_scores[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "unknown", "of another shape"])
+def test_weights_that_do_not_fit_their_settings(wrong: str, tmp_path: Path) -> None:
+    tensors, config, info = load_weights(WEIGHTS)
+    name = "score.output.bias"
+    changes = {
+        "missing": {},
+        "unknown": {name: tensors[name], "extra": tensors[name].clone()},
+        "of another shape": {name: tensors[name][:1]},
+    }
+    changed = {key: x for key, x in tensors.items() if key != name} | changes[wrong]
+    save_weights(tmp_path / "odd.safetensors", changed, config, stored_skeleton(info, WEIGHTS), {})
+    with pytest.raises(ModelError, match=rf"odd\.safetensors: tensor '({name}|extra)': missing, unknown or of another"):
+        open_weights(tmp_path / "odd.safetensors")
 
 
 def test_the_exported_file_gives_the_poses_of_pytorch(weak: PoseDet, photos: Path) -> None:

@@ -17,7 +17,7 @@ from posedet.errors import ModelError
 from posedet.lean import fold_norms, forget_sources, store_as_half
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
-from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
+from posedet.training.checkpoint import fill, load_weights, save_weights, stored_skeleton
 
 # (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
 CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
@@ -37,7 +37,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         tensors = {name: x.half() if x.ndim > 1 else x for name, x in tensors.items()}
     skeleton = stored_skeleton(info, weights)
     network = build_network(config.model, skeleton)
-    network.load_state_dict(tensors)
+    fill(network, tensors, weights)
     deployed = DeployedNet(network, config.decode.candidates).eval()
     about = {
         "name": output.stem,

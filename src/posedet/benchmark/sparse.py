@@ -32,7 +32,7 @@ from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.model.pyramid import PyramidMaps
 from posedet.oks import oks
 from posedet.skeleton import find_skeleton
-from posedet.training.checkpoint import load_weights, stored_skeleton
+from posedet.training.checkpoint import fill, load_weights, stored_skeleton
 
 PRESET = "dla34-coco"
 INPUT_SIZE = (512, 512)  # (height, width), that of the paper's speed
@@ -160,7 +160,7 @@ def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | 
         raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
     skeleton = stored_skeleton(info, weights)
     network = build_network(config.model, skeleton).eval()
-    network.load_state_dict(tensors)
+    fill(network, tensors, weights)
     columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
     photos = read_annotations(annotations, folder, COCO.skeleton)[:limit]
     best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N

@@ -86,6 +86,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]
     return tensors, config_from_dict(info["config"], str(path)), info
 
 
+def fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Give a network the weights of a file. Raises ModelError where they are not those of such a network."""
+    expected = network.state_dict()
+    for name in sorted({*expected, *tensors}):
+        if name not in expected or name not in tensors or tensors[name].shape != expected[name].shape:
+            raise ModelError(f"{path}: tensor {name!r:.80}: missing, unknown or of another shape than its settings say")
+    network.load_state_dict(tensors)
+
+
 def stored_skeleton(info: dict[str, Any], path: str | Path) -> Skeleton:
     """The skeleton of a weights or state file, by what `load_tensors` says of it; `path` names it in errors."""
     try:

@@ -12,7 +12,7 @@ from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet, build_network
 from posedet.session import About, Outputs
 from posedet.skeleton import Skeleton
-from posedet.training.checkpoint import load_weights, stored_skeleton
+from posedet.training.checkpoint import fill, load_weights, stored_skeleton
 from posedet.training.processes import local_device
 
 
@@ -35,5 +35,5 @@ def open_weights(path: Path, device: str = "cpu") -> TorchSession:
     tensors, config, info = load_weights(path)
     skeleton = stored_skeleton(info, path)
     network = build_network(config.model, skeleton)
-    network.load_state_dict(tensors)
+    fill(network, tensors, path)
     return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)

@@ -13,7 +13,7 @@ from posedet.config import Config, load_config
 from posedet.image import Letterbox, read_photo
 from posedet.model.network import PoseDetNet, build_network
 from posedet.skeleton import Skeleton, find_skeleton
-from posedet.training.checkpoint import load_weights, stored_skeleton
+from posedet.training.checkpoint import fill, load_weights, stored_skeleton
 from posedet.weights import model_file
 
 # Of untrained models: how far keypoints lie from their location, in cells, and how many candidates pass the score
@@ -65,7 +65,7 @@ def build(model: Model, plan: Plan) -> Subject:
         tensors, config, info = load_weights(path)
         skeleton = stored_skeleton(info, path)
         network = build_network(config.model, skeleton)
-        network.load_state_dict(tensors)
+        fill(network, tensors, path)
         return Subject(network.to(plan.device).eval(), config, skeleton)
     torch.manual_seed(0)
     config = load_config(model.preset, [f"decode.candidates={TOY_CANDIDATES}"] if plan.toy else [])
