@@ -91,7 +91,10 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> No
     expected = network.state_dict()
     for name in sorted({*expected, *tensors}):
         if name not in expected or name not in tensors or tensors[name].shape != expected[name].shape:
-            raise ModelError(f"{path}: tensor {name!r:.80}: missing, unknown or of another shape than its settings say")
+            raise ModelError(
+                f"{path}: tensor {name!r:.80}: missing, unknown or of another shape than "
+                "its settings say; take the file as training or export wrote it"
+            )
     network.load_state_dict(tensors)
 
 
