@@ -32,7 +32,7 @@ from posedet.model.network import PoseDetNet, Proposals, build_network
 from posedet.model.pyramid import PyramidMaps
 from posedet.oks import oks
 from posedet.skeleton import find_skeleton
-from posedet.training.checkpoint import fill, load_weights, stored_skeleton
+from posedet.training.checkpoint import load_network
 
 PRESET = "dla34-coco"
 INPUT_SIZE = (512, 512)  # (height, width), that of the paper's speed
@@ -155,12 +155,10 @@ def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | 
     Every location of every photo is embedded, and the candidates are the best of them by presence. People with at
     least one labelled keypoint count. Raises ModelError for a model without a first stage.
     """
-    tensors, config, info = load_weights(weights)
+    network, config, skeleton = load_network(weights)
+    network.eval()
     if not config.model.presence:
         raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
-    skeleton = stored_skeleton(info, weights)
-    network = build_network(config.model, skeleton).eval()
-    fill(network, tensors, weights)
     columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
     photos = read_annotations(annotations, folder, COCO.skeleton)[:limit]
     best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
 from posedet.errors import DataError, ModelError
+from posedet.model.network import PoseDetNet, build_network
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.training.foreign import load_pth
 from posedet.training.joints import carry_over
@@ -84,6 +85,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]
     if any(name.startswith("network/") for name in tensors):
         raise ModelError(f"{path}: the state of a training run; its weights are in weights.safetensors beside it")
     return tensors, config_from_dict(info["config"], str(path)), info
+
+
+def load_network(path: Path) -> tuple[PoseDetNet, Config, Skeleton]:
+    """The network of a weights file, with its weights. Raises ModelError for any other file."""
+    tensors, config, info = load_weights(path)
+    skeleton = stored_skeleton(info, path)
+    network = build_network(config.model, skeleton)
+    fill(network, tensors, path)
+    return network, config, skeleton
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

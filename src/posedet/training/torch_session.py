@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from posedet import __version__
 from posedet.config import Config
 from posedet.model.deployed import DeployedNet
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.network import PoseDetNet
 from posedet.session import About, Outputs
 from posedet.skeleton import Skeleton
-from posedet.training.checkpoint import fill, load_weights, stored_skeleton
+from posedet.training.checkpoint import load_network
 from posedet.training.processes import local_device
 
 
@@ -32,8 +32,5 @@ class TorchSession:
 
 def open_weights(path: Path, device: str = "cpu") -> TorchSession:
     """A posedet weights file, ready to run. Raises ModelError for any other file, ConfigError for another device."""
-    tensors, config, info = load_weights(path)
-    skeleton = stored_skeleton(info, path)
-    network = build_network(config.model, skeleton)
-    fill(network, tensors, path)
+    network, config, skeleton = load_network(path)
     return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)

@@ -13,7 +13,7 @@ from posedet.config import Config, load_config
 from posedet.image import Letterbox, read_photo
 from posedet.model.network import PoseDetNet, build_network
 from posedet.skeleton import Skeleton, find_skeleton
-from posedet.training.checkpoint import fill, load_weights, stored_skeleton
+from posedet.training.checkpoint import load_network
 from posedet.weights import model_file
 
 # Of untrained models: how far keypoints lie from their location, in cells, and how many candidates pass the score
@@ -62,10 +62,7 @@ def build(model: Model, plan: Plan) -> Subject:
     """The model with its weights: the shipped ones, or random ones that find about as much as trained ones."""
     if model.preset == "posedet-s":
         path = model_file("posedet-s").with_suffix(".safetensors")
-        tensors, config, info = load_weights(path)
-        skeleton = stored_skeleton(info, path)
-        network = build_network(config.model, skeleton)
-        fill(network, tensors, path)
+        network, config, skeleton = load_network(path)
         return Subject(network.to(plan.device).eval(), config, skeleton)
     torch.manual_seed(0)
     config = load_config(model.preset, [f"decode.candidates={TOY_CANDIDATES}"] if plan.toy else [])
