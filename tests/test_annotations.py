@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedet.data import coco_json
 from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
+from posedet.data.formats import coco
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
 
@@ -332,7 +332,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_json, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(coco, "MAX_JSON_BYTES", 1 << 20)
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * (1 << 21)))
     with pytest.raises(DataError, match=r"bomb\.json\.gz: larger than 1 MiB, expected annotations or results"):

@@ -5,38 +5,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
-from posedet import PoseDet, cli_benchmark
-from posedet.benchmark import folder, growth, peers
-from posedet.benchmark.claims import (
-    NUM_CANDIDATES,
-    Claim,
-    against_peers,
-    claims_table,
-    of_a_folder,
-    time_nms,
-    time_predict,
-)
-from posedet.benchmark.growth import crowd, standing_person
-from posedet.benchmark.report import Comparison, conditions, table, to_dict
-from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Ours, Subject, Timed, totals
+from posedet import PoseDet
+from posedet.benchmark import peers
+from posedet.benchmark.comparison import Comparison, conditions, table, to_dict
+from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Ours, Timed, totals
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.benchmark.workers import Alternative, Worker, engines_at_hand
-from posedet.cli import main
-from posedet.errors import ConfigError, DataError, ModelError, PhotoError, PoseDetError
+from posedet.commands.benchmark import with_peers
+from posedet.commands.main import main
+from posedet.errors import ConfigError, ModelError, PhotoError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
-from posedet.session import open_session
-from posedet.weights import model_file
+from posedet.runtime.model_files import model_file
+from posedet.runtime.session import open_session
 
 SHIPPED = str(model_file("posedet-s"))
 
@@ -298,19 +286,6 @@ def test_models_that_cannot_be_timed(tmp_path):
         peers.open_peer(foreign(tmp_path / "sound.onnx", [1, 16000], np.zeros((1, 2))), 1)
 
 
-class LocalWorker:
-    """A worker without a process of its own."""
-
-    def __init__(self, alternative) -> None:
-        self.ask = alternative.open().measure
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -371,121 +346,6 @@ def test_every_sample_is_in_the_report():
     assert report["alternatives"]["ours"]["network_ms_in_batches"]["4"]["samples"] == [5, 10, 25]
 
 
-def test_claims():
-    claims = against_peers(comparison())
-    assert [(claim.what, claim.measured.median, claim.limit, claim.holds) for claim in claims] == [
-        ("file to poses, times that of peer", 0.5, 1.0, True),
-        ("network, times that of peer", 0.5, 0.8, True),
-        ("network, times that of other", pytest.approx(1 / 3), 0.8, True),
-    ]
-    late = Claim("late", Spread(1.2, 1.0, 1.3), 1.1)
-    assert not late.holds and "DOES NOT HOLD" in claims_table([late]) and "1.20 (1.00-1.30)" in claims_table([late])
-
-
-def test_suppression_is_timed_with_as_many_candidates_and_people(monkeypatch):
-    kept = []
-    from posedet.benchmark import claims
-
-    real = claims.oks_nms
-    monkeypatch.setattr(
-        claims, "oks_nms", lambda keypoints, *rest, **more: kept.append((keypoints, real(keypoints, *rest, **more)))
-    )
-    assert len(time_nms(2)) == len(kept) == 2
-    keypoints, best = kept[0]
-    assert len(keypoints) == NUM_CANDIDATES and 80 <= len(best) <= 100
-
-
-def test_a_folder_beside_its_network(photos: Path, monkeypatch):
-    """What is timed is the command's own work, and of the network alone nothing but that."""
-    monkeypatch.setattr(folder, "NUM_PHOTOS", 3)
-    monkeypatch.setattr(folder, "Worker", LocalWorker)
-    written: dict[str, list] = {}
-    real = folder.write_atomically
-    monkeypatch.setattr(
-        folder, "write_atomically", lambda path, content: (written.update({path.name: content}), real(path, content))
-    )
-    paths = [str(photos / "skiers.jpg"), str(photos / "group.jpg")]
-    samples = folder.time_folder(Alternative(SHIPPED, "onnxruntime", 2), paths, 1)
-    assert [len(each) for each in samples.values()] == [1, 1, 1]
-    wanted = [len(PoseDet(threads=1)(path)) for path in (*paths, paths[0])]
-    assert [timed.num_people for timed in (*samples["poses"], *samples["pictures"])] == [sum(wanted)] * 2
-    numbers = [entry["image_id"] for entry in json.loads(written["poses.json"])]
-    assert [numbers.count(place) for place in (1, 2, 3)] == wanted
-    assert all(min(timed.ms.values()) > 0 for each in samples.values() for timed in each)
-
-
-def test_a_folder_is_held_against_the_network_of_its_round():
-    def timed(*ms: float) -> list[Timed]:
-        return [Timed({TOTAL: each}, None, None) for each in ms]
-
-    samples = {"network": timed(10, 100, 20), "poses": timed(11, 110, 30), "pictures": timed(13, 120, 30)}
-    poses, pictures = of_a_folder(samples)
-    assert poses.measured.median == pytest.approx(1.1) and poses.holds
-    assert pictures.measured.median == pytest.approx(1.3) and not pictures.holds
-    assert poses.what == "a folder of photos to poses.json, times the bare network"
-
-
-def test_a_folder_with_a_bad_photo_is_no_time(tmp_path):
-    opened = folder.Many(Alternative(SHIPPED, "onnxruntime", 1), "poses").open()
-    with pytest.raises(PhotoError, match="no such file"):
-        opened.measure([str(tmp_path / "missing.jpg")])
-
-
-def test_a_failing_predict_is_no_time(tmp_path):
-    with pytest.raises(PoseDetError, match="no such file"):
-        time_predict(str(tmp_path / "missing.jpg"), 1)
-
-
-# --- growth -----------------------------------------------------------------------------------------------------------
-
-
-def test_crowds_have_so_many_people_of_one_size():
-    person = np.zeros((200, 80, 3), np.uint8)
-    grey = growth.GREY
-    areas = [int((crowd(person, count) != grey).any(axis=2).sum()) for count in (0, 1, 7, 100)]
-    assert areas == [0, areas[1], 7 * areas[1], 100 * areas[1]] and areas[1] > 100
-    assert crowd(person, 1).shape == (960, 1280, 3)
-
-
-def test_a_person_to_make_crowds_of(photos: Path, detector: PoseDet, tmp_path):
-    person = standing_person([str(photos / "food.jpg"), str(photos / "skiers.jpg")])
-    assert person.shape[0] > 1.3 * person.shape[1]
-    assert len(PoseDet(threads=1, long_side=growth.CROWD_LONG_SIDE)(crowd(person, 10))) >= 3
-    Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
-    with pytest.raises(DataError, match="nobody who stands and is seen whole"):
-        standing_person([str(tmp_path / "empty.png")])
-
-
-@contextmanager
-def in_this_process(alternative: Alternative) -> Iterator[Subject]:
-    yield alternative.open()
-
-
-def test_all_curves(photos: Path, monkeypatch, tmp_path):
-    monkeypatch.setattr(growth, "PHOTO_SIDES", (64, 128))
-    monkeypatch.setattr(growth, "INPUT_SIDES", (128, 256))
-    monkeypatch.setattr(growth, "BATCHES", (1, 2))
-    monkeypatch.setattr(growth, "CROWD_LONG_SIDE", 320)
-    monkeypatch.setattr(growth, "PEOPLE", (1, 2))
-    monkeypatch.setattr(growth, "standing_person", lambda _: np.zeros((20, 10, 3), np.uint8))
-    monkeypatch.setattr(growth, "Worker", in_this_process)
-    alternative = Alternative(SHIPPED, "onnxruntime", 2)
-    curves = growth.grow(alternative, [str(photos / "skiers.jpg")], 2)
-    assert {curve.name: sorted(curve.points) for curve in curves} == {
-        "photo": [64, 128],
-        "input": [128, 256],
-        "people": [1, 2],
-        "batch": [1, 2],
-        "threads": [1, 2],
-    }
-    assert all(len(ms) == 2 and min(ms) > 0 for curve in curves for ms in curve.points.values())
-    shown = growth.growth_table(curves)
-    assert "long side of the network's input, pixels" in shown and "people found" in shown
-    growth.draw_growth(curves, tmp_path / "growth.png")
-    assert read_photo(tmp_path / "growth.png").shape[1] > 500
-    json.dumps([curve.to_dict() for curve in curves])
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -526,7 +386,7 @@ def test_another_model_of_ours_runs_in_the_same_engines(tmp_path):
     options = argparse.Namespace(
         model=str(tmp_path / "mine.onnx"), engines="onnxruntime,openvino", threads=1, against=["posedet-s", str(other)]
     )
-    alternatives = cli_benchmark._with_peers(options)
+    alternatives = with_peers(options)
     assert {name: (Path(each.model).stem, each.engine, each.foreign) for name, each in alternatives.items()} == {
         "mine, ONNX Runtime": ("mine", "onnxruntime", False),
         "mine, OpenVINO": ("mine", "openvino", False),
@@ -544,14 +404,11 @@ def test_another_model_of_ours_runs_in_the_same_engines(tmp_path):
         (["--batch", "many"], "--batch many: expected whole numbers joined by commas, such as 4,8"),
         (["--batch", "0"], "--batch 0: expected whole numbers"),
         (["--engines", "gpu"], "--engines gpu: expected some of onnxruntime"),
-        (["--growth", "--engines", "openvino,pytorch"], "--growth: of one engine, but --engines names 2"),
         (["--against", "a/x.onnx", "--against", "b/x.onnx"], "--against b/x.onnx: a second file of this name"),
-        (["--first-stage", "x.json", "a", "b"], "--first-stage: one folder"),
     ],
 )
 def test_mistakes(capsys, photos: Path, arguments, said):
-    where = [] if "--first-stage" in arguments else [photos / "skiers.jpg"]
-    code, _, err = run(capsys, *where, *arguments)
+    code, _, err = run(capsys, photos / "skiers.jpg", *arguments)
     assert code == 2 and f"posedet: error: {said}" in err
 
 
@@ -562,7 +419,7 @@ def test_no_photos(capsys, tmp_path, monkeypatch):
 
 
 def test_no_matplotlib_costs_the_picture_only(capsys, photos: Path, tmp_path, monkeypatch):
-    monkeypatch.setattr("posedet.cli_benchmark.find_spec", lambda _: None)
+    monkeypatch.setattr("posedet.commands.benchmark.find_spec", lambda _: None)
     code, _, err = run(
         capsys, photos / "skiers.jpg", "--engines", "onnxruntime", "--rounds", 1, "--batch", 1, "--output", tmp_path
     )

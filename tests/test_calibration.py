@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from posedet import PoseDet, Poses
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
-from posedet.errors import DataError, ModelError
-from posedet.evaluation.calibration import (
+from posedet.diagnosis.calibration import (
     Correction,
     KeypointScores,
     calibration,
@@ -23,10 +22,11 @@ from posedet.evaluation.calibration import (
     matches,
     reliability,
 )
+from posedet.errors import DataError, ModelError
 from posedet.image import read_photo
 from posedet.skeleton import COCO, Skeleton
-from posedet.training.joints import corrected_keypoint_scores
-from posedet.training.torch_session import open_weights
+from posedet.weights.keypoints import corrected_keypoint_scores
+from posedet.weights.torch_session import open_weights
 
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
 PAIR = Skeleton("pair", ("left_hand", "right_hand"), ((0, 1),), ((0, 1),), (0.1, 0.1))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.data.check import Report, check
 from posedet.errors import DataError
 from posedet.skeleton import COCO, Skeleton

@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from posedet.config import DecodeConfig
-from posedet.decode import candidates, decode
 from posedet.image import Letterbox
 from posedet.poses import Poses
+from posedet.runtime.decode import candidates, decode
 from posedet.skeleton import COCO, Skeleton
 
 # Two joints of different sigma, so that joints taken for one another are noticed.

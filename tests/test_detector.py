@@ -19,8 +19,8 @@ from posedet.errors import ConfigError, DataError, ModelError, PhotoError
 from posedet.image import read_photo
 from posedet.oks import oks
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
-from posedet.training.checkpoint import load_weights, save_weights, stored_skeleton
-from posedet.training.torch_session import open_weights
+from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
+from posedet.weights.torch_session import open_weights
 
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
 NAMES = ("baseball", "child", "food", "group", "hall", "skiers", "street", "tennis")

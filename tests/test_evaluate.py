@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from posedet import PoseDet, Poses
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.config import DecodeConfig
+from posedet.diagnosis.error_report import report_errors
 from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
-from posedet.evaluation.error_report import report_errors
 from posedet.evaluation.protocols import CROPPED, protocol_for
 from posedet.evaluation.run import evaluate, predict_all
-from posedet.session import About, Outputs
+from posedet.runtime.session import About, Outputs
 from posedet.skeleton import COCO, Skeleton
 from sets import changed
 

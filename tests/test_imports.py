@@ -22,47 +22,19 @@ MAY_IMPORT = {
     "poses": {"errors", "oks", "skeleton", "supervision"},
     "config": {"errors"},
     "image": {"errors", "files"},
-    "parallel": set(),
     "draw": {"errors", "poses", "skeleton"},
-    "decode": BASE,
-    "session": BASE | {"openvino", "parallel"},
-    "weights": {"errors", "files"},
-    "detector": BASE | {"decode", "parallel", "session", "weights"},
-    "tta": BASE | {"decode", "detector"},
-    "cli": {
-        "__init__",
-        "cli_benchmark",
-        "cli_evaluation",
-        "cli_predict",
-        "cli_training",
-        "cli_weights",
-        "detector",
-        "errors",
-        "files",
-    },
-    "folder": BASE | {"detector", "draw", "parallel"},
-    "cli_predict": BASE | {"detector", "extras", "folder", "session", "training", "weights"},
-    "cli_evaluation": BASE | {"cli_predict", "detector", "evaluation", "extras", "reproduce", "tta", "weights"},
-    "cli_training": BASE
-    | {"convert", "data", "detector", "evaluation", "export", "extras", "quantise", "session", "training"},
-    "cli_weights": BASE | {"cli_predict", "data", "evaluation", "extras", "training", "weights"},
-    "__main__": {"cli"},
-    "__init__": {"detector", "draw", "errors", "poses", "skeleton"},
-    "data": BASE | {"cv2", "yaml"},
-    "evaluation": BASE | {"__init__", "data", "decode", "detector", "draw", "matplotlib", "pycocotools", "tta"},
-    "benchmark": BASE
-    | {"data", "decode", "detector", "evaluation", "extras", "folder", "matplotlib", "model", "openvino", "session"}
-    | {"torch", "training", "weights"},
-    "reproduce": BASE | {"data", "detector", "evaluation", "session", "training", "tta", "weights"},
-    "cli_benchmark": BASE | {"benchmark", "detector", "evaluation", "extras", "parallel", "weights"},
+    "runtime": BASE | {"draw", "openvino"},
     "model": {"config", "errors", "skeleton", "torch"},
-    "training": BASE
-    | {"__init__", "cv2", "data", "matplotlib", "model", "safetensors", "session", "torch"}
-    | {"weights"},
-    "lean": {"onnx"},
-    "export": BASE | {"__init__", "lean", "model", "onnx", "torch", "training"},
-    "quantise": BASE | {"detector", "lean", "onnx", "session"},
-    "convert": BASE | {"model", "safetensors", "torch", "training"},
+    "weights": BASE | {"__init__", "model", "onnx", "runtime", "safetensors", "torch"},
+    "data": BASE | {"cv2", "yaml"},
+    "training": BASE | {"__init__", "cv2", "data", "matplotlib", "model", "runtime", "torch", "weights"},
+    "evaluation": BASE | {"__init__", "data", "pycocotools", "runtime"},
+    "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "matplotlib", "runtime"},
+    "benchmark": BASE | {"extras", "matplotlib", "openvino", "runtime", "torch", "weights"},
+    "commands": BASE
+    | {"__init__", "benchmark", "data", "diagnosis", "evaluation", "extras", "runtime", "training", "weights"},
+    "__init__": {"draw", "errors", "poses", "runtime", "skeleton"},
+    "__main__": {"commands"},
 }
 
 
@@ -91,6 +63,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_import_posedet_stays_light() -> None:
     """In a fresh interpreter: this one has torch loaded already."""
-    code = f"import sys, posedet, posedet.cli; print(*({HEAVY | {'onnxruntime', 'tqdm'}!r} & set(sys.modules)))"
+    code = (
+        f"import sys, posedet, posedet.commands.main; print(*({HEAVY | {'onnxruntime', 'tqdm'}!r} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout.split(), run.stderr) == ([], "")

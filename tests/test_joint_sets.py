@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from posedet import PoseDet, Poses, Skeleton
 from posedet.errors import DataError
 from posedet.image import Letterbox, read_photo
-from posedet.session import Outputs, Session, open_session
+from posedet.runtime.model_files import model_file
+from posedet.runtime.session import Outputs, Session, open_session
 from posedet.skeleton import BODY19, COCO, CROWDPOSE
-from posedet.weights import model_file
 
 
 class Recorded:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from posedet.data.ochuman import coco_form
+from posedet.data.formats.ochuman import coco_form
 from posedet.errors import DataError
 from posedet.evaluation.protocols import OCHUMAN
 from posedet.evaluation.run import evaluate

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from posedet import PoseDet, Poses
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.model import network
 from posedet.skeleton import CROWDPOSE, Skeleton, skeleton_for
-from posedet.training.checkpoint import load_info
+from posedet.weights.checkpoint import load_info
 from sets import changed, made_up_set
 
 HAND = Path(__file__).parent.parent / "docs" / "skeletons" / "hand.toml"

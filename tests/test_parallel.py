@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from posedet.parallel import available_cores, in_order
+from posedet.runtime.parallel import available_cores, in_order
 
 
 def test_the_results_are_in_order_whoever_is_first() -> None:

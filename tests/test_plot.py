@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.errors import DataError
 from posedet.training import plot as plot_module
 from posedet.training.plot import draw_curves, plot, read_log

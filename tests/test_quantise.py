@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 
 from posedet import PoseDet
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.errors import DataError, ModelError
 from posedet.oks import oks, pose_areas
-from posedet.quantise import ask_input_for_sizes, quantise
+from posedet.weights.quantise import ask_input_for_sizes, quantise
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
 

@@ -14,11 +14,11 @@ import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from posedet import session
 from posedet.config import load_config
 from posedet.errors import ConfigError, ModelError
 from posedet.image import Letterbox, read_photo
-from posedet.session import Runtime, open_session
+from posedet.runtime import session
+from posedet.runtime.session import Runtime, open_session
 from posedet.skeleton import BODY19, COCO
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))

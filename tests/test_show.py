@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
 from posedet.errors import ConfigError, DataError

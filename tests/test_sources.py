@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.config import load_config
 from posedet.data.annotations import Person, read_annotations
 from posedet.data.augment import make_patch

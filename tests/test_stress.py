@@ -9,10 +9,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.errors import ConfigError, DataError
-from posedet.evaluation.alteration import (
+from posedet.diagnosis.alteration import (
     UNCHANGED,
     Change,
     blurred,
@@ -23,8 +22,9 @@ from posedet.evaluation.alteration import (
     rotated,
     shrunk,
 )
+from posedet.diagnosis.stress import View, annotation_of, cut_people, small_people, stress, stress_card
+from posedet.errors import ConfigError, DataError
 from posedet.evaluation.protocols import COCO
-from posedet.evaluation.stress import View, annotation_of, cut_people, small_people, stress, stress_card
 from posedet.image import size_of
 from posedet.poses import Poses
 from posedet.skeleton import COCO as SKELETON

@@ -18,13 +18,13 @@ from torch import nn
 
 from posedet.config import Config, ModelConfig, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.decode import decode
 from posedet.image import Letterbox
 from posedet.model.network import PoseDetNet, build_network
+from posedet.runtime.decode import decode
 from posedet.skeleton import BODY19
 from posedet.training.batches import Batch, PhotoStream, collate
-from posedet.training.checkpoint import load_tensors
 from posedet.training.loop import Objective, freeze, make_optimiser, rate_at, without_empty
+from posedet.weights.checkpoint import load_tensors
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))

@@ -13,7 +13,6 @@ import torch
 
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.decode import decode
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
@@ -21,9 +20,10 @@ from posedet.image import Letterbox, read_photo
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import build_network
 from posedet.poses import Poses
+from posedet.runtime.decode import decode
 from posedet.skeleton import BODY19
-from posedet.training.checkpoint import load_tensors, load_weights, save_tensors
 from posedet.training.loop import rate_at, train
+from posedet.weights.checkpoint import load_tensors, load_weights, save_tensors
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
@@ -141,7 +141,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
 import resource, signal, torch
 from pathlib import Path
 from posedet.errors import ModelError
-from posedet.training.checkpoint import save_tensors
+from posedet.weights.checkpoint import save_tensors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.errors import DataError
 from posedet.evaluation.protocols import CROPPED
 from posedet.evaluation.run import evaluate

@@ -9,15 +9,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from posedet import PoseDet, Poses
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.config import DecodeConfig
-from posedet.decode import best, candidates
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, read_photo
 from posedet.oks import oks
-from posedet.session import About, Outputs
+from posedet.runtime.decode import best, candidates
+from posedet.runtime.session import About, Outputs
+from posedet.runtime.tta import PAPER_SIZES, Augmented, averaged, joined, mirrored
 from posedet.skeleton import COCO, Skeleton
-from posedet.tta import PAPER_SIZES, Augmented, averaged, joined, mirrored
 
 FACE = Skeleton("face", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.3, 0.3, 0.3))
 DECODE = DecodeConfig(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from posedet.cli import main
+from posedet.commands.main import main
 from posedet.skeleton import Skeleton
-from posedet.training.checkpoint import load_info
+from posedet.weights.checkpoint import load_info
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "custom-skeleton.md").read_text()

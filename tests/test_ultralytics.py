@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from posedet.data.annotations import read_annotations
+from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of, read_ultralytics
 from posedet.data.sources import parse_data, read_sets
-from posedet.data.ultralytics import MAX_YAML_BYTES, labels_of, read_ultralytics
 from posedet.errors import DataError, PhotoError
 from posedet.image import size_of
 from posedet.skeleton import BODY19, COCO, Skeleton

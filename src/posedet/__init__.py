@@ -4,10 +4,10 @@
 >>> poses = PoseDet()("photo.jpg")
 """
 
-from posedet.detector import PoseDet
 from posedet.draw import draw
 from posedet.errors import PoseDetError
 from posedet.poses import Poses
+from posedet.runtime.detector import PoseDet
 from posedet.skeleton import Skeleton
 
 __all__ = ["PoseDet", "PoseDetError", "Poses", "Skeleton", "__version__", "draw"]

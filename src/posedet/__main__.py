@@ -2,6 +2,6 @@
 
 import sys
 
-from posedet.cli import main
+from posedet.commands.main import main
 
 sys.exit(main())

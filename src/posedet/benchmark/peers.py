@@ -20,7 +20,7 @@ from posedet.files import one_line
 from posedet.image import Letterbox, network_input
 from posedet.oks import iou_nms
 from posedet.poses import Poses
-from posedet.session import open_session
+from posedet.runtime.session import open_session
 from posedet.skeleton import COCO
 
 # Of a model that takes any size; a multiple of this stride.

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.benchmark.timing import Clock
-from posedet.decode import best, candidates
-from posedet.detector import PoseDet
 from posedet.image import Letterbox, read_photo
-from posedet.session import Session
+from posedet.runtime.decode import best, candidates
+from posedet.runtime.detector import PoseDet
+from posedet.runtime.session import Session
 
 # In order; a stage that an alternative does not have is missing among its times.
 STAGES = ("decode", "preprocess", "network", "poses", "nms")

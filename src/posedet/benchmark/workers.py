@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Self, get_args
 from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
 from posedet.errors import ConfigError, ModelError, PoseDetError
 from posedet.extras import needs
-from posedet.session import Session, open_session
+from posedet.runtime.session import Session, open_session
 
 Engine = Literal["onnxruntime", "openvino", "pytorch"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -57,7 +57,7 @@ class Alternative:
 def _pytorch(path: Path, threads: int) -> Session:
     import torch
 
-    from posedet.training.torch_session import open_weights
+    from posedet.weights.torch_session import open_weights
 
     torch.set_num_threads(threads)
     return open_weights(path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.coco_json import (
+from posedet.data.formats.coco import (
     KeypointColumns,
     box,
     category_of,

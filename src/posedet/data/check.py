@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posedet.data.annotations import Person, photo_path, photo_sides, read_person
-from posedet.data.coco_json import KeypointColumns, category_of, identity, keypoint_columns, new_identity, read_json
-from posedet.data.ultralytics import is_ultralytics, label_lines, open_set, own_skeleton, read_line
+from posedet.data.formats.coco import KeypointColumns, category_of, identity, keypoint_columns, new_identity, read_json
+from posedet.data.formats.ultralytics import is_ultralytics, label_lines, open_set, own_skeleton, read_line
 from posedet.errors import DataError, PhotoError
 from posedet.files import photo_folder
 from posedet.image import read_photo, size_of

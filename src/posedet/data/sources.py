@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.data.ultralytics import is_ultralytics, read_ultralytics
+from posedet.data.formats.ultralytics import is_ultralytics, read_ultralytics
 from posedet.errors import ConfigError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton

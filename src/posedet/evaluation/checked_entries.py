@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.data.annotations import BOX_FILL
-from posedet.data.coco_json import (
+from posedet.data.formats.coco import (
     MAX_NUMBER,
     KeypointColumns,
     box,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.coco_json import MAX_NUMBER, number
+from posedet.data.formats.coco import MAX_NUMBER, number
 from posedet.evaluation.checked_entries import Photos, coco_evaluator, read_entries
 from posedet.evaluation.protocols import Protocol
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posedet.data.annotations import photo_path
-from posedet.data.coco_json import entries, identity, read_categories, read_json
-from posedet.data.ochuman import coco_form
-from posedet.detector import PoseDet
+from posedet.data.formats.coco import entries, identity, read_categories, read_json
+from posedet.data.formats.ochuman import coco_form
 from posedet.errors import ConfigError, DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
@@ -22,6 +21,7 @@ from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
+from posedet.runtime.detector import PoseDet
 from posedet.skeleton import Skeleton
 
 # Weaker poses than in daily use: precision at every recall is what counts.

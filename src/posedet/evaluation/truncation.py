@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.coco_json import (
+from posedet.data.formats.coco import (
     MAX_NUMBER,
     KeypointColumns,
     box,

@@ -24,11 +24,14 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import ConfigError, DataError
 from posedet.files import write_atomically
 from posedet.model.network import PoseDetNet, Proposals, build_network
-from posedet.session import Session
+from posedet.runtime.session import Session
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Persons, Selection, assign_coarse, choose_locations, in_ignored
 from posedet.training.batches import Batch, PhotoStream, batches, next_batch
-from posedet.training.checkpoint import (
+from posedet.training.losses import losses
+from posedet.training.muon import Muon, is_matrix
+from posedet.training.processes import ALONE, Processes
+from posedet.weights.checkpoint import (
     MovingAverage,
     check_goes_on,
     load_start,
@@ -39,10 +42,7 @@ from posedet.training.checkpoint import (
     skeleton_to_train,
     training_state,
 )
-from posedet.training.losses import losses
-from posedet.training.muon import Muon, is_matrix
-from posedet.training.processes import ALONE, Processes, local_device
-from posedet.training.torch_session import TorchSession
+from posedet.weights.torch_session import TorchSession, local_device
 
 # Size of a person on its level: 8 to 16 cells with the official divisor; the geometric mean.
 CELLS_OF_A_PERSON = 11.3

@@ -3,12 +3,8 @@
 import os
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch import distributed as dist
-
-from posedet.errors import ConfigError
-from posedet.files import one_line
 
 
 class Processes(NamedTuple):
@@ -43,13 +39,3 @@ class Processes(NamedTuple):
 
 
 ALONE = Processes(0, 1)
-
-
-def local_device(device: str) -> torch.device:
-    """The device of this process: each its own GPU. Raises ConfigError where there is none of that name."""
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
-        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None

@@ -1,0 +1,163 @@
+"""Training at the paper's patches: photos a second, memory, whether the loader keeps up, and what a whole run takes."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lab.gpu.limits import set_tf32
+from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
+from lab.gpu.subjects import PAPER_MODELS, TOY_BATCH, Model
+from posedet.benchmark.timing import Clock
+from posedet.config import Config, load_config
+from posedet.data.annotations import read_annotations
+from posedet.files import photo_folder
+from posedet.model.network import build_network
+from posedet.skeleton import find_skeleton
+from posedet.training.batches import Batch, PhotoStream, batches
+from posedet.training.loop import Objective, make_optimiser
+
+# COCO train2017: photos with people whose keypoints are labelled, as the paper trains on them, and its epochs.
+COCO_PHOTOS, EPOCHS = 64_115, 210
+PEOPLE = 4  # in each patch
+TOY_PATCH = 64
+
+
+class Way(NamedTuple):
+    """How a step is made."""
+
+    title: str
+    precision: str  # of the configuration: none, bf16
+    tuned: bool  # channels last and the fused optimiser
+    compiled: bool = False
+
+
+EAGER = (Way("channels last, fused", "bf16", True), Way("plain", "none", False))
+COMPILED_BACKBONE = (Way("compiled backbone", "bf16", True, compiled=True),)
+
+
+def training(plan: Plan, model: Model, ways: tuple[Way, ...] = EAGER) -> Iterator[Row]:
+    """A whole step of the paper's preset: assignment, network, losses, gradients, clipping, optimiser."""
+    for way in ways:
+        config = load_config(model.preset, [f"train.amp={way.precision}", *(_toy(plan))])
+        size = config.train.batch_size
+        while True:
+            row = attempt(
+                Row("training", model.name, way.title, "bf16" if way.precision == "bf16" else "tf32", size),
+                partial(_measure, plan, config, way, size),
+            )
+            # The paper's batch of 48 was that of eight GPUs; where one cannot hold it, half of it.
+            if row.failed is None or "out of memory" not in row.failed.lower() or size == 1:
+                break
+            yield row
+            size //= 2
+        yield row
+
+
+def _toy(plan: Plan) -> list[str]:
+    return [f"train.batch_size={TOY_BATCH}", f"data.patch={TOY_PATCH}"] if plan.toy else []
+
+
+def _measure(plan: Plan, config: Config, way: Way, size: int) -> dict[str, float]:
+    set_tf32(True)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    peak_memory(plan.device)
+    skeleton = find_skeleton(config.model.skeleton)
+    with torch.device(plan.device):
+        network = build_network(config.model, skeleton)
+    optimiser = make_optimiser(network, config.train)
+    if way.tuned:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kept = ("params", "weight_decay", "lr")
+        groups = [{key: group[key] for key in kept} for group in optimiser.param_groups]
+        optimiser = type(optimiser)(groups, fused=True)  # type: ignore[call-arg]
+    if way.compiled:
+        network.backbone.compile()
+    objective = Objective(config, skeleton, torch.device(plan.device))
+    batch = synthetic_batch(size, config.data.patch, skeleton.num_keypoints, plan.device)
+    network.train()
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        total = torch.stack(list(objective(network, network, batch, 0).values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
+        optimiser.step()
+
+    spread = timed(step, plan.device, 3 * plan.seconds)
+    return {"images/s": 1e3 * size / spread.median, **milliseconds(spread), **peak_memory(plan.device)}
+
+
+def synthetic_batch(size: int, side: int, num_keypoints: int, device: str) -> Batch:
+    """Noise with people of many sizes in it, all keypoints labelled."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    extents = side * (0.1 + 0.6 * uniform(size, PEOPLE, 1, 2))
+    corners = uniform(size, PEOPLE, 1, 2) * (side - extents)
+    keypoints = corners + uniform(size, PEOPLE, num_keypoints, 2) * extents
+    ones = torch.ones(size, PEOPLE, num_keypoints)
+    boxes = torch.cat((keypoints.amin(2), keypoints.amax(2)), -1)
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    nothing = torch.full((size, 1, 4), -1e6)
+    batch = Batch(images, keypoints, ones, ones, areas, boxes, nothing, torch.ones(size, 1), ["noise"] * size)
+    return batch.to(torch.device(device))
+
+
+def loader(plan: Plan) -> Iterator[Row]:
+    """Augmented patches a second from files that the system holds in memory, with all cores as workers."""
+    for model in PAPER_MODELS:
+        config = load_config(model.preset, _toy(plan))
+        row = Row("loader", model.name, f"{plan.threads} workers", "", config.train.batch_size)
+        yield attempt(row, partial(_load, plan, config))
+
+
+def _load(plan: Plan, config: Config) -> dict[str, float]:
+    skeleton = find_skeleton(config.model.skeleton)
+    annotations = Path(plan.annotations)
+    folder = photo_folder(annotations)
+    photos = list(read_annotations(annotations, folder if folder.is_dir() else annotations.parent, skeleton))
+    stream = PhotoStream(photos, [1] * len(photos), skeleton, config.data, 0)
+    # The workers begin together: a round of them before, and whole rounds measured.
+    first, measured = (1, 1) if plan.toy else (plan.threads, 3 * plan.threads)
+    workers = 0 if plan.toy else plan.threads
+    waiting = iter(
+        batches(stream, batch_size=config.train.batch_size, first_step=0, last_step=first + measured, workers=workers)
+    )
+    for _ in range(first):
+        next(waiting)
+    clock = Clock()
+    for _ in range(measured):
+        next(waiting)
+    clock.lap("all")
+    return {"images/s": 1e3 * measured * config.train.batch_size / clock.ms["all"]}
+
+
+def estimates(rows: Sequence[Row]) -> list[str]:
+    """What the paper's 210 epochs take at the rates measured, in words; the loader's rate is a bound too."""
+    lines = []
+    for model in PAPER_MODELS:
+        rates = [
+            row.values["images/s"] for row in rows if row.part == "training" and row.model == model.name and row.values
+        ]
+        loading = [
+            row.values["images/s"] for row in rows if row.part == "loader" and row.model == model.name and row.values
+        ]
+        if not rates:
+            continue
+        best, loaded = max(rates), max(loading, default=float("inf"))
+        photos = EPOCHS * COCO_PHOTOS
+        one, eight = photos / min(best, loaded) / 3600, photos / min(8 * best, loaded) / 3600
+        limit = " (the loader's)" if loaded < 8 * best else ""
+        lines.append(
+            f"{model.name}: {EPOCHS} epochs of COCO at {best:.0f} images/s: {one:.1f} h on one GPU; on eight at least "
+            f"{eight:.1f} h{limit}: no time counted for communication"
+        )
+    return lines

@@ -1,0 +1,81 @@
+"""One model where people are close together or cut: CrowdPose, OCHuman and cropped COCO in one table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.paper.evaluations import evaluated, open_model
+from posedet.errors import ConfigError, PoseDetError
+from posedet.evaluation.keypoint_ap import KeypointAP
+from posedet.evaluation.protocols import PROTOCOLS
+from posedet.evaluation.report import make_output, markdown_table, write_report
+from posedet.evaluation.run import check_photo_set
+from posedet.files import write_atomically
+from posedet.runtime.detector import PoseDet
+
+# Protocol -> what the row is called; the options of the command have the protocols' names.
+SETS = {"crowdpose": "CrowdPose", "ochuman": "OCHuman", "cropped": "COCO, cropped"}
+COLUMNS = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+    "AP easy": "ap_easy",
+    "AP medium": "ap_medium_crowd",
+    "AP hard": "ap_hard",
+    "AR": "ar",
+}
+REMARK = (
+    "APm and APl are of people by size; AP easy, medium and hard of photos by crowd index. Cropped: a straight cut "
+    "through each photo takes a quarter to 60 % of one person, and the truth beyond it counts."
+)
+
+
+def reproduce_crowds(model: Path, sets: Mapping[str, tuple[Path, Path]], output: Path, *, device: str = "cpu") -> str:
+    """Evaluate a model on each set, and write crowds.md and crowds.json into `output`; returns the Markdown.
+
+    sets: key of `SETS` -> annotations, folder of the photos; some may be missing. Evaluations that `output` has are not
+    repeated. Raises ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
+    """
+    if not sets:
+        raise ConfigError(f"nothing to evaluate on: give at least one of {', '.join(f'--{name}' for name in SETS)}")
+    if device != "cpu" and model.suffix != ".safetensors":
+        raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
+    session = open_model(model, device)
+    for name, (data, photos) in sets.items():
+        check_photo_set(data, photos, f"--{name} {data}:FOLDER")
+        try:
+            PoseDet(session, skeleton=PROTOCOLS[name].skeleton)
+        except PoseDetError as error:
+            raise ConfigError(f"--{name} does not go with {model.name}: {error}") from None
+    make_output(output)
+    found = {
+        name: evaluated(session, model, *sets[name], PROTOCOLS[name], output, label=label)
+        for name, label in SETS.items()
+        if name in sets
+    }
+    text = "\n\n".join((f"**{session.about.name} in crowds**", _table(found), REMARK)) + "\n"
+    rows = {
+        name: {"data": str(sets[name][0]), **found[name].to_dict()} if name in found else {"note": _why_not(name)}
+        for name in SETS
+    }
+    write_report(output / "crowds.json", {"model": str(model), "sets": rows})
+    write_atomically(output / "crowds.md", text.encode())
+    return text
+
+
+def _table(found: Mapping[str, KeypointAP]) -> str:
+    lines = [["", "photos", "people", *COLUMNS, ""]]
+    for name, label in SETS.items():
+        if name not in found:
+            lines.append([label, *["-"] * (2 + len(COLUMNS)), _why_not(name)])
+            continue
+        scores = found[name]
+        points = [getattr(scores, field) for field in COLUMNS.values()]
+        cells = ["-" if each is None or each < 0 else f"{100 * each:.1f}" for each in points]
+        lines.append([label, f"{scores.num_photos:,}", f"{scores.num_persons:,}", *cells, ""])
+    return markdown_table(lines)
+
+
+def _why_not(name: str) -> str:
+    return f"not run: no --{name}"

@@ -1,0 +1,71 @@
+"""Evaluations that are made once: `OUTPUT/evaluations/` knows each by what was asked, for all tables of that folder."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from posedet.evaluation.keypoint_ap import KeypointAP
+from posedet.evaluation.protocols import Protocol
+from posedet.evaluation.run import EVALUATED_SCORE, evaluate
+from posedet.files import write_atomically
+from posedet.runtime.detector import PoseDet
+from posedet.runtime.session import Session, open_session
+from posedet.runtime.tta import Augmented
+
+log = logging.getLogger(__name__)
+
+
+def open_model(weights: Path, device: str = "cpu") -> Session:
+    """An ONNX file, or PyTorch weights on that device."""
+    if weights.suffix != ".safetensors":
+        return open_session(weights)
+    from posedet.weights.torch_session import open_weights
+
+    return open_weights(weights, device)
+
+
+def evaluated(
+    session: Session,
+    weights: Path,
+    data: Path,
+    photos: Path,
+    protocol: Protocol,
+    output: Path,
+    *,
+    tta: bool = False,
+    label: str = "",
+) -> KeypointAP:
+    """Evaluate a session, opened from `weights`, on annotated photos, unless `output` has it; see `evaluate`.
+
+    tta: with the paper's test-time augmentation. label: what the log calls it.
+    """
+    asked = {
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "data": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "photos": str(photos.resolve()),
+        "decode": asdict(session.about.decode),
+        "protocol": protocol.name,
+        "tta": tta,
+        "version": session.about.version,
+    }
+    folder = output / "evaluations" / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    stored = _stored(folder / "report.json")
+    if stored is not None:
+        return stored
+    log.info("evaluating %s", label or weights.name)
+    detector = PoseDet(session, skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
+    predict = Augmented(detector, merge="paper") if tta else detector
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
+    return evaluate(predict, data, photos, protocol, output=folder, model=str(weights), settings=asked)
+
+
+def _stored(report: Path) -> KeypointAP | None:
+    """What an earlier evaluation found; None if there was none, or its file is damaged."""
+    try:
+        results = json.loads(report.read_text())["results"]
+        return KeypointAP(**{field: results[field] for field in KeypointAP.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

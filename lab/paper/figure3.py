@@ -1,0 +1,242 @@
+"""Figure 3 of the paper: what suppressing duplicates would cost a perfect detector, in crowds.
+
+True poses are put through the suppression as if they were predictions, and scored: whoever is deleted is somebody who
+stood too near to another. The paper has two curves, for OKS and for the overlap of boxes (IoU). A bound alone praises a
+rule that never deletes anything; so here a second experiment adds a duplicate of each person, which is to be deleted.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from posedet.data.formats.coco import category_of, entries, identity, keypoint_table, read_categories, read_json
+from posedet.errors import DataError, PoseDetError
+from posedet.evaluation.keypoint_ap import evaluate_keypoints
+from posedet.evaluation.protocols import CROWDPOSE
+from posedet.evaluation.report import make_output, write_report
+from posedet.files import write_atomically
+from posedet.oks import oks
+
+Floats = NDArray[np.float64]
+
+THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 11))
+RULES = {
+    "oks": "OKS (paper)",
+    "iou": "IoU of boxes (paper)",
+    "both": "OKS and IoU",
+    "soft": "soft OKS",
+}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rule at one threshold. AP from 0 to 1."""
+
+    rule: str
+    threshold: float  # of the soft rule: its width
+    duplicates: bool  # whether each person had one
+    ap_hard: float
+    ap: float
+    num_deleted: int  # of the true people
+    num_duplicates_left: int
+
+
+class Crowd:
+    """The poses of one photo, best first, and how like each other they are."""
+
+    def __init__(self, keypoints: Floats, scores: Floats, is_duplicate: NDArray[np.bool_]) -> None:
+        """keypoints: (N, K, 3) x, y in pixels, flag (0: not labelled); scores, is_duplicate: (N,)."""
+        order = np.argsort(-scores, kind="stable")
+        self.keypoints, self.scores, self.is_duplicate = keypoints[order], scores[order], is_duplicate[order]
+        self._oks, self._iou = similarities(self.keypoints)
+
+    def rated(self, rule: str, threshold: float) -> Floats:
+        """(N,) scores after suppression, 0 for who is deleted."""
+        if rule == "soft":
+            return softened(self._oks, self.scores, threshold)
+        drops = {
+            "oks": self._oks >= threshold,
+            "iou": self._iou > threshold,
+            "both": (self._oks >= threshold) & (self._iou > threshold),
+        }[rule]
+        alive = np.ones(len(self.scores), bool)
+        for place in range(len(alive)):
+            if alive[place]:
+                alive[place + 1 :] &= ~drops[place, place + 1 :]
+        return np.where(alive, self.scores, 0)
+
+
+def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
+    """OKS and box overlap of each pose (rows, the one that is kept) with each: (N, K, 3) -> (N, N), (N, N).
+
+    As in the authors' script: the paper's OKS with the area of the kept person's box alone, without a lower bound;
+    boxes about the labelled keypoints. OKS is the mean over keypoints that both have, 0 if there are none.
+    """
+    labelled = keypoints[..., 2] > 0
+    points, sigmas = keypoints[..., :2], np.array(CROWDPOSE.skeleton.sigmas)
+    low, high = _extents(keypoints)
+    areas = (high - low).prod(axis=-1)
+    near = [
+        oks(points[:, k : k + 1], points[:, k : k + 1], sigmas[k : k + 1], areas[:, None] / 2)
+        for k in range(len(sigmas))
+    ]
+    shared = labelled[:, None] & labelled
+    similarity = np.where(shared, np.stack(near, axis=-1), 0).sum(axis=-1) / np.maximum(shared.sum(axis=-1), 1)
+    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    overlap = np.maximum(sides, 0).prod(axis=-1)
+    union = areas[:, None] + areas - overlap
+    return similarity, overlap / np.where(union > 0, union, 1)
+
+
+def _extents(keypoints: Floats) -> tuple[Floats, Floats]:
+    """Smallest and largest x, y of the labelled keypoints: (N, K, 3) -> (N, 2), (N, 2)."""
+    labelled = keypoints[..., 2:] > 0
+    low = np.where(labelled, keypoints[..., :2], np.inf).min(axis=1)
+    return low, np.where(labelled, keypoints[..., :2], -np.inf).max(axis=1)
+
+
+def softened(similarity: Floats, scores: Floats, width: float) -> Floats:
+    """Scores that fall by exp(-OKS^2 / width) for each better pose, instead of to 0 (Soft-NMS, Gaussian form)."""
+    scores = scores.copy()
+    waiting = np.ones(len(scores), bool)
+    while waiting.any():
+        best = int(np.where(waiting, scores, -1).argmax())
+        waiting[best] = False
+        scores[waiting] *= np.exp(-np.square(similarity[best, waiting]) / width)
+    return scores
+
+
+def true_people(data: Any, where: str) -> dict[int, Floats]:
+    """Image id -> (N, 14, 3) of its people with a flag sum above 1, in the file's order."""
+    skeleton = CROWDPOSE.skeleton
+    categories = read_categories(data, where, skeleton, unnamed=skeleton.keypoints)
+    people: dict[int, list[Floats]] = {}
+    for place, entry in entries(data, "annotations", where):
+        columns = category_of(entry, categories, place)
+        if columns is None:
+            continue
+        table = np.zeros((skeleton.num_keypoints, 3))
+        table[columns.wanted] = keypoint_table(entry, place, columns.num_keypoints)[columns.column]
+        if table[:, 2].sum() > 1:
+            people.setdefault(identity(entry, "image_id", place), []).append(table)
+    if not people:
+        raise DataError(f"{where}: annotations: nobody with labelled keypoints")
+    return {image_id: np.stack(group) for image_id, group in people.items()}
+
+
+def with_duplicates(people: dict[int, Floats]) -> dict[int, Crowd]:
+    """Each person with a score of 0.3 to 1, and once more: keypoints jittered, the score 0.5 to 1 of the person's.
+
+    A duplicate's jitter is 0 to 2 sigmas of each keypoint (in pixels, by the person's size): from equal to an OKS
+    with the person of about 0.3, as second detections of a real person are.
+    """
+    generator = np.random.default_rng(SEED)
+    sigmas = np.array(CROWDPOSE.skeleton.sigmas)
+    crowds = {}
+    for image_id, true in people.items():
+        count = len(true)
+        low, high = _extents(true)
+        sizes = np.sqrt((high - low).prod(axis=-1))
+        jitter = generator.uniform(0, 2, (count, 1)) * sizes[:, None] * sigmas
+        twins = true.copy()
+        twins[..., :2] += generator.normal(size=(count, len(sigmas), 2)) * jitter[..., None]
+        scores = generator.uniform(0.3, 1, count)
+        second = scores * generator.uniform(0.5, 1, count)
+        crowds[image_id] = Crowd(
+            np.concatenate([true, twins]), np.concatenate([scores, second]), np.arange(2 * count) >= count
+        )
+    return crowds
+
+
+def upper_bounds(
+    data: Any, where: str, *, rules: Sequence[str] = tuple(RULES), thresholds: Sequence[float] = THRESHOLDS
+) -> list[Point]:
+    """All rules at all thresholds, without duplicates (all scores 1) and with; data: content of a CrowdPose file."""
+    people = true_people(data, where)
+    evaluate_keypoints(data, [], CROWDPOSE, name=where)  # what is wrong is named as in the file
+    alone = {image_id: Crowd(true, np.ones(len(true)), np.zeros(len(true), bool)) for image_id, true in people.items()}
+    cases = [
+        (duplicates, rule, threshold) for duplicates in (False, True) for rule in rules for threshold in thresholds
+    ]
+    doubled = with_duplicates(people)
+    return [
+        _point(data, doubled if duplicates else alone, rule, threshold, duplicates=duplicates)
+        for duplicates, rule, threshold in tqdm(cases, unit="point", disable=None)
+    ]
+
+
+def _point(data: Any, crowds: dict[int, Crowd], rule: str, threshold: float, *, duplicates: bool) -> Point:
+    results: list[dict[str, Any]] = []
+    deleted = left = 0
+    for image_id, crowd in crowds.items():
+        scores = crowd.rated(rule, threshold)
+        results += [
+            {"image_id": image_id, "category_id": 1, "keypoints": pose.ravel(), "score": float(score)}
+            for pose, score in zip(crowd.keypoints, scores, strict=True)
+            if score > 0
+        ]
+        deleted += int(((scores == 0) & ~crowd.is_duplicate).sum())
+        left += int(((scores > 0) & crowd.is_duplicate).sum())
+    found = evaluate_keypoints(data, results, CROWDPOSE)
+    # CrowdPose's protocol always has a hard part.
+    return Point(rule, threshold, duplicates, cast(float, found.ap_hard), found.ap, deleted, left)
+
+
+def reproduce_figure3(data: Path, output: Path) -> str:
+    """Write figure3.png, figure3.json and figure3.md (the tables, which are returned) into the folder `output`."""
+    make_output(output)
+    points = upper_bounds(read_json(data), str(data))
+    tables = "\n\n".join(_tables(points))
+    write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})
+    write_atomically(output / "figure3.md", (tables + "\n").encode())
+    plot(points, output / "figure3.png")
+    return tables
+
+
+def _tables(points: Sequence[Point]) -> Iterator[str]:
+    """Markdown: AP hard / AP / true people deleted (and duplicates left), for each threshold and rule."""
+    for duplicates in (False, True):
+        chosen = {(p.rule, p.threshold): p for p in points if p.duplicates == duplicates}
+        rules = [rule for rule in RULES if any(rule == each for each, _ in chosen)]
+        yield "**" + ("Truth and duplicates" if duplicates else "Truth alone") + "**"
+        rows = ["| threshold | " + " | ".join(RULES[rule] for rule in rules) + " |", "|---" * (len(rules) + 1) + "|"]
+        for threshold in sorted({threshold for _, threshold in chosen}):
+            cells = []
+            for rule in rules:
+                p = chosen[rule, threshold]
+                counts = f"{p.num_deleted}" + (f" / {p.num_duplicates_left}" if duplicates else "")
+                cells.append(f"{100 * p.ap_hard:.1f} / {100 * p.ap:.1f} / {counts}")
+            rows.append(f"| {threshold:g} | " + " | ".join(cells) + " |")
+        yield "\n".join(rows)
+
+
+def plot(points: Sequence[Point], path: Path) -> None:
+    """AP hard over thresholds as PNG: the paper's experiment to the left, with duplicates to the right."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PoseDetError('the figure needs matplotlib: pip install "posedet[train]"') from None
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for duplicates, axis, title in zip((False, True), axes, ("truth alone", "truth and duplicates"), strict=True):
+        for rule, label in RULES.items():
+            curve = sorted(
+                (p.threshold, 100 * p.ap_hard) for p in points if (p.rule, p.duplicates) == (rule, duplicates)
+            )
+            if curve:
+                axis.plot(*zip(*curve, strict=True), marker=".", label=label)
+        axis.set_title(f"CrowdPose: {title}")
+        axis.set_xlabel("threshold (soft: width)")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("upper bound of AP hard")
+    axes[0].legend()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    write_atomically(path, png.getvalue())

@@ -1,0 +1,267 @@
+"""Run a table: train what has no finished run, evaluate every row, write the paper's figures beside ours.
+
+Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` goes on where it was, an evaluation in
+`OUTPUT/evaluations/` is known by what was asked. Tables that are written into the same folder share both.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lab.paper.evaluations import evaluated, open_model
+from lab.paper.measured import Measured, write_table
+from lab.paper.tables import BASE, Row, Table
+from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
+from posedet.data.sources import read_sets
+from posedet.errors import ConfigError
+from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
+from posedet.evaluation.protocols import PROTOCOLS
+from posedet.evaluation.report import make_output
+from posedet.evaluation.run import check_photo_set
+from posedet.files import write_atomically
+from posedet.runtime.model_files import RELEASES, model_file
+from posedet.runtime.session import Session, open_session
+from posedet.training.loop import train
+from posedet.training.processes import Processes
+from posedet.weights.checkpoint import load_info, skeleton_to_train
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for; `python -m lab.paper TABLE --help` explains each."""
+
+    table: Table
+    data: Path  # annotations to evaluate on
+    photos: Path  # folder of their photos
+    output: Path
+    train_data: Sequence[str] = ()
+    start: Sequence[str] = ()  # FILE, or RUN=FILE
+    weights: Sequence[str] = ()  # RUN=FILE
+    only: Sequence[str] = ()  # runs to train
+    preset: str | None = None
+    protocol: str | None = None
+    settings: Sequence[str] = ()
+    seeds: int = 1
+    device: str = "cpu"
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run with one seed, or weights given in its place."""
+
+    run: str
+    seed: int
+    config: Config
+    folder: Path
+    given: Path | None  # weights that somebody else trained
+    start: str | None
+
+    @property
+    def weights(self) -> Path:
+        return self.given or self.folder / "weights.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        if self.given is not None:
+            return True
+        return self.weights.is_file() and load_info(self.weights).get("step", 0) >= self.config.train.steps
+
+
+def reproduce(request: Request) -> str:
+    """Train, evaluate, and write TABLE.md and TABLE.json into the folder `output`; returns the Markdown.
+
+    Under `torchrun` all processes train, the first alone evaluates; the others return "". Raises ConfigError for names
+    of runs that the table does not have, and for a finished or begun run of other settings, data or start weights.
+    """
+    trials = _all_trials(request)
+    check_photo_set(request.data, request.photos)
+    protocol = PROTOCOLS[request.protocol or request.table.protocol]
+    evaluate_keypoints(request.data, [], protocol)  # what is wrong with it shall be known before days of training
+    make_output(request.output)
+    # Decided before anything runs: processes that train together must agree on it.
+    wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
+    for trial in [trial for trial in wanted if not trial.finished]:
+        _train(trial, request)
+    if Processes.join(request.device).rank:
+        return ""
+    measured = [_measure_row(row, request, trials) for row in request.table.rows]
+    return write_table(
+        request.table,
+        measured,
+        request.output,
+        {
+            "data": str(request.data),
+            "protocol": protocol.name,
+            "preset": request.preset or request.table.preset,
+            "settings": list(request.settings),
+            "runs": {
+                f"{trial.run}/seed{trial.seed}": _plan(trial, request.train_data) for trial in trials if trial.finished
+            },
+        },
+    )
+
+
+def _all_trials(request: Request) -> list[Trial]:
+    names = list(request.table.runs)
+    for name in request.only:
+        _known(name, names, f"--only {name}")
+    given, start = _by_run(request.weights, names, "--weights"), _by_run(request.start, names, "--start")
+    if "" in given:
+        raise ConfigError(f"--weights {given[''][0]}: expected RUN=FILE, RUN one of {', '.join(names)}")
+    anywhere = start.get("", [])
+    trials = [
+        trial for name in names for trial in _trials(request, name, given.get(name, []), start.get(name, anywhere))
+    ]
+    for trial in trials:
+        _compare_plans(trial, _plan(trial, request.train_data))
+    return trials
+
+
+def _known(name: str, names: Sequence[str], option: str) -> None:
+    if name not in names:
+        raise ConfigError(f"{option}: no such run; this table has {', '.join(names)}")
+
+
+def _by_run(texts: Sequence[str], names: Sequence[str], option: str) -> dict[str, list[str]]:
+    """`RUN=FILE` texts by run; under "" those that name none. An address with its checksum has a "=" of its own."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        named = bool(equals) and not any(mark in name for mark in "/:.#")
+        if named:
+            _known(name, names, f"{option} {text}")
+        found.setdefault(name if named else "", []).append(file if named else text)
+    return found
+
+
+def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[str]) -> list[Trial]:
+    table = request.table
+    if request.preset is not None and table.preset is None:
+        raise ConfigError(f"--preset {request.preset} does not go with {table.name}, each row of which is a preset")
+    preset = request.preset or table.preset
+    own = [*BASE, *table.runs[name]] if preset else []
+    files = [model_file(text) for text in given]
+    if not files and name in RELEASES:
+        files = [model_file(name)]
+    trials = []
+    for seed in range(len(files) or request.seeds):
+        # The table's settings last: what a row is about is not to be set away.
+        config = load_config(preset or name, [*request.settings, *own, f"train.seed={seed}"])
+        folder = request.output / "runs" / name / f"seed{seed}"
+        file = files[seed] if files else None
+        if file is not None:
+            _check_given(file, name, config, ["model.backbone", *(setting.partition("=")[0] for setting in own)])
+        trials.append(Trial(name, seed, config, folder, file, start[-1] if start else None))
+    return trials
+
+
+def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> None:
+    """Given weights must be of what their row says."""
+    theirs = load_info(file).get("config") if file.suffix == ".safetensors" else open_session(file).about.config
+    was, now = _flat(later_settings()) | _flat(theirs or {}), _flat(config.to_dict())
+    for key in keys:
+        if was.get(key) != now[key]:
+            raise ConfigError(
+                f"{file}: was trained with {key} = {was.get(key)!r}, but the run '{name}' has {now[key]!r}"
+            )
+
+
+def _plan(trial: Trial, train_data: Sequence[str]) -> dict[str, Any]:
+    """All that the weights of a run depend on, as JSON has it; decoding is free to change afterwards."""
+    if trial.given is not None:
+        return {"weights": str(trial.given)}
+    config = trial.config.to_dict()
+    del config["decode"]
+    plan: dict[str, Any] = json.loads(json.dumps({"config": config, "data": list(train_data), "start": trial.start}))
+    written = trial.folder / "plan.json"
+    if not train_data and written.is_file():
+        plan |= {key: _read_plan(written).get(key) for key in ("data", "start")}
+    return plan
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        plan = None
+    if not isinstance(plan, dict):
+        raise ConfigError(f"{path}: damaged; remove its folder to train this run again")
+    return plan
+
+
+def _compare_plans(trial: Trial, plan: dict[str, Any]) -> None:
+    path = trial.folder / "plan.json"
+    if trial.given is not None or not path.is_file():
+        return
+    was, now = _flat({"config": later_settings()}) | _flat(_read_plan(path)), _flat(plan)
+    for key in now:
+        if was.get(key) != now[key]:
+            raise ConfigError(
+                f"{trial.folder}: was trained with {key} = {was.get(key)!r}, now {now[key]!r}; choose another --output"
+            )
+
+
+def _flat(plan: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plan.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name.removeprefix("config."): value}
+    return flat
+
+
+def _train(trial: Trial, request: Request) -> None:
+    log.info("training %s, seed %d", trial.run, trial.seed)
+    skeleton = skeleton_to_train(trial.config.model.skeleton, trial.folder)
+    photos, repeats = read_sets(request.train_data, skeleton)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    plan = json.dumps(_plan(trial, request.train_data), indent=1)
+    write_atomically(trial.folder / "plan.json", plan.encode())
+    train(
+        trial.config,
+        photos,
+        repeats,
+        trial.folder,
+        start=trial.start,
+        device=request.device,
+        workers=request.workers,
+        skeleton=skeleton,
+    )
+
+
+def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measured:
+    if row.run is None:
+        return Measured(row, [], "")
+    own = [trial for trial in trials if trial.run == row.run]
+    done = [trial for trial in own if trial.finished]
+    if not done:
+        why = "not among --only" if request.train_data else "no --train-data"
+        return Measured(row, [], f"not run: no --weights {row.run}=FILE, {why}")
+    note = f"{len(done)} of {len(own)} seeds" if len(done) < len(own) else ""
+    return Measured(row, [(trial.seed, _evaluate(row, trial, request)) for trial in done], note)
+
+
+def _evaluate(row: Row, trial: Trial, request: Request) -> KeypointAP:
+    session = open_model(trial.weights, request.device)
+    session.about = replace(session.about, decode=_decode_of(row, trial.config, session))
+    return evaluated(
+        session,
+        trial.weights,
+        request.data,
+        request.photos,
+        PROTOCOLS[request.protocol or request.table.protocol],
+        request.output,
+        tta=request.table.tta,
+        label=f"{trial.run}, seed {trial.seed}: {row.label}",
+    )
+
+
+def _decode_of(row: Row, config: Config, session: Session) -> DecodeConfig:
+    """How the row is decoded: as its config and the row say; but how many candidates there are is the network's."""
+    own = {"candidates": session.about.decode.candidates}
+    return decode_config_from_dict({**asdict(config.decode), **own, **row.decode}, row.label)

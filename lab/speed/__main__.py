@@ -1,0 +1,125 @@
+"""What docs/lab/speed.md claims and shows: `python -m lab.speed claims | growth | sparse | first-stage`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from posedet.commands.benchmark import (
+    add_against,
+    add_output,
+    add_timing_options,
+    cores,
+    make_report_folder,
+    own,
+    prepare,
+    timed_photos,
+    with_peers,
+    write_results,
+)
+from posedet.commands.main import run
+from posedet.errors import ConfigError
+from posedet.extras import needs
+from posedet.files import photo_folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    return run(_parser().parse_args(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Each claim or figure of docs/lab/speed.md, a command."""
+    parser = argparse.ArgumentParser(prog="python -m lab.speed", description="what the page about speed claims")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    claims = commands.add_parser("claims", help="measure every claim; with --against also those about other models")
+    add_timing_options(claims, default_engines="onnxruntime; with --against openvino")
+    add_against(claims)
+    claims.set_defaults(command=_claims)
+
+    growth = commands.add_parser("growth", help="time over photo size, input size, people, batch and threads")
+    add_timing_options(growth, default_engines="onnxruntime")
+    growth.set_defaults(command=_growth)
+
+    sparse = commands.add_parser("sparse", help="what sparse embedding saves in the paper's DLA-34 model")
+    sparse.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
+    sparse.add_argument("--rounds", type=int, default=10, help="(default: %(default)s)")
+    add_output(sparse)
+    sparse.set_defaults(command=_sparse)
+
+    first = commands.add_parser("first-stage", help="share of the people that the first stage keeps, over candidates")
+    first.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    first.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    first.add_argument("--model", help="ONNX file with its weights beside it (default: the shipped one)")
+    add_output(first)
+    first.set_defaults(command=_first_stage)
+    return parser
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from lab.speed.claims import against_peers, claims_table, of_a_folder, of_one_model
+    from lab.speed.throughput import time_folder
+    from posedet.benchmark.comparison import columns, compare, conditions, to_dict
+
+    prepare(options)
+    photos = timed_photos(options)
+    claims, details, lines = [], {}, ""
+    if options.against:
+        comparison = compare(with_peers(options), photos, rounds=options.rounds)
+        claims = against_peers(comparison)
+        details, lines = to_dict(comparison), f"\n\n{conditions(comparison)}"
+    model = next(iter(own(options, "openvino" if options.against else "onnxruntime").values()))
+    claims += of_one_model(model, photos, options.rounds)
+    folder = time_folder(model, photos, options.rounds)
+    claims += of_a_folder(folder)
+    print(claims_table(claims) + lines)
+    details["folder, ms for each photo"] = {work: columns(samples) for work, samples in folder.items()}
+    write_results(options, {"claims": [claim.to_dict() for claim in claims], **details})
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def _growth(options: argparse.Namespace) -> int:
+    from lab.speed.growth import draw_growth, grow, growth_table
+
+    prepare(options)
+    alternatives = own(options, "onnxruntime")
+    if len(alternatives) != 1:
+        raise ConfigError(f"growth is of one engine, but --engines names {len(alternatives)}")
+    curves = grow(next(iter(alternatives.values())), timed_photos(options), options.rounds)
+    print(growth_table(curves))
+    results = {"engine": next(iter(alternatives)), "curves": {curve.name: curve.to_dict() for curve in curves}}
+    write_results(options, results, lambda path: draw_growth(curves, path))
+    return 0
+
+
+def _sparse(options: argparse.Namespace) -> int:
+    prepare(options)
+    needs("lab.speed sparse", "train", ("torch", "safetensors", "pycocotools"))
+    from lab.speed.sparse import refinement_table, time_refinement
+
+    samples = time_refinement(cores(options), options.rounds)
+    print(refinement_table(samples))
+    write_results(options, {"samples": samples})
+    return 0
+
+
+def _first_stage(options: argparse.Namespace) -> int:
+    needs("lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools"))
+    make_report_folder(options)
+    from lab.speed.sparse import first_stage, first_stage_table
+    from posedet.benchmark.workers import file_for
+    from posedet.runtime.detector import DEFAULT_MODEL
+    from posedet.runtime.model_files import model_file
+
+    folder = options.photos or photo_folder(options.annotations)
+    weights = file_for(model_file(options.model or DEFAULT_MODEL), "pytorch")
+    rows = first_stage(weights, options.annotations, folder)
+    print(first_stage_table(rows))
+    write_results(options, {"rows": [row._asdict() for row in rows]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

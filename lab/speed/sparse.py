@@ -1,0 +1,241 @@
+"""What it saves to embed only some locations, and what it costs: the proof that results stay equal is in the tests.
+
+- refinement only of the best locations by score, which are scored in parts: the same poses for less (the paper's model)
+- score and refinement only of the best locations by presence, a cheap first stage (posedet-s): people whom the first
+  stage leaves out are lost
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from posedet.benchmark.comparison import aligned
+from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
+from posedet.config import load_config
+from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.formats.coco import read_json
+from posedet.errors import ModelError
+from posedet.evaluation.keypoint_ap import evaluate_keypoints
+from posedet.evaluation.protocols import COCO
+from posedet.evaluation.run import EVALUATED_SCORE
+from posedet.image import Letterbox, read_photo
+from posedet.model.embedding import TapTable, sample
+from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.pyramid import PyramidMaps
+from posedet.oks import oks
+from posedet.runtime.decode import decode
+from posedet.skeleton import find_skeleton
+from posedet.weights.checkpoint import load_network
+
+PRESET = "dla34-coco"
+INPUT_SIZE = (512, 512)  # (height, width), that of the paper's speed
+# How far keypoints lie from their location, in cells: samples then meet the cache as those of real poses do.
+SPREAD_CELLS = 3.0
+
+CANDIDATES = (10, 30, 100, 300)
+GOOD_OKS = (0.5, 0.75)
+
+
+class _Given(nn.Module):
+    """A stand-in for a part whose output is known."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, _: object) -> object:
+        return self._output
+
+
+def time_refinement(threads: int, rounds: int, *, overrides: Sequence[str] = ()) -> dict[str, list[float]]:
+    """Milliseconds of the paper's DLA-34 model in PyTorch, dense and sparse, in turns; the weights are random.
+
+    Of the refinement alone (its samples, embedding and output), the scores of all locations (sparse: in parts), the
+    head (all after the pyramid), the network.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = load_config(PRESET, list(overrides))
+    network = build_network(config.model, find_skeleton(config.model.skeleton)).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode():
+        bias = network.bypass.offsets.bias
+        assert bias is not None
+        bias.normal_(std=SPREAD_CELLS)
+        images = torch.randint(0, 256, (1, 3, *INPUT_SIZE)).float().contiguous(memory_format=torch.channels_last)
+
+        def choose(_: Proposals, logits: Tensor) -> Tensor:
+            return logits.topk(min(config.decode.candidates, logits.shape[1]), dim=1).indices
+
+        (refine, score), head = _parts(network, images), _head_alone(network, images)
+        calls: dict[str, Callable[[], object]] = {
+            "refinement, dense": lambda: refine(None),
+            "refinement, sparse": lambda: refine(choose),
+            "scores, dense": lambda: score(False),
+            "scores, sparse": lambda: score(True),
+            "head, dense": lambda: head(images),
+            "head, sparse": lambda: head(images, choose),
+            "network, dense": lambda: network(images),
+            "network, sparse": lambda: network(images, choose),
+        }
+        timers = {name: (lambda _, call=call: _timed(call)) for name, call in calls.items()}
+        interleaved(timers, [None], 1)
+        return interleaved(timers, [None], rounds)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    clock = Clock()
+    with torch.inference_mode():
+        call()
+    clock.lap("all")
+    return clock.ms["all"]
+
+
+def _parts(network: PoseDetNet, images: Tensor) -> tuple[Callable[..., Tensor], Callable[[bool], Tensor]]:
+    """The first refinement of an image's coarse poses, of all or of chosen ones; and the scores of all."""
+    maps = network.pyramid(network.backbone((images - network.image_mean) / network.image_std))
+    output = network(images)
+    table = _table(network, maps, network.score_taps if network.refine_taps is None else network.refine_taps)
+    score_table = _table(network, maps, network.score_taps)
+    coarse = output.poses[0]
+
+    def refine(choose: Callable[[Proposals, Tensor], Tensor] | None) -> Tensor:
+        index = None if choose is None else choose(output.proposals, output.logits)
+        poses = coarse if index is None else coarse[:, index[0]]
+        correction: Tensor = network.refinements[0](sample(table, poses, index))
+        return correction
+
+    def score(in_parts: bool) -> Tensor:
+        return network.score_all(score_table, output.proposals, in_parts=in_parts)
+
+    return refine, score
+
+
+def _table(network: PoseDetNet, maps: PyramidMaps, taps: nn.Module) -> TapTable:
+    return TapTable.of(taps(maps.taps), maps.levels, network.tap_strides, network.origin)
+
+
+def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:
+    """The network with backbone and pyramid already run."""
+    maps = network.pyramid(network.backbone((images - network.image_mean) / network.image_std))
+    head = copy.deepcopy(network)
+    head.backbone, head.pyramid = _Given(None), _Given(maps)
+    return head
+
+
+def refinement_table(samples: dict[str, list[float]]) -> str:
+    """A row for each part: dense, sparse, how many times faster."""
+    rows: list[tuple[str, list[str]]] = [("ms", ["dense", "sparse", "dense / sparse"])]
+    for part in dict.fromkeys(name.partition(",")[0] for name in samples):
+        dense, sparse = samples[f"{part}, dense"], samples[f"{part}, sparse"]
+        rows.append((part, [str(Spread.of(dense)), str(Spread.of(sparse)), str(ratio(dense, sparse))]))
+    return aligned(rows)
+
+
+class FirstStage(NamedTuple):
+    """What a number of candidates means for the people in annotated photos; shares of all people."""
+
+    candidates: int | None  # None: all locations
+    best_kept: float  # the location with the best pose is among the candidates
+    found: tuple[float, ...]  # some candidate's pose reaches each of GOOD_OKS
+    mean_oks: float  # of the best candidate
+    ap: float
+
+
+def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | None = None) -> list[FirstStage]:
+    """The recall of the first stage over the number of candidates, and AP with that many.
+
+    Every location of every photo is embedded, and the candidates are the best of them by presence. People with at
+    least one labelled keypoint count. Raises ModelError for a model without a first stage.
+    """
+    network, config, skeleton = load_network(weights)
+    network.eval()
+    if not config.model.presence:
+        raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
+    columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
+    photos = read_annotations(annotations, folder, COCO.skeleton)[:limit]
+    best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N
+    results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
+    for photo in tqdm(photos, unit="photo", disable=None):
+        letterbox, scores, keypoints, visibility = _ranked(network, photo, config.decode.long_side)
+        best += _people(photo, letterbox.to_photo(keypoints[:, columns]))
+        for count, found in results.items():
+            poses = decode(
+                scores[:count],
+                keypoints[:count],
+                visibility[:count],
+                letterbox=letterbox,
+                skeleton=skeleton,
+                config=config.decode,
+                score_threshold=EVALUATED_SCORE,
+            )
+            found += poses.select(COCO.skeleton).to_coco(photo.image_id)
+    truth = _part(read_json(annotations), {photo.image_id for photo in photos})
+    rows = []
+    for place, (count, found) in enumerate(results.items()):
+        reached = np.array([each[place] for _, each in best])
+        kept = np.mean([count is None or rank < count for rank, _ in best])
+        shares = tuple(float((reached >= threshold).mean()) for threshold in GOOD_OKS)
+        ap = evaluate_keypoints(truth, found, COCO).ap
+        rows.append(FirstStage(count, float(kept), shares, float(reached.mean()), ap))
+    return rows
+
+
+def _ranked(
+    network: PoseDetNet, photo: AnnotatedPhoto, long_side: int
+) -> tuple[Letterbox, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Scores (M,), keypoints (M, K, 2) of the input, keypoint scores (M, K) of all locations, best presence first."""
+    image = read_photo(photo.path)
+    height, width = image.shape[:2]
+    letterbox = Letterbox.fit((height, width), long_side=long_side)
+    pixels = torch.from_numpy(letterbox.apply(image)[None]).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        output = network(pixels)
+        assert output.proposals.presence is not None
+        presence = output.proposals.presence[0].sigmoid()
+        order = presence.argsort(descending=True, stable=True)
+        scores = (presence * output.logits[0].sigmoid()).sqrt()[order]
+        keypoints = output.poses[-1][0, order]
+        each = scores[:, None].expand(keypoints.shape[:2])
+        visibility = each if output.keypoint_logits is None else output.keypoint_logits[0, order].sigmoid()
+    return letterbox, scores.numpy(), keypoints.numpy(), visibility.numpy()
+
+
+def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tuple[int, list[float]]]:
+    """For each person the rank of the best of `poses` (M, K, 2), and the best OKS among the first N, for each N."""
+    found = []
+    for person in photo.persons:
+        labelled = person.visibility > 0
+        if person.ignore or not labelled.any():
+            continue
+        similarity = oks(poses, person.keypoints[None], COCO.skeleton.sigmas, np.array(person.area), labelled[None])[
+            :, 0
+        ]
+        found.append((int(similarity.argmax()), [float(similarity[:count].max()) for count in (*CANDIDATES, None)]))
+    return found
+
+
+def _part(data: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    """A COCO-style file's content, of some photos."""
+    return {
+        **data,
+        "images": [entry for entry in data["images"] if entry["id"] in image_ids],
+        "annotations": [entry for entry in data["annotations"] if entry["image_id"] in image_ids],
+    }
+
+
+def first_stage_table(rows: Sequence[FirstStage]) -> str:
+    """A row for each number of candidates; shares in per cent."""
+    titles = ["best pose kept", *(f"found at OKS {threshold:g}" for threshold in GOOD_OKS), "mean OKS", "AP"]
+    lines: list[tuple[str, list[str]]] = [("candidates", titles)]
+    for row in rows:
+        shares = [row.best_kept, *row.found, row.mean_oks, row.ap]
+        lines.append((str(row.candidates or "all"), [f"{100 * share:.1f}" for share in shares]))
+    return aligned(lines)

@@ -1,0 +1,96 @@
+"""The command `posedet evaluate`."""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from posedet.commands.options import add_detector_options, judged_detector, rules_for_results
+from posedet.errors import ConfigError
+from posedet.extras import needs
+from posedet.files import photo_folder
+from posedet.runtime.model_files import model_file
+
+
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+    evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
+    evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON, or ochuman.json")
+    evaluate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    evaluate.add_argument(
+        "--protocol",
+        choices=("coco", "crowdpose", "ochuman", "cropped"),
+        help="the rules of a benchmark (default: that of the keypoints, or else COCO's); cropped: COCO's, on photos "
+        "cut so that people reach beyond them",
+    )
+    evaluate.add_argument(
+        "--tta",
+        choices=("paper", "merged"),
+        help="six sizes, each also mirrored; duplicates dropped as in the paper, or averaged (better)",
+    )
+    evaluate.add_argument(
+        "--results", type=Path, metavar="FILE", help="score these results in COCO's format, of any program; run nothing"
+    )
+    evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
+    add_detector_options(evaluate)
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        metavar="PHOTOS",
+        help="of the same size in one run (default: 1): for GPUs, no gain elsewhere",
+    )
+    evaluate.add_argument("--device", help="of PyTorch weights, such as cuda (default: cpu)")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    needs("evaluate", "train", ("pycocotools",))
+    from posedet.evaluation.report import score_table
+    from posedet.evaluation.run import evaluate
+    from posedet.runtime.detector import DEFAULT_MODEL
+    from posedet.runtime.tta import Augmented
+
+    if options.results is not None:
+        return _evaluate_results(options)
+    if options.tta and options.long_side:
+        raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
+    batch = 1 if options.batch is None else options.batch
+    if batch < 1:
+        raise ConfigError(f"--batch {batch}: expected at least 1 photo")
+    if options.tta and batch > 1:
+        raise ConfigError("--batch does not go with --tta, which takes one photo at a time")
+    detector, protocol = judged_detector(options, device=options.device)
+    with model_file(options.model or DEFAULT_MODEL).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = options.model or detector.about.name
+    scores = evaluate(
+        Augmented(detector, merge=options.tta) if options.tta else detector,
+        options.annotations,
+        options.photos or photo_folder(options.annotations),
+        protocol,
+        output=options.output,
+        model=name,
+        settings={
+            "sha256": digest,
+            "runtime": options.runtime,
+            "tta": options.tta,
+            "long_side": detector.long_side,
+            "score_threshold": detector.score_threshold,
+            "keypoints": detector.skeleton.keypoints,
+        },
+        batch=batch,
+    )
+    label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")
+    print(score_table({label: scores}))
+    return 0
+
+
+def _evaluate_results(options: argparse.Namespace) -> int:
+    """Of a file: only what a benchmark is matters, nothing of the detector."""
+    from posedet.evaluation.report import score_table
+    from posedet.evaluation.run import evaluate_file
+
+    protocol = rules_for_results(options, "model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
+    scores = evaluate_file(options.results, options.annotations, protocol, output=options.output)
+    print(score_table({f"{options.results}, {protocol.name}": scores}))
+    return 0

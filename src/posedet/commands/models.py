@@ -1,0 +1,121 @@
+"""The commands about model files: `posedet info | weights | export | quantise | convert`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from posedet.extras import needs
+from posedet.files import find_photos, one_line
+
+
+def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+    weights = add("weights", "list or fetch released models", "weights list")
+    whats = weights.add_subparsers(required=True, metavar="WHAT")
+    listing = whats.add_parser("list", help="the models known by name, their sizes, and where they are")
+    listing.set_defaults(command=_list)
+    fetch = whats.add_parser("fetch", help="have a model's file at hand, and print where it is")
+    fetch.add_argument("model", metavar="NAME|URL|PATH", help="a name, a path, or https://...#sha256=HEX")
+    fetch.add_argument("--offline", action="store_true", help="download nothing (as POSEDET_OFFLINE=1 does everywhere)")
+    fetch.set_defaults(command=_fetch)
+
+    export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
+    export.add_argument("weights", type=Path, help="weights.safetensors of a run")
+    export.add_argument("output", type=Path, help="the ONNX file to write")
+    export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
+    export.set_defaults(command=_export)
+
+    quantise = add(
+        "quantise",
+        "ONNX file -> one that computes in INT8, smaller and faster (needs posedet[export])",
+        "quantise model.onnx model-int8.onnx --photos holiday/",
+    )
+    quantise.add_argument("model", type=Path, help="a posedet ONNX file, in float")
+    quantise.add_argument("output", type=Path, help="the ONNX file to write")
+    quantise.add_argument(
+        "--photos",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="photos, folders or quoted patterns to calibrate with: like those of daily use, some hundred",
+    )
+    quantise.set_defaults(command=_quantise)
+
+    convert = add(
+        "convert",
+        "official PoseDet checkpoint -> weights (needs posedet[export])",
+        "convert official.pth weights.safetensors --preset dla34-coco",
+    )
+    convert.add_argument("checkpoint", help="the official .pth: a path, or https://...#sha256=HEX")
+    convert.add_argument("output", type=Path, help="the safetensors file to write")
+    convert.add_argument("--preset", required=True, help="the checkpoint's network: a preset's name, or a TOML file")
+    convert.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    convert.set_defaults(command=_convert)
+
+    info = add("info", "what a model file says of itself", "info model.onnx")
+    info.add_argument("model", nargs="?", help="ONNX file (default: the shipped model)")
+    info.set_defaults(command=_info)
+
+
+def _list(_: argparse.Namespace) -> int:
+    from posedet.runtime.model_files import RELEASES, cache_folder, present
+
+    width = max(map(len, RELEASES))
+    for name, release in RELEASES.items():
+        path = present(name)
+        where = one_line(path) if path else f"to be fetched from {release.url}"
+        where = where if release.url else "in the package"
+        print(f"{name:<{width}}  {release.num_bytes / 1e6:6.1f} MB  {where}")
+    print(f"cache: {one_line(cache_folder())}")
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from posedet.runtime.model_files import model_file
+
+    print(one_line(model_file(options.model, offline=options.offline)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
+    from posedet.weights.export import export
+
+    difference = export(options.weights, options.output, half=options.half)
+    size = options.output.stat().st_size / 1e6
+    print(f"{options.output}: {size:.1f} MB, equal to PyTorch to {difference:.1g} pixels")
+    return 0
+
+
+def _quantise(options: argparse.Namespace) -> int:
+    needs("quantise", "export", ("onnx",))
+    from posedet.weights.quantise import quantise
+
+    photos = find_photos(options.photos)
+    quantise(options.model, options.output, photos)
+    before, after = (path.stat().st_size / 1e6 for path in (options.model, options.output))
+    print(f"{one_line(options.output)}: {after:.1f} MB (before: {before:.1f}), calibrated on {len(photos)} photos")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    needs("convert", "export", ("torch", "safetensors"))
+    from posedet.config import load_config
+    from posedet.weights.official import convert
+
+    conversion = convert(options.checkpoint, options.output, load_config(options.preset, options.set))
+    for name, reason in conversion.dropped.items():
+        print(f"dropped {name}: {reason}")
+    placed, dropped = len(conversion.weights), len(conversion.dropped)
+    print(f"{options.output}: {placed} tensors placed, {dropped} dropped, none missing")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from posedet.runtime.detector import PoseDet
+
+    about = PoseDet(options.model).about
+    print(f"{about.name} (posedet {about.version}): {len(about.skeleton.keypoints)} keypoints, {about.skeleton.name}")
+    print(json.dumps(about.config, indent=1))
+    return 0

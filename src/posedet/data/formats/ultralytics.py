@@ -1,0 +1,295 @@
+"""Annotated photos in Ultralytics' pose format: photos, a text file for each, and a data.yaml that says the rest.
+
+A line of a text file is one person: class, box (centre, width, height), then x y or x y flag for each keypoint, all as
+shares of the photo's sides. Format: docs.ultralytics.com/datasets/pose.
+"""
+
+import math
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from posedet.data.annotations import BOX_FILL, AnnotatedPhoto, Person, forget_untold, spread
+from posedet.data.formats.coco import KeypointColumns, keypoint_columns
+from posedet.errors import DataError
+from posedet.files import PHOTO_SUFFIXES
+from posedet.image import size_of
+from posedet.skeleton import Skeleton
+
+MAX_YAML_BYTES = 200_000
+MAX_TEXT_BYTES = 10_000_000  # of a file of labels, or a list of photos
+MAX_KEYPOINTS = 1000
+MAX_SHARE = 10.0  # of a photo's side: what is farther away is in pixels, most likely
+
+
+class LabelLine(NamedTuple):
+    """A person as a text file has it."""
+
+    where: str  # such as `labels/a.txt: line 2`
+    number: int
+    text: str
+
+
+class PoseSet(NamedTuple):
+    """What a data.yaml says of one of its parts."""
+
+    file: Path
+    photos: tuple[Path, ...]
+    columns: KeypointColumns
+    has_flags: bool  # x y flag for each keypoint, not x y alone
+
+
+def is_ultralytics(path: Path) -> bool:
+    """Whether a path can only be meant as a set in this format: a folder, or a YAML file."""
+    return path.is_dir() or path.suffix.lower() in (".yaml", ".yml")
+
+
+def read_ultralytics(path: Path, skeleton: Skeleton, part: str = "train") -> tuple[AnnotatedPhoto, ...]:
+    """Read a part (train, val, test) of a set: all its photos sorted by name, also those without labels.
+
+    path: the data.yaml, or the folder that it lies in. The file names its keypoints in `kpt_names`, or else has those
+    of `skeleton` in its order. Coordinates are those of Ultralytics' own conversion from COCO: share x side is COCO's
+    pixel. Without flags, keypoints at (0, 0) or below 0 are not labelled. Raises DataError or PhotoError, one line that
+    names file and line.
+    """
+    pose_set = open_set(path, skeleton, part)
+    photos = []
+    for number, photo in enumerate(pose_set.photos, 1):
+        size = size_of(photo)
+        persons = [read_line(line, pose_set, size, skeleton.num_keypoints) for line in label_lines(photo)]
+        photos.append(AnnotatedPhoto(number, photo, size, tuple(persons), only_main_person=False, crowd_index=None))
+    persons = [person for photo in photos for person in photo.persons]
+    if not persons:
+        wanted = labels_of(photos[0].path)
+        raise DataError(f"{pose_set.file}: {part}: {len(photos)} photos, none with labels such as {wanted}")
+    forget_untold(persons)
+    return tuple(photos)
+
+
+def open_set(path: Path, skeleton: Skeleton, part: str) -> PoseSet:
+    """Read the data.yaml and find the photos of a part."""
+    file = _yaml_in(path) if path.is_dir() else path
+    data = _read_yaml(file)
+    num_keypoints, dimensions = _shape(data, file)
+    columns = _columns(data, file, num_keypoints, skeleton)
+    _check_flip(data.get("flip_idx"), file, columns, skeleton)
+    return PoseSet(file, tuple(_photos(data, file, part)), columns, dimensions == 3)
+
+
+def own_skeleton(path: Path) -> Skeleton:
+    """The keypoints as a data.yaml tells of them: by its names, or numbered."""
+    file = _yaml_in(path) if path.is_dir() else path
+    data = _read_yaml(file)
+    num_keypoints, _ = _shape(data, file)
+    names = _names(data)
+    try:
+        return Skeleton.from_dict(
+            {"name": file.stem, "keypoints": names or [f"keypoint {k}" for k in range(num_keypoints)]}
+        )
+    except DataError as error:
+        raise DataError(f"{file}: kpt_names: {error}") from None
+
+
+def label_lines(photo: Path) -> Iterator[LabelLine]:
+    """The people of a photo; nobody without a text file, as Ultralytics has it."""
+    file = labels_of(photo)
+    if not file.is_file():
+        return
+    for number, line in enumerate(_read_text(file, MAX_TEXT_BYTES).splitlines(), 1):
+        if line.strip():
+            yield LabelLine(f"{file}: line {number}", number, line)
+
+
+def labels_of(photo: Path) -> Path:
+    """`.../images/a.jpg` -> `.../labels/a.txt`, for the last folder `images`; beside the photo without one."""
+    parts = list(photo.parts)
+    for place in reversed(range(len(parts) - 1)):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_line(line: LabelLine, pose_set: PoseSet, size: tuple[int, int], num_keypoints: int) -> Person:
+    """One line as a person with the skeleton's keypoints, in pixels of the photo of `size` (height, width)."""
+    columns, dimensions = pose_set.columns, 3 if pose_set.has_flags else 2
+    where = line.where
+    values = _numbers(
+        line.text, where, 5 + columns.num_keypoints * dimensions, f"5 + {columns.num_keypoints} x {dimensions}"
+    )
+    if values[0] < 0 or values[0] != int(values[0]):
+        raise DataError(f"{where}: class {values[0]:g}, expected a whole number from 0")
+    if np.abs(values[1:5]).max() > MAX_SHARE or min(values[3:5]) < 0:
+        raise DataError(f"{where}: box {values[1:5].tolist()}, expected shares of the photo's sides, 0 to 1")
+    table = values[5:].reshape(-1, dimensions)
+    if np.abs(table[:, :2]).max() > MAX_SHARE:
+        raise DataError(f"{where}: a keypoint at {np.abs(table[:, :2]).max():g}, expected shares of the photo's sides")
+    if pose_set.has_flags and not np.isin(table[:, 2], (0, 1, 2)).all():
+        raise DataError(f"{where}: flags {sorted({*table[:, 2].tolist()})}, expected 0, 1 or 2 after each x and y")
+    flags = table[:, 2] if pose_set.has_flags else np.full(len(table), 1.0)
+    if not pose_set.has_flags:
+        # Ultralytics marks what is missing by a coordinate below 0; (0, 0) is what most tools write.
+        flags[(table < 0).any(1) | (table == 0).all(1)] = 0
+    sides = np.array(size[::-1], np.float64)
+    middle, extent = values[1:3] * sides, values[3:5] * sides
+    visibility = spread(flags, columns, num_keypoints, 0, np.uint8)
+    seen = (flags == 2) if pose_set.has_flags else np.full(len(flags), -1)
+    return Person(
+        keypoints=spread(table[:, :2] * sides, columns, num_keypoints, 0, np.float32),
+        visibility=visibility,
+        visible=spread(seen, columns, num_keypoints, -1, np.int8),
+        keypoint_weights=np.ones(num_keypoints, np.float32),
+        box=np.concatenate((middle - extent / 2, middle + extent / 2)).astype(np.float32),
+        area=BOX_FILL * float(extent.prod()),
+        score=1.0,
+        is_crowd=False,
+        ignore=not visibility.any(),
+        annotation_id=line.number,
+    )
+
+
+def _yaml_in(folder: Path) -> Path:
+    """The data.yaml of a folder, or the only YAML file in it."""
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if len(found) != 1:
+        raise DataError(f"{folder}: a folder without data.yaml, which a set in Ultralytics' format has")
+    return found[0]
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Without references, of which a few lines could fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a reference with *, which such a file does not need")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(_read_text(file, MAX_YAML_BYTES), _PlainLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DataError(f"{file}: not a YAML file ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{file}: {reprlib.repr(data)}, expected train, val, kpt_shape, names")
+    return data
+
+
+def _read_text(file: Path, limit: int) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise DataError(f"{file}: larger than {limit} bytes")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not a text file") from None
+
+
+def _shape(data: dict[str, Any], file: Path) -> tuple[int, int]:
+    """Number of keypoints, and of values for each."""
+    shape = data.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape):
+        num_keypoints, dimensions = shape
+        if 1 <= num_keypoints <= MAX_KEYPOINTS and dimensions in (2, 3):
+            return num_keypoints, dimensions
+    raise DataError(f"{file}: kpt_shape: {reprlib.repr(shape)}, expected [number of keypoints, 2 or 3]")
+
+
+def _columns(data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Skeleton) -> KeypointColumns:
+    """Where the keypoints are: by the file's own names if it has any, else in the skeleton's order."""
+    names = _names(data)
+    if names is None:
+        if num_keypoints != skeleton.num_keypoints:
+            raise DataError(
+                f"{file}: kpt_shape: {num_keypoints} keypoints without names (kpt_names), "
+                f"skeleton '{skeleton.name}' has {skeleton.num_keypoints}; set model.skeleton to one of {num_keypoints}"
+            )
+        names = list(skeleton.keypoints)
+    columns = keypoint_columns(names, f"{file}: kpt_names", skeleton)
+    if columns.num_keypoints != num_keypoints:
+        raise DataError(f"{file}: kpt_names: {columns.num_keypoints} names, kpt_shape says {num_keypoints}")
+    if not len(columns.wanted):
+        raise DataError(f"{file}: kpt_names: none is a keypoint of skeleton '{skeleton.name}'")
+    return columns
+
+
+def _names(data: dict[str, Any]) -> Any:
+    """The file's own keypoint names as they stand, None without."""
+    names = data.get("kpt_names")
+    # For each class; all classes of a set have one order.
+    return next(iter(names.values())) if isinstance(names, dict) and names else names
+
+
+def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton) -> None:
+    """The file's own order of a mirrored photo must be the skeleton's: else names or order are wrong."""
+    if flip is None:
+        return
+    whole = isinstance(flip, list) and all(type(each) is int for each in flip)
+    if not whole or sorted(flip) != list(range(columns.num_keypoints)):
+        raise DataError(
+            f"{file}: flip_idx: {reprlib.repr(flip)}, expected each of 0 to {columns.num_keypoints - 1} once"
+        )
+    place = dict(zip(columns.wanted.tolist(), columns.column.tolist(), strict=True))
+    for k, column in place.items():
+        mirrored = int(skeleton.mirror[k])
+        if mirrored in place and flip[column] != place[mirrored]:
+            raise DataError(
+                f"{file}: flip_idx[{column}] is {flip[column]}, but '{skeleton.keypoints[k]}' mirrors "
+                f"'{skeleton.keypoints[mirrored]}' in skeleton '{skeleton.name}': is this the order of its keypoints?"
+            )
+
+
+def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
+    """The photos of a part: in folders, in text files that list them, or in a list of such."""
+    named = data.get(part)
+    places: list[Any] = named if isinstance(named, list) else [named]
+    if not places or not all(isinstance(each, str) and each and "\0" not in each for each in places):
+        raise DataError(f"{file}: {part}: {reprlib.repr(named)}, expected a folder of photos")
+    photos: list[Path] = []
+    for each in places:
+        place = _found(each, data.get("path"), file, part)
+        if place.is_dir():
+            photos += sorted(p for p in place.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != ".")
+        else:
+            lines = [line.strip() for line in _read_text(place, MAX_TEXT_BYTES).splitlines()]
+            photos += [place.parent / line for line in lines if line]
+    if not photos:
+        raise DataError(f"{file}: {part}: no photos in {reprlib.repr(named)}")
+    return list(dict.fromkeys(photos))
+
+
+def _found(name: str, root: Any, file: Path, part: str) -> Path:
+    """A folder or list as the file names it: seen from `path`, or from the file; Roboflow writes one `../` too many."""
+    roots = [file.parent]
+    if isinstance(root, str) and root and "\0" not in root:
+        roots.insert(0, file.parent / root)
+    tried = [root / each for root in roots for each in dict.fromkeys((name, name.removeprefix("../")))]
+    for place in tried:
+        if place.exists():
+            return place
+    raise DataError(f"{file}: {part}: no folder {tried[0]}")
+
+
+def _numbers(line: str, where: str, length: int, layout: str) -> NDArray[np.float64]:
+    words = line.split()
+    if len(words) != length:
+        raise DataError(f"{where}: {len(words)} numbers, expected {length} ({layout})")
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise DataError(f"{where}: {reprlib.repr(line)}, expected numbers") from None
+    if not all(map(math.isfinite, values)):
+        raise DataError(f"{where}: {reprlib.repr(line)}, expected finite numbers")
+    return np.array(values)

@@ -1,0 +1,348 @@
+"""The stress card of a model: AP on photos that are altered one way at a time, beside AP on the same photos unaltered.
+
+Every change is a fixed function of photo and labels, so that a card can be made again, to the digit. Coordinates are
+pixels, x right, y down, pixel centres at whole numbers; the truth goes with the photo, true to half a pixel.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
+from posedet.diagnosis.alteration import (
+    UNCHANGED,
+    Change,
+    Photo,
+    Points,
+    Window,
+    blurred,
+    compressed,
+    cropped,
+    darkened,
+    mirrored,
+    rotated,
+    shrunk,
+)
+from posedet.diagnosis.matching import INVERSION, Matching, match
+from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.evaluation.protocols import Protocol
+from posedet.evaluation.report import make_output, write_report
+from posedet.evaluation.run import Predict, check_photo_set, predict_all
+from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES
+from posedet.files import write_atomically
+from posedet.image import read_photo
+
+CUTS = (0.25, 0.5, 0.75)  # share of a person
+HEIGHTS = (64, 32, 16)  # pixels of a person
+BLURS = (2, 4)  # pixels: the standard deviation of a Gaussian
+STOPS = (2, 4)  # each halves the light
+JPEG_QUALITY = 10
+ROTATIONS = (15, 30, 90, 180)  # degrees, anticlockwise
+UNALTERED = "unaltered"
+
+
+class View(NamedTuple):
+    """A photo of a set, changed; the people of whom the truth asks, all if None."""
+
+    photo: AnnotatedPhoto
+    change: Change
+    person: Person | None = None
+    limit: tuple[int, int] | None = None  # keypoints outside of a photo of this (height, width) do not count
+
+    def read(self) -> Photo:
+        """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
+        photo = read_photo(self.photo.path)
+        if photo.shape[:2] != self.photo.size:
+            (height, width), (said_height, said_width) = photo.shape[:2], self.photo.size
+            raise DataError(
+                f"{self.photo.path}: {width} x {height} pixels, but its annotations say {said_width} x {said_height}"
+            )
+        return self.change.pixels(photo)
+
+
+class Group(NamedTuple):
+    """Changes that are compared with the same photos and people, unaltered."""
+
+    name: str
+    unaltered: Sequence[View]
+    altered: Mapping[str, Sequence[View]]
+
+
+class Row(NamedTuple):
+    """One row of the card. AP from 0 to 1, -1 where nobody is to find."""
+
+    group: str
+    name: str
+    num_people: int
+    unaltered: float  # AP
+    ap: float
+    ap50: float
+    exchanged: float  # share of the keypoints with a side, of people found, that lie on the other side
+
+
+def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[Row]:
+    """All rows; `predict` finds poses with the protocol's keypoints, weak ones too.
+
+    Raises PhotoError for a photo that cannot be read, and DataError for one of another size than its annotations say
+    or where nobody is to find.
+    """
+    if not any(not person.ignore for photo in photos for person in photo.persons):
+        raise DataError(f"nobody to find in {len(photos)} photos: no stress to measure")
+    results = _Results(predict)
+    rows = []
+    for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
+        if not group.unaltered:
+            continue
+        unaltered = match(truth_of(group.unaltered, protocol), results(group.unaltered, UNALTERED), protocol)
+        rows.append(_row(group.name, UNALTERED, unaltered, unaltered))
+        for name, views in group.altered.items():
+            matching = match(truth_of(views, protocol), results(views, name), protocol)
+            rows.append(_row(group.name, name, unaltered, matching))
+    return rows
+
+
+class _Results:
+    """COCO results of views, numbered from 0; a change of a photo is predicted once."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._done: dict[tuple[int, Change], list[dict[str, Any]]] = {}
+
+    def __call__(self, views: Sequence[View], label: str) -> list[dict[str, Any]]:
+        keys = [(view.photo.image_id, view.change) for view in views]
+        new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._done}
+        self._done |= {key: [] for key in new}
+        wanted = list(new)
+        for result in predict_all(self._predict, enumerate(view.read for view in new.values()), label=label):
+            self._done[wanted[result["image_id"]]].append(result)
+        return [{**result, "image_id": number} for number, key in enumerate(keys) for result in self._done[key]]
+
+
+def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> Row:
+    sided = [place for pair in matching.protocol.skeleton.pairs for place in pair]
+    kinds = matching.kinds[:, sided]
+    exchanged = float((kinds == INVERSION).sum() / max(1, (kinds >= 0).sum()))
+    people = int(matching.to_find.sum())
+    return Row(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
+
+
+def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Group:
+    """Every photo, and everybody in it."""
+    everywhere = {
+        **{f"blur of {radius} px": blurred(radius) for radius in BLURS},
+        **{f"{stops} stops darker": darkened(stops) for stops in STOPS},
+        f"JPEG quality {JPEG_QUALITY}": compressed(JPEG_QUALITY),
+    }
+    altered = {
+        "mirrored": [View(photo, mirrored(photo.size[1])) for photo in photos],
+        **{
+            f"turned by {angle} degrees": [View(photo, rotated(photo.size, angle)) for photo in photos]
+            for angle in ROTATIONS
+        },
+        **{name: [View(photo, change) for photo in photos] for name, change in everywhere.items()},
+    }
+    return Group("whole photos", [View(photo, UNCHANGED) for photo in photos], altered)
+
+
+def small_people(photos: Sequence[AnnotatedPhoto]) -> Group:
+    """A view for each person whose box is higher than the largest of `HEIGHTS`: the photo shrunk to each height."""
+    chosen = [
+        (photo, person, float(person.box[3] - person.box[1]))
+        for photo, person in _people(photos)
+        if person.box[3] - person.box[1] > max(HEIGHTS)
+    ]
+    altered = {
+        f"{wanted} px high": [
+            View(photo, shrunk(photo.size, wanted / height), person) for photo, person, height in chosen
+        ]
+        for wanted in HEIGHTS
+    }
+    return Group("people made small", [View(photo, UNCHANGED, person) for photo, person, _ in chosen], altered)
+
+
+def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
+    """A view for each person who can be cut: one side of the photo cut off, so that each share of `CUTS` is missing.
+
+    The side is fixed by the annotation's id, and the same for all shares. A person takes part who has at least
+    `MIN_LABELLED` labelled keypoints, of which each cut leaves `MIN_SEEN`. In the first group keypoints that are left
+    count; in the second one all, and those beyond the border must be guessed.
+    """
+    chosen = [
+        (photo, person, windows)
+        for photo, person in _people(photos)
+        if (windows := _windows(person, photo.size)) is not None
+    ]
+    seen, whole = {}, {}
+    for place, share in enumerate(CUTS):
+        name = f"{100 * share:.0f} % cut off"
+        whole[name] = [View(photo, cropped(windows[place]), person) for photo, person, windows in chosen]
+        seen[name] = [
+            view._replace(limit=(bottom - top, right - left))
+            for view, (*_, windows) in zip(whole[name], chosen, strict=True)
+            for left, top, right, bottom in [windows[place]]
+        ]
+    unaltered = [View(photo, UNCHANGED, person) for photo, person, _ in chosen]
+    return Group("people cut, what is left", unaltered, seen), Group("people cut, guessed too", unaltered, whole)
+
+
+def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
+    """What is left of the photo for each share of `CUTS`; None where no side allows all of them."""
+    points = person.keypoints[person.visibility > 0].astype(np.float64)
+    if len(points) < MIN_LABELLED:
+        return None
+    height, width = size
+    low, high = points.min(axis=0), points.max(axis=0)
+    first = hashlib.sha256(str(person.annotation_id).encode()).digest()[0]
+    for turn in range(len(SIDES)):
+        side = SIDES[(first + turn) % len(SIDES)]
+        axis = 0 if side in ("left", "right") else 1
+        start = side in ("left", "top")
+        windows: list[Window] = []
+        for share in CUTS:
+            line = round(float(low[axis] + (share if start else 1 - share) * (high - low)[axis]))
+            lines = {"left": (line, 0, width, height), "top": (0, line, width, height)}
+            lines |= {"right": (0, 0, line, height), "bottom": (0, 0, width, line)}
+            windows.append(lines[side])
+        if all(_leaves_enough(window, points, size) for window in windows):
+            return windows
+    return None
+
+
+def _leaves_enough(window: Window, points: Points, size: tuple[int, int]) -> bool:
+    left, top, right, bottom = window
+    if left < 0 or top < 0 or right > size[1] or bottom > size[0] or min(right - left, bottom - top) < MIN_SIDE:
+        return False
+    return int(_inside(points - (left, top), (bottom - top, right - left)).sum()) >= MIN_SEEN
+
+
+def _inside(points: Points, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(N,) which points lie on a photo of that (height, width), which begins half a pixel before its first centre."""
+    return np.asarray(((points >= -0.5) & (points < np.array(size[::-1]) - 0.5)).all(axis=1))
+
+
+def _people(photos: Sequence[AnnotatedPhoto]) -> list[tuple[AnnotatedPhoto, Person]]:
+    return [(photo, person) for photo in photos for person in photo.persons if not person.ignore]
+
+
+def truth_of(views: Sequence[View], protocol: Protocol) -> dict[str, Any]:
+    """COCO-style truth of the views, numbered from 0, with the protocol's keypoints."""
+    annotations: list[dict[str, Any]] = []
+    for number, view in enumerate(views):
+        for person in view.photo.persons:
+            annotations.append({"id": len(annotations), "image_id": number, **annotation_of(person, view, protocol)})
+    category = {"id": 1, "name": "person", "keypoints": list(protocol.skeleton.keypoints)}
+    return {
+        "images": [{"id": number} for number in range(len(views))],
+        "annotations": annotations,
+        "categories": [category],
+    }
+
+
+def annotation_of(person: Person, view: View, protocol: Protocol) -> dict[str, Any]:
+    """A person as the view shows him or her; ignored where the view asks for somebody else."""
+    points, flags = view.change.points(person.keypoints.astype(np.float64)), person.visibility
+    if view.change.mirrored:
+        points, flags = points[protocol.skeleton.mirror], flags[protocol.skeleton.mirror]
+    if view.limit is not None:
+        flags = flags * _inside(points, view.limit)
+    unit = view.change.points(np.array(((0.0, 0), (1, 0), (0, 1))))
+    scale = abs(float(np.linalg.det(unit[1:] - unit[0])))
+    # A box counts from the corner of a pixel. Turned, the box about it would be larger than the person: its
+    # proportions are kept, and its size is the old one.
+    x1, y1, x2, y2 = person.box.astype(np.float64)
+    corners = view.change.points(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2))) - 0.5) + 0.5
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    sides = (high - low) * np.sqrt(scale * (x2 - x1) * (y2 - y1) / max((high - low).prod(), np.spacing(1.0)))
+    return {
+        "category_id": 1,
+        "keypoints": np.column_stack((points, flags)).ravel().tolist(),
+        "num_keypoints": int((flags > 0).sum()),
+        "bbox": [*((low + high - sides) / 2).tolist(), *sides.tolist()],
+        "area": person.area * scale,
+        "iscrowd": int(person.is_crowd),
+        "ignore": int(person.ignore or (view.person is not None and person is not view.person)),
+    }
+
+
+def stress(
+    predict: Predict,
+    truth: Path,
+    folder: Path,
+    protocol: Protocol,
+    output: Path,
+    *,
+    count: int | None = None,
+    model: str = "",
+) -> str:
+    """Write stress.md (a line and the table, also returned), stress.json and stress.png into the folder `output`.
+
+    Of the photos of `truth`, a COCO-style file, `count` are taken, evenly spread; all if None. Errors as `stress_card`.
+    """
+    check_photo_set(truth, folder)
+    make_output(output)
+    photos = read_annotations(truth, folder, protocol.skeleton)
+    if count is not None:
+        if count < 1:
+            raise ConfigError(f"--count {count}: expected at least 1 photo")
+        photos = tuple(photos[place] for place in np.unique(np.arange(count) * len(photos) // count))
+    rows = stress_card(predict, photos, protocol)
+    text = f"{model or 'A model'} on {len(photos):,} photos of {truth.name}:\n\n{table(rows)}"
+    write_report(
+        output / "stress.json",
+        {"model": model, "truth": str(truth), "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
+    )
+    write_atomically(output / "stress.md", (text + "\n").encode())
+    plot(rows, output / "stress.png")
+    return text
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown; AP in points from 0 to 100."""
+    lines = ["| photos | people | AP | lost | AP50 | left/right exchanged |", "|---|---:|---:|---:|---:|---:|"]
+    group = None
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            lines.append(f"| **{group}** | | | | | |")
+        lost = "" if row.name == UNALTERED else f"{round(100 * (row.unaltered - row.ap), 1) + 0.0:.1f}"  # no -0.0
+        cells = (
+            row.name,
+            row.num_people,
+            f"{100 * row.ap:.1f}",
+            lost,
+            f"{100 * row.ap50:.1f}",
+            f"{100 * row.exchanged:.1f} %",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """AP of each change as PNG, the unaltered photos as a line."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PoseDetError('the figure needs matplotlib: pip install "posedet[train]"') from None
+    groups = list(dict.fromkeys(row.group for row in rows))
+    sizes = [sum(row.group == group for row in rows) for group in groups]
+    figure = Figure(figsize=(7.5, 1.2 + 0.27 * len(rows)), layout="constrained")
+    all_axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": sizes})[:, 0]
+    for group, axes in zip(groups, all_axes, strict=True):
+        shown = [row for row in rows if row.group == group]
+        names = [f"{row.name} " for row in shown]
+        axes.barh(names, [100 * row.ap for row in shown], color=["#9aa3ad", *["#2f6fde"] * (len(shown) - 1)])
+        axes.axvline(100 * shown[0].ap, color="#9aa3ad", linewidth=1, linestyle="--")
+        axes.invert_yaxis()
+        axes.set_title(group, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        for place, row in enumerate(shown):
+            axes.text(100 * row.ap, place, f" {100 * row.ap:.1f}", va="center", fontsize=8)
+    all_axes[-1].set_xlabel("AP")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    write_atomically(path, png.getvalue())

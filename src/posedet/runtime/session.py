@@ -1,0 +1,173 @@
+"""A model file, opened to run: ONNX Runtime or OpenVINO, and what the file says of itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.config import DecodeConfig, decode_config_from_dict
+from posedet.errors import ConfigError, DataError, ModelError
+from posedet.files import one_line
+from posedet.runtime.parallel import available_cores
+from posedet.skeleton import Skeleton
+
+Runtime = Literal["onnxruntime", "openvino"]
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+MAX_MODEL_BYTES = 2_000_000_000
+INPUT, OUTPUTS = "images", ("scores", "keypoints", "keypoint_scores")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model file says of itself (metadata `posedet`)."""
+
+    name: str
+    version: str
+    skeleton: Skeleton
+    decode: DecodeConfig
+    config: dict[str, Any]
+
+
+class Session(Protocol):
+    """A network that runs: safe to use from several threads at once."""
+
+    about: About
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128.
+
+        Returns scores (B, N), keypoints (B, N, K, 2) in pixels of the input, keypoint scores (B, N, K).
+        """
+
+
+def open_session(
+    path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None, at_once: int = 1
+) -> Session:
+    """Open a posedet ONNX file to run on `threads` cores, all if not given, shared by `at_once` calls at a time.
+
+    Raises ModelError naming the file when it is missing, damaged or not posedet's; ConfigError for other settings.
+    """
+    if runtime not in get_args(Runtime):
+        raise ConfigError(f"runtime is {runtime!r}, expected {' or '.join(map(repr, get_args(Runtime)))}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}, expected at least 1")
+    if threads is not None and threads < at_once:
+        raise ConfigError(f"at_once is {at_once}, but threads is {threads}: each photo needs one")
+    if threads is None and at_once > 1:
+        threads = max(available_cores(), at_once)
+    name = one_line(path)
+    if not path.is_file():
+        raise ModelError(f"{name}: no such model file")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ModelError(f"{name}: larger than {MAX_MODEL_BYTES} bytes")
+    return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once)
+
+
+class _OnnxRuntime:
+    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+        import onnxruntime  # two tenths of a second: not paid by `import posedet`
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        # A spinning pool takes a core from whatever runs beside it, and gains nothing here (measured).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            # Each caller works itself and shares what is left: one core for each of many photos beats several for
+            # each (0.88 of the processor's time, measured), as nothing has to be shared out within a layer.
+            options.intra_op_num_threads = threads - at_once + 1
+        self._name = one_line(path)
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own exceptions have no common base
+            raise ModelError(f"{self._name}: not a readable ONNX file ({_first_line(error)})") from None
+        self.about = _about(
+            self._name,
+            self._session.get_modelmeta().custom_metadata_map.get("posedet"),
+            [port.name for port in self._session.get_inputs()],
+            {port.name: port.shape for port in self._session.get_outputs()},
+        )
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        try:
+            scores, keypoints, keypoint_scores = self._session.run(OUTPUTS, {INPUT: images})
+        except Exception as error:
+            raise _failed(self._name, images, error) from error
+        return scores, keypoints, keypoint_scores
+
+
+class _OpenVino:
+    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError:
+            raise ModelError('runtime "openvino" is not installed: pip install "posedet[openvino]"') from None
+        # Its default precision on many processors is bfloat16, which moves keypoints by half a pixel.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        if at_once > 1:
+            settings["NUM_STREAMS"] = at_once
+        self._name = one_line(path)
+        try:
+            model = openvino.Core().read_model(path)
+            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        except Exception as error:
+            raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
+        key = ["framework", "posedet"]
+        self.about = _about(
+            self._name,
+            model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None,
+            [port.any_name for port in model.inputs],
+            {
+                port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
+                for port in model.outputs
+            },
+        )
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        try:
+            # One request for each call: a shared one may not be used by two threads at once.
+            result = self._compiled.create_infer_request().infer([images])
+            scores, keypoints, keypoint_scores = (result[name] for name in OUTPUTS)
+        except Exception as error:
+            raise _failed(self._name, images, error) from error
+        return scores, keypoints, keypoint_scores
+
+
+def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> About:
+    """The metadata, held against the names of the inputs and the shapes of the outputs."""
+    if text is None:
+        raise ModelError(f"{name}: not a posedet model: it has no metadata 'posedet' (made by `posedet export`?)")
+    try:
+        data = json.loads(text)
+        about = About(
+            name=str(data["name"]),
+            version=str(data["version"]),
+            skeleton=Skeleton.from_dict(data["skeleton"]),
+            decode=decode_config_from_dict(data["config"]["decode"], "config"),
+            config=data["config"],
+        )
+    except (ValueError, KeyError, TypeError, RecursionError, DataError, ConfigError) as error:
+        raise ModelError(f"{name}: metadata 'posedet' cannot be used ({_first_line(error)})") from None
+    if list(inputs) != [INPUT] or not set(OUTPUTS) <= set(outputs):
+        names = f"{', '.join(inputs)} -> {', '.join(outputs)}"
+        raise ModelError(f"{name}: computes {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
+    shape = outputs["keypoints"]
+    if len(shape) == 4 and isinstance(shape[2], int) and shape[2] != about.skeleton.num_keypoints:
+        expected = f"its skeleton '{about.skeleton.name}' has {about.skeleton.num_keypoints}"
+        raise ModelError(f"{name}: gives {shape[2]} keypoints, but {expected}")
+    return about
+
+
+def _failed(name: str, images: NDArray[np.uint8], error: Exception) -> ModelError:
+    _, height, width, _ = images.shape
+    return ModelError(f"{name}: failed on an input of {width} x {height} pixels ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__

@@ -1,0 +1,105 @@
+"""Test-time augmentation: one photo seen at several sizes, each also mirrored, and what was found there made one."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from posedet.config import DecodeConfig
+from posedet.errors import ConfigError
+from posedet.image import Photo, read_photo
+from posedet.oks import oks, pose_areas
+from posedet.poses import Poses
+from posedet.runtime.decode import area_floor, best
+from posedet.runtime.detector import PoseDet
+
+Merge = Literal["paper", "merged"]
+
+# (long, short) side of the photo in pixels, at most: the paper's for its Tables 2 and 3, known from the official code.
+PAPER_SIZES = ((520, 300), (666, 400), (833, 500), (1000, 600), (1167, 700), (1333, 800))
+
+
+class Augmented:
+    """A detector that looks at a photo at each of `sizes`, as it is and mirrored: better poses, at many times the cost.
+
+    merge: "paper" throws the poses of all passes together and keeps the best of each group of duplicates; "merged"
+    averages each group, see `averaged`. sizes: (long, short) side in pixels to which the photo is brought.
+
+    >>> poses = Augmented(PoseDet())("photo.jpg")
+    """
+
+    def __init__(
+        self, detector: PoseDet, *, merge: Merge = "merged", sizes: Sequence[tuple[int, int]] = PAPER_SIZES
+    ) -> None:
+        if merge not in ("paper", "merged"):
+            raise ConfigError(f"merge is {merge!r}, expected 'paper' or 'merged'")
+        if not sizes or not all(32 <= short <= long <= 8192 for long, short in sizes):
+            raise ConfigError(f"sizes is {sizes!r}, expected pairs (long, short) of 32 to 8192 pixels")
+        self._detector = detector
+        self._merge = merge
+        self._sizes = tuple(sizes)
+
+    def __call__(self, photo: Photo) -> Poses:
+        """The poses in one photo, as `PoseDet` gives them."""
+        image = read_photo(photo)
+        height, width = image.shape[:2]
+        passes = []
+        for long_side, short_side in self._sizes:
+            passes.append(self._detector.candidates(image, long_side=long_side, short_side=short_side))
+            seen = self._detector.candidates(image[:, ::-1], long_side=long_side, short_side=short_side)
+            passes.append(mirrored(seen, width))
+        threshold = self._detector.score_threshold
+        if self._merge == "paper":
+            found = joined([each[each.scores > threshold] for each in passes])
+            merged = found[best(found, (height, width), self._detector.config)]
+        else:
+            merged = averaged(passes, (height, width), self._detector.config)
+            merged = merged[merged.scores > threshold]
+        return merged.select(self._detector.skeleton)
+
+
+def mirrored(poses: Poses, width: int) -> Poses:
+    """The poses as they are in the mirrored photo, which is `width` pixels wide: left and right exchanged."""
+    order = poses.skeleton.mirror
+    keypoints = poses.keypoints[:, order]
+    # Pixel centres lie at integers. The official code takes the width of the resized photo here, tens of pixels off.
+    keypoints[..., 0] = width - 1 - keypoints[..., 0]
+    return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton)
+
+
+def joined(passes: Sequence[Poses]) -> Poses:
+    """The poses of one photo, pass after pass; at least one pass, all with the same skeleton."""
+    return Poses(
+        np.concatenate([each.keypoints for each in passes]),
+        np.concatenate([each.scores for each in passes]),
+        np.concatenate([each.keypoint_scores for each in passes]),
+        passes[0].skeleton,
+    )
+
+
+def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: DecodeConfig) -> Poses:
+    """The mean of each group of duplicates, best first; a group gathers about each pose that suppression keeps.
+
+    Every pose counts in the one group whose kept pose it is most like, with weight score x OKS, its keypoints also by
+    their own scores. A group's score is the mean over the passes of the largest weight in each: what is found
+    once only, however surely, ranks behind what is found always. photo_size: (height, width).
+    """
+    found = joined(passes)
+    kept = best(found, photo_size, config)
+    if not len(kept):
+        return found[kept]
+    areas = np.maximum(pose_areas(found.keypoints), area_floor(photo_size, config))
+    pair_areas = (areas[kept, None] + areas) / 2
+    similarity = oks(found.keypoints[kept], found.keypoints, found.skeleton.sigmas, pair_areas / 2)  # as in `oks_nms`
+    # Groups share nobody: or a duplicate that outlived the suppression would inherit all of the better pose's weight.
+    group = similarity.argmax(axis=0)
+    group[kept] = np.arange(len(kept))
+    weights = np.where(group == np.arange(len(kept))[:, None], similarity * found.scores, 0)  # (kept, all)
+    # A keypoint without any score still has a place: a tiny floor, or all its weights could be 0.
+    shares = weights[..., None] * np.maximum(found.keypoint_scores, 1e-6)  # (kept, all, K)
+    keypoints = np.einsum("nmk,mkc->nkc", shares, found.keypoints) / shares.sum(axis=1)[..., None]
+    keypoint_scores = weights @ found.keypoint_scores / weights.sum(axis=1)[:, None]
+    source = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
+    scores = np.mean([weights[:, source == n].max(axis=1, initial=0) for n in range(len(passes))], axis=0)
+    order = np.argsort(-scores, kind="stable")
+    return Poses(keypoints[order], scores[order], np.clip(keypoint_scores[order], 0, 1), found.skeleton)

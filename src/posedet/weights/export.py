@@ -1,0 +1,125 @@
+"""Weights -> one ONNX file that holds everything from uint8 pixels to scored poses, proven equal before it is kept."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from posedet import __version__
+from posedet.errors import ModelError
+from posedet.model.deployed import DeployedNet
+from posedet.model.network import build_network
+from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
+from posedet.weights.graph import fold_norms, forget_sources, store_as_half
+
+# (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
+CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
+TOLERANCE_PIXELS = 0.05
+
+
+def export(weights: Path, output: Path, *, half: bool = False) -> float:
+    """Write `output` from a posedet weights file and return the largest difference to PyTorch in pixels.
+
+    The file has dynamic batch, height and width and describes itself (metadata `posedet`). With `half`, weights are
+    rounded to float16 and stored so, in half the space, in `output` and in a weights file of the same name beside it;
+    the arithmetic stays float32. Raises ModelError when the exported network differs from PyTorch; then nothing is
+    written.
+    """
+    tensors, config, info = load_weights(weights)
+    if half:
+        tensors = {name: x.half() if x.ndim > 1 else x for name, x in tensors.items()}
+    skeleton = stored_skeleton(info, weights)
+    network = build_network(config.model, skeleton)
+    fill(network, tensors, weights)
+    deployed = DeployedNet(network, config.decode.candidates).eval()
+    about = {
+        "name": output.stem,
+        "version": __version__,
+        "skeleton": skeleton.to_dict(),
+        "config": config.to_dict(),
+        "step": info.get("step"),
+    }
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        partial = Path(folder) / output.name
+        _write_onnx(deployed, partial)
+        model = onnx.load(partial)
+        fold_norms(model)
+        forget_sources(model)
+        store_as_half(model)
+        onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
+        onnx.save(model, partial)
+        difference = check(partial, deployed)
+        if difference > TOLERANCE_PIXELS:
+            raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
+        if half:
+            save_weights(output.with_suffix(".safetensors"), tensors, config, skeleton, info)
+        os.replace(partial, output)
+    return difference
+
+
+def _write_onnx(deployed: DeployedNet, path: Path) -> None:
+    batch = torch.export.Dim.DYNAMIC
+    # Said to be multiples of 32: without that the exporter cannot follow the sizes of DLA's and HRNet's maps.
+    height, width = (32 * torch.export.Dim(name, min=4, max=1024) for name in ("height", "width"))
+    # No level may be one cell wide in the example: it would be taken for a constant.
+    example = torch.zeros(2, 192, 256, 3, dtype=torch.uint8)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            torch.onnx.export(
+                deployed,
+                (example,),
+                path,
+                dynamo=True,
+                opset_version=20,
+                external_data=False,
+                dynamic_shapes=({0: batch, 1: height, 2: width},),
+                input_names=["images"],
+                output_names=["scores", "keypoints", "keypoint_scores"],
+                verbose=False,
+            )
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+    dimensions = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    if not all(dimension.dim_param for dimension in dimensions[:3]):
+        raise ModelError(f"{path.name}: the exporter made batch, height or width a constant")
+
+
+def check(path: Path, deployed: DeployedNet) -> float:
+    """Run the file and PyTorch on the same noise at two sizes and batches: largest difference of a keypoint in pixels.
+
+    Poses are compared where the scores of neighbours in the ranking differ clearly: near-equal ones may swap.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for size in CHECKED_SIZES:
+        images = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        scores, keypoints, keypoint_scores = session.run(None, {"images": images})
+        with torch.no_grad():
+            wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
+        if not np.allclose(scores, wanted[0], atol=1e-4):
+            raise ModelError(f"{path.name}: scores differ from PyTorch by {np.abs(scores - wanted[0]).max():.2g}")
+        gaps = np.abs(np.diff(wanted[0], axis=1))
+        clear = (
+            np.minimum(
+                np.pad(gaps, ((0, 0), (1, 0)), constant_values=1), np.pad(gaps, ((0, 0), (0, 1)), constant_values=1)
+            )
+            > 1e-6
+        )
+        worst = max(worst, float(np.abs(keypoints - wanted[1])[clear].max(initial=0)))
+        if not np.allclose(keypoint_scores[clear], wanted[2][clear], atol=1e-3):
+            raise ModelError(f"{path.name}: keypoint scores differ from PyTorch")
+    return worst

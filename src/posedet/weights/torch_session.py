@@ -1,0 +1,48 @@
+"""A network in PyTorch, run like a model file: what validation measures is what is exported."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posedet import __version__
+from posedet.config import Config
+from posedet.errors import ConfigError
+from posedet.files import one_line
+from posedet.model.deployed import DeployedNet
+from posedet.model.network import PoseDetNet
+from posedet.runtime.session import About, Outputs
+from posedet.skeleton import Skeleton
+from posedet.weights.checkpoint import load_network
+
+
+class TorchSession:
+    """A `posedet.runtime.session.Session` of a network, on the device where the network is."""
+
+    def __init__(self, network: PoseDetNet, config: Config, skeleton: Skeleton, name: str) -> None:
+        self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
+        self._deployed = DeployedNet(network, config.decode.candidates).eval()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        device = self._deployed.network.image_mean.device
+        with torch.inference_mode():
+            scores, keypoints, keypoint_scores = self._deployed(torch.from_numpy(images).to(device))
+        return scores.cpu().numpy(), keypoints.cpu().numpy(), keypoint_scores.cpu().numpy()
+
+
+def open_weights(path: Path, device: str = "cpu") -> TorchSession:
+    """A posedet weights file, ready to run. Raises ModelError for any other file, ConfigError for another device."""
+    network, config, skeleton = load_network(path)
+    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)
+
+
+def local_device(device: str) -> torch.device:
+    """The device of this process: each its own GPU. Raises ConfigError where there is none of that name."""
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
+        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None

@@ -1,0 +1,96 @@
+"""The exported file holds what it computes, and nothing else."""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.testing import assert_allclose
+
+import posedet
+from posedet.weights.graph import fold_norms
+
+SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.fixture
+def two_levels() -> onnx.ModelProto:
+    """One convolution for two maps, each with a normalisation of its own; the first one's shape is read before it."""
+    generator = np.random.default_rng(0)
+    constants = {"weights": generator.normal(size=(4, 3, 3, 3)), "own bias": generator.normal(size=4)}
+    for level in "ab":
+        for name in ("scale", "shift", "mean", "variance"):
+            constants[f"{name} {level}"] = generator.uniform(0.5, 2, 4)
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["a", "weights", "own bias"], ["raw a"], pads=[1, 1, 1, 1]),
+        make("Conv", ["b", "weights"], ["raw b"]),
+        make("Shape", ["raw a"], ["shape"]),
+    ]
+    for level in "ab":
+        norm = [f"raw {level}", *(f"{name} {level}" for name in ("scale", "shift", "mean", "variance"))]
+        nodes.append(make("BatchNormalization", norm, [f"norm {level}"], name=level, epsilon=0.1))
+        nodes.append(make("Relu", [f"norm {level}"], [f"out {level}"]))
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "levels",
+        [onnx.helper.make_tensor_value_info(name, kind, [1, 3, "h", "w"]) for name in "ab"],
+        [onnx.helper.make_tensor_value_info(f"out {name}", kind, [1, 4, None, None]) for name in "ab"]
+        + [onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4])],
+        [onnx.numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_folded_norms_compute_the_same(two_levels: onnx.ModelProto) -> None:
+    generator = np.random.default_rng(1)
+    feeds = {name: generator.normal(size=(1, 3, 9, 7)).astype(np.float32) for name in "ab"}
+    expected = run(two_levels, feeds)
+    fold_norms(two_levels)
+    assert "BatchNormalization" not in kinds(two_levels)
+    onnx.checker.check_model(two_levels)
+    for got, wanted in zip(run(two_levels, feeds), expected, strict=True):
+        assert_allclose(got, wanted, atol=1e-5)
+    assert sum(constant.name == "weights" for constant in two_levels.graph.initializer) == 1  # still shared
+
+
+def test_a_norm_of_something_else_stays(two_levels: onnx.ModelProto) -> None:
+    """Where the map before it is read, too."""
+    graph = two_levels.graph
+    graph.node.append(onnx.helper.make_node("Relu", ["raw b"], ["read"]))
+    graph.output.append(onnx.helper.make_tensor_value_info("read", onnx.TensorProto.FLOAT, [1, 4, None, None]))
+    fold_norms(two_levels)
+    assert kinds(two_levels).count("BatchNormalization") == 1
+
+
+def test_nothing_in_the_shipped_file_is_dead() -> None:
+    model = onnx.load(SHIPPED)
+    fold_norms(model)
+    assert "BatchNormalization" not in kinds(model)
+    read = {name for node in model.graph.node for name in node.input} | {port.name for port in model.graph.output}
+    assert all(read.intersection(node.output) for node in model.graph.node)
+    parameters = {constant.name for constant in model.graph.initializer}
+    assert not [name for name in parameters if "heatmap" in name]
+    assert [port.type.tensor_type.elem_type for port in model.graph.input] == [onnx.TensorProto.UINT8]
+    images = np.random.default_rng(0).integers(0, 256, (1, 160, 224, 3), np.uint8)
+    for got, wanted in zip(run(model, {"images": images}), run(onnx.load(SHIPPED), {"images": images}), strict=True):
+        assert_allclose(got, wanted, atol=2e-3)
+
+
+def test_the_shipped_file_names_no_path_of_a_machine() -> None:
+    content = (Path(posedet.__file__).parent / "released" / "posedet-s.onnx").read_bytes()
+    assert b"/src/posedet/" not in content
