@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from posedet.config import Config, load_config
-from posedet.model.network import NetworkOutput, PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import NetworkOutput, PoseDetNet
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton, infer_pairs
 from posedet.weights.checkpoint import load_start, save_weights
 from posedet.weights.keypoints import carry_over

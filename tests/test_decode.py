@@ -11,6 +11,7 @@ from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.poses import Poses
 from posedet.runtime.decode import candidates, decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO, Skeleton
 
 # Two joints of different sigma, so that joints taken for one another are noticed.
@@ -33,9 +34,7 @@ CONFIG = DecodeConfig(
 def decoded(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton, **changes: Any) -> Poses:
     config = replace(CONFIG, **changes)
     letterbox = Letterbox.fit(photo_size, long_side=config.long_side)
-    return decode(
-        *outputs, letterbox=letterbox, skeleton=skeleton, config=config, score_threshold=config.score_threshold
-    )
+    return decode(Outputs(*outputs), letterbox, skeleton, config)
 
 
 def some_outputs(seed: int, skeleton: Skeleton, *, count: int = 60, side: float = 500) -> tuple:
@@ -170,14 +169,9 @@ def test_outputs_stay_as_they_are() -> None:
 
 def test_candidates_are_all_that_is_strong_in_the_order_of_the_network() -> None:
     scores, keypoints, keypoint_scores = some_outputs(2, PAIR)
-    found = candidates(
-        scores,
-        keypoints,
-        keypoint_scores,
-        letterbox=Letterbox.fit((512, 512), long_side=512),
-        skeleton=PAIR,
-        config=CONFIG,
-        score_threshold=0.5,
-    )
+    outputs = Outputs(scores, keypoints, keypoint_scores, {"ids": np.arange(len(scores))})
+    config = replace(CONFIG, score_threshold=0.5)
+    found = candidates(outputs, Letterbox.fit((512, 512), long_side=512), PAIR, config)
     assert_array_equal(found.scores, scores[scores > 0.5])
+    assert_array_equal(found.extra["ids"], np.flatnonzero(scores > 0.5))
     assert_allclose(found.keypoints, keypoints[scores > 0.5], atol=1e-4)

@@ -54,7 +54,7 @@ class Lines:
             [np.broadcast_to(np.arange(6) * 40.0, (len(images), 6)), np.repeat(height, 6).reshape(-1, 6)], -1
         )
         scores = np.full((len(images), 1), 0.5, np.float32) + height[:, None] / 1000
-        return scores, keypoints[:, None].astype(np.float32), np.ones((len(images), 1, 6), np.float32)
+        return Outputs(scores, keypoints[:, None].astype(np.float32), np.ones((len(images), 1, 6), np.float32))
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_only_a_detector_runs_batches() -> None:
         (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
-            "--device cuda goes with PyTorch weights: --model x.safetensors",
+            "posedet-s: an ONNX file; the device 'cuda' is for weights (.safetensors)",
         ),
     ],
 )

@@ -7,9 +7,10 @@ import torch
 
 from posedet.config import load_config
 from posedet.data.annotations import read_annotations
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.skeleton import BODY19, COCO
-from posedet.training.loop import mean_pose
+from posedet.training.setup import mean_pose
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 

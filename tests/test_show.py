@@ -13,14 +13,15 @@ from posedet.commands.main import main
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
 from posedet.errors import ConfigError, DataError
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import NetworkOutput, PoseDetNet, Proposals
 from posedet.skeleton import BODY19, COCO, Skeleton
-from posedet.training import losses as losses_module
 from posedet.training import show as show_module
 from posedet.training.assignment import NOBODY, Selection, person_levels
 from posedet.training.batches import Batch, PhotoStream
-from posedet.training.loop import Objective, train
+from posedet.training.loop import train
 from posedet.training.show import LINE, Sample, draw_sample, sample, show
+from posedet.training.targets import Assigner, Targets
 
 SIDE = 128
 SETTINGS = [f"data.patch={SIDE}", "train.batch_size=2", "train.steps=1", "train.seed=3", "train.amp='none'"]
@@ -40,19 +41,20 @@ class Seen:
         self.batches: list[Batch] = []
         self.selections: list[Selection] = []
         self.targets: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
-        select, heatmap_targets = Objective.select, losses_module.heatmap_targets
+        select, targets = Assigner.select, Assigner.targets
 
-        def recorded(objective: Objective, network: PoseDetNet, proposals: object, batch: Batch) -> Selection:
+        def recorded(assigner: Assigner, proposals: Proposals, batch: Batch) -> Selection:
             self.batches.append(batch)
-            self.selections.append(select(objective, network, proposals, batch))
+            self.selections.append(select(assigner, proposals, batch))
             return self.selections[-1]
 
-        def recorded_targets(*arguments: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-            self.targets.append(heatmap_targets(*arguments))
-            return self.targets[-1]
+        def recorded_targets(assigner: Assigner, output: NetworkOutput, batch: Batch, selection: Selection) -> Targets:
+            found = targets(assigner, output, batch, selection)
+            self.targets.append((found.heatmaps, found.heatmap_weights))
+            return found
 
-        monkeypatch.setattr(Objective, "select", recorded)
-        monkeypatch.setattr(losses_module, "heatmap_targets", recorded_targets)
+        monkeypatch.setattr(Assigner, "select", recorded)
+        monkeypatch.setattr(Assigner, "targets", recorded_targets)
 
 
 def shown(config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int) -> tuple[Sample, PoseDetNet]:
@@ -138,20 +140,20 @@ def test_captions_count_the_positives(
         drawn, network = shown(config, skeleton, people, number)
         draw_sample(drawn, network, skeleton, number)
         persons, owner = drawn.selection.persons, drawn.selection.owner[0]
-        levels = person_levels(persons.sizes, network.strides, config.assign.level_divisor)[0]
-        counts = dict.fromkeys(network.strides, 0)
+        levels = person_levels(persons.sizes, network.geometry.strides, config.assign.level_divisor)[0]
+        counts = dict.fromkeys(network.geometry.strides, 0)
         for p in persons.valid[0].nonzero()[:, 0].tolist():
             mine = (owner == p).nonzero()[:, 0]
             assert len(mine) <= config.assign.positives
-            assert set(drawn.proposals.strides[mine].tolist()) <= {network.strides[int(levels[p])]}
-            counts[network.strides[int(levels[p])]] += len(mine)
+            assert set(drawn.proposals.strides[mine].tolist()) <= {network.geometry.strides[int(levels[p])]}
+            counts[network.geometry.strides[int(levels[p])]] += len(mine)
         assert [text for text in written if "positives" in text and text.startswith("stride")] == [
             f"stride {stride}: {count} positives" for stride, count in counts.items()
         ]
         peaks = [int((target == 1).sum()) for target in drawn.targets]
         assert [text for text in written if text.startswith("heatmap")] == [
             f"heatmap targets, stride {stride}: {count} peaks"
-            for stride, count in zip(network.heatmap_strides, peaks, strict=True)
+            for stride, count in zip(network.geometry.heatmap_strides, peaks, strict=True)
         ]
         total += sum(counts.values())
     assert total > 0

@@ -19,11 +19,14 @@ from torch import nn
 from posedet.config import Config, ModelConfig, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
 from posedet.image import Letterbox
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network, freeze
+from posedet.model.network import PoseDetNet
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import BODY19
 from posedet.training.batches import Batch, PhotoStream, collate
-from posedet.training.loop import Objective, freeze, make_optimiser, rate_at, without_empty
+from posedet.training.loop import rate_at
+from posedet.training.setup import Objective, make_optimiser, without_empty
 from posedet.weights.checkpoint import load_tensors
 
 PHOTOS = Path(__file__).parent.parent / "photos"
@@ -132,7 +135,7 @@ def network(model: ModelConfig) -> PoseDetNet:
 def terms(config: Config) -> dict[str, Any]:
     net = network(config.model)
     values: dict[str, Any] = {}
-    for name, value in Objective(config, BODY19, torch.device("cpu"))(net, net, batch(), STEP).items():
+    for name, value in Objective(config, BODY19, net.geometry, torch.device("cpu"))(net, batch(), STEP).items():
         values.setdefault(name.rstrip("0123456789"), []).append(value.item())
     return values
 
@@ -155,15 +158,8 @@ def decoded(config: Config) -> dict[str, Any]:
     person = generator.uniform(0, 60, (19, 2))
     places = np.array([(100, 100), (103, 100), (115, 100), (118, 101), (300, -30)])
     keypoints = (person + places[:, None]).astype(np.float32)
-    found = decode(
-        np.array([0.95, 0.92, 0.9, 0.88, 0.6], np.float32),
-        keypoints,
-        np.ones((5, 19), np.float32),
-        letterbox=Letterbox.fit((480, 640), long_side=640),
-        skeleton=BODY19,
-        config=config.decode,
-        score_threshold=config.decode.score_threshold,
-    )
+    outputs = Outputs(np.array([0.95, 0.92, 0.9, 0.88, 0.6], np.float32), keypoints, np.ones((5, 19), np.float32))
+    found = decode(outputs, Letterbox.fit((480, 640), long_side=640), BODY19, config.decode)
     fitted = Letterbox.fit((480, 640), long_side=config.decode.long_side, short_side=config.decode.short_side)
     return {"poses": (found.scores.tolist(), found.keypoints.tolist()), "input": fitted}
 

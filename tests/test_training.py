@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from posedet.errors import ConfigError, DataError, ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
+from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet
-from posedet.model.network import build_network
 from posedet.poses import Poses
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import BODY19
 from posedet.training.loop import rate_at, train
 from posedet.weights.checkpoint import load_tensors, load_weights, save_tensors
@@ -63,13 +65,8 @@ def poses_in(photo: AnnotatedPhoto, deployed: DeployedNet, config: Config) -> Po
     letterbox = Letterbox.fit(image.shape[:2], long_side=288)
     with torch.no_grad():
         outputs = deployed(torch.from_numpy(letterbox.apply(image))[None])
-    return decode(
-        *(output[0].numpy() for output in outputs),
-        letterbox=letterbox,
-        skeleton=BODY19,
-        config=config.decode,
-        score_threshold=0.05,
-    ).select(COCO.skeleton)
+    found = Outputs(*(output.numpy() for output in outputs)).one(0)
+    return decode(found, letterbox, BODY19, replace(config.decode, score_threshold=0.05)).select(COCO.skeleton)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class Official:
         if self.network.heatmap is not None:
             self.network.heatmap(self._levels)
         scores = output.logits.sigmoid()
-        sizes = [int((output.proposals.strides == stride).sum()) for stride in self.network.strides]
+        sizes = [int((output.proposals.strides == stride).sum()) for stride in self.network.geometry.strides]
         return [
             self._poses(scores[place], output.poses[-1][place], sizes, letterbox)
             for place, letterbox in enumerate(letterboxes)

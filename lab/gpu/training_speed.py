@@ -15,10 +15,10 @@ from posedet.benchmark.timing import Clock
 from posedet.config import Config, load_config
 from posedet.data.annotations import read_annotations
 from posedet.files import photo_folder
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.skeleton import find_skeleton
 from posedet.training.batches import Batch, PhotoStream, batches
-from posedet.training.loop import Objective, make_optimiser
+from posedet.training.setup import Objective, make_optimiser
 
 # COCO train2017: photos with people whose keypoints are labelled, as the paper trains on them, and its epochs.
 COCO_PHOTOS, EPOCHS = 64_115, 210
@@ -77,13 +77,13 @@ def _measure(plan: Plan, config: Config, way: Way, size: int) -> dict[str, float
         optimiser = type(optimiser)(groups, fused=True)  # type: ignore[call-arg]
     if way.compiled:
         network.backbone.compile()
-    objective = Objective(config, skeleton, torch.device(plan.device))
+    objective = Objective(config, skeleton, network.geometry, torch.device(plan.device))
     batch = synthetic_batch(size, config.data.patch, skeleton.num_keypoints, plan.device)
     network.train()
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        total = torch.stack(list(objective(network, network, batch, 0).values())).sum()
+        total = torch.stack(list(objective(network, batch, 0).values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
         optimiser.step()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.paper.evaluations import evaluated, open_model
+from lab.paper.evaluations import evaluated, open_for
 from posedet.errors import ConfigError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import PROTOCOLS
@@ -41,7 +41,7 @@ def reproduce_crowds(model: Path, sets: Mapping[str, tuple[Path, Path]], output:
         raise ConfigError(f"nothing to evaluate on: give at least one of {', '.join(f'--{name}' for name in SETS)}")
     if device != "cpu" and model.suffix != ".safetensors":
         raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
-    session = open_model(model, device)
+    session = open_for(model, device)
     for name, (data, photos) in sets.items():
         check_photo_set(data, photos, f"--{name} {data}:FOLDER")
         try:

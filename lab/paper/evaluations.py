@@ -3,27 +3,43 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.config import DecodeConfig
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
 from posedet.files import write_atomically
 from posedet.runtime.detector import PoseDet
-from posedet.runtime.session import Session, open_session
+from posedet.runtime.session import About, Outputs, Session
 from posedet.runtime.tta import Augmented
+from posedet.weights.opening import open_model
 
 log = logging.getLogger(__name__)
 
 
-def open_model(weights: Path, device: str = "cpu") -> Session:
-    """An ONNX file, or PyTorch weights on that device."""
-    if weights.suffix != ".safetensors":
-        return open_session(weights)
-    from posedet.weights.torch_session import open_weights
+@dataclass(frozen=True)
+class Decoded:
+    """A session whose output is decoded by other settings than its own."""
 
-    return open_weights(weights, device)
+    session: Session
+    about: About
+
+    @classmethod
+    def by(cls, session: Session, decode: DecodeConfig) -> "Decoded":
+        return cls(session, replace(session.about, decode=decode))
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        return self.session.run(images)
+
+
+def open_for(file: Path, device: str) -> Session:
+    """Open a model on a device that is meant for PyTorch weights: ONNX files run on the CPU."""
+    return open_model(file, device=device if file.suffix == ".safetensors" or device != "cpu" else None)
 
 
 def evaluated(

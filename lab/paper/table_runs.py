@@ -7,11 +7,11 @@ Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` goes on where it w
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.paper.evaluations import evaluated, open_model
+from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Row, Table
 from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
@@ -26,7 +26,8 @@ from posedet.runtime.model_files import RELEASES, model_file
 from posedet.runtime.session import Session, open_session
 from posedet.training.loop import train
 from posedet.training.processes import Processes
-from posedet.weights.checkpoint import load_info, skeleton_to_train
+from posedet.training.state import skeleton_to_train
+from posedet.weights.checkpoint import load_info
 
 log = logging.getLogger(__name__)
 
@@ -247,10 +248,9 @@ def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measure
 
 
 def _evaluate(row: Row, trial: Trial, request: Request) -> KeypointAP:
-    session = open_model(trial.weights, request.device)
-    session.about = replace(session.about, decode=_decode_of(row, trial.config, session))
+    session = open_for(trial.weights, request.device)
     return evaluated(
-        session,
+        Decoded.by(session, _decode_of(row, trial.config, session)),
         trial.weights,
         request.data,
         request.photos,

@@ -7,6 +7,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +27,13 @@ from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.evaluation.run import EVALUATED_SCORE
 from posedet.image import Letterbox, read_photo
+from posedet.model.build import build_network
 from posedet.model.embedding import TapTable, sample
-from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.network import PoseDetNet, Proposals
 from posedet.model.pyramid import PyramidMaps
 from posedet.oks import oks
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import find_skeleton
 from posedet.weights.checkpoint import load_network
 
@@ -113,13 +116,13 @@ def _parts(network: PoseDetNet, images: Tensor) -> tuple[Callable[..., Tensor], 
         return correction
 
     def score(in_parts: bool) -> Tensor:
-        return network.score_all(score_table, output.proposals, in_parts=in_parts)
+        return network.score_all(score_table, coarse, output.proposals, in_parts=in_parts)
 
     return refine, score
 
 
 def _table(network: PoseDetNet, maps: PyramidMaps, taps: nn.Module) -> TapTable:
-    return TapTable.of(taps(maps.taps), maps.levels, network.tap_strides, network.origin)
+    return TapTable.of(taps(maps.taps), maps.levels, network.geometry.tap_strides, network.geometry.origin)
 
 
 def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:
@@ -167,15 +170,8 @@ def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | 
         letterbox, scores, keypoints, visibility = _ranked(network, photo, config.decode.long_side)
         best += _people(photo, letterbox.to_photo(keypoints[:, columns]))
         for count, found in results.items():
-            poses = decode(
-                scores[:count],
-                keypoints[:count],
-                visibility[:count],
-                letterbox=letterbox,
-                skeleton=skeleton,
-                config=config.decode,
-                score_threshold=EVALUATED_SCORE,
-            )
+            outputs = Outputs(scores[:count], keypoints[:count], visibility[:count])
+            poses = decode(outputs, letterbox, skeleton, replace(config.decode, score_threshold=EVALUATED_SCORE))
             found += poses.select(COCO.skeleton).to_coco(photo.image_id)
     truth = _part(read_json(annotations), {photo.image_id for photo in photos})
     rows = []

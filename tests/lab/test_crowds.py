@@ -108,14 +108,16 @@ def test_what_a_user_reads_when_it_cannot_be(
     (tmp_path / "elsewhere").rename(tmp_path / "ochuman")
     assert said(sets, output=sets["cropped"]) == f"--output {sets['cropped']}: File exists; choose another folder"
     assert said(sets, "--model", "no.onnx") == "no.onnx: no such model file"
-    assert said(sets, "--device", "cuda") == "--device cuda goes with PyTorch weights: --model x.safetensors"
+    assert said(sets, "--device", "cuda").endswith(
+        "posedet-s.onnx: an ONNX file; the device 'cuda' is for weights (.safetensors)"
+    )
 
     class OfCoco:
         """A model without head and neck."""
 
         about = About("coco", "1", COCO, PoseDet(threads=1).config, {})
 
-    monkeypatch.setattr(crowds, "open_model", lambda *_: OfCoco())
+    monkeypatch.setattr(crowds, "open_for", lambda *_: OfCoco())
     monkeypatch.setattr(crowds, "evaluated", lambda *_, **__: pytest.fail("evaluated"))
     expected = "--crowdpose does not go with posedet-s.onnx: skeleton 'coco': no keypoint 'head_top'"
     assert said(sets) == expected

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -25,10 +26,11 @@ from lab.gpu.training_speed import estimates
 from posedet.config import load_config
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, read_photo
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.oks import oks_nms
 from posedet.poses import Poses
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO
 
 DLA, SMALL = MODELS[2], MODELS[3]
@@ -169,14 +171,8 @@ def test_the_official_style_finds_what_the_network_finds(photos):
         [(poses, scores)] = Official(Subject(network, config, COCO), "cpu")(image[None], [letterbox])
         output = network(torch.from_numpy(image)[None].permute(0, 3, 1, 2).float())
     found = output.logits[0].sigmoid().numpy(), output.poses[-1][0].numpy()
-    expected = decode(
-        *found,
-        np.ones(found[1].shape[:2], np.float32),
-        letterbox=letterbox,
-        skeleton=COCO,
-        config=config.decode,
-        score_threshold=0.01,
-    )
+    outputs = Outputs(*found, np.ones(found[1].shape[:2], np.float32))
+    expected = decode(outputs, letterbox, COCO, replace(config.decode, score_threshold=0.01))
     # The official floor is in pixels of any photo; at 640 pixels both are the same.
     np.testing.assert_allclose(poses.numpy(), expected.keypoints, atol=0.01)
     np.testing.assert_allclose(scores.numpy(), expected.scores, atol=1e-5)

@@ -14,7 +14,7 @@ from posedet.data.annotations import read_annotations
 from posedet.errors import ModelError
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.runtime.model_files import model_file
 from posedet.runtime.session import open_session
 from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
@@ -76,7 +76,7 @@ def test_the_shipped_file_is_dense_on_photos(runtime, photos: Path):
     network = build_network(config.model, stored_skeleton(info, ONNX)).eval()
     network.load_state_dict(tensors)
     images = photo_pixels(photos / "group.jpg", photos / "hall.jpg", long_side=320)
-    scores, keypoints, keypoint_scores = open_session(ONNX, runtime=runtime, threads=1).run(images)
+    scores, keypoints, keypoint_scores = open_session(ONNX, runtime=runtime, threads=1).run(images)[:3]
     with torch.inference_mode():
         dense = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     presence = dense.proposals.presence

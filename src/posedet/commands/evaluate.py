@@ -72,10 +72,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         model=name,
         settings={
             "sha256": digest,
-            "runtime": options.runtime,
+            "runtime": options.runtime or "onnxruntime",
             "tta": options.tta,
-            "long_side": detector.long_side,
-            "score_threshold": detector.score_threshold,
+            "long_side": detector.config.long_side,
+            "score_threshold": detector.config.score_threshold,
             "keypoints": detector.skeleton.keypoints,
         },
         batch=batch,

@@ -2,17 +2,13 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet.errors import ConfigError
-from posedet.extras import needs
-from posedet.runtime.model_files import model_file
 
 if TYPE_CHECKING:
     from posedet.evaluation.protocols import Protocol
     from posedet.runtime.detector import PoseDet
-    from posedet.runtime.session import Session
     from posedet.skeleton import Skeleton
 
 
@@ -32,33 +28,30 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--long-side", type=int, metavar="PIXELS", help="of the network's input: more finds smaller people, slower"
     )
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime", help="(%(default)s)")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help="of ONNX files (default: onnxruntime)")
     parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
 
 
 def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str | None = None) -> "PoseDet":
     """The detector that the options ask for; see `PoseDet` for `at_once`. device: of PyTorch weights, cpu if None."""
-    from posedet.runtime.detector import PoseDet
+    from posedet.runtime.detector import DEFAULT_MODEL, PoseDet
+    from posedet.weights.opening import open_model
 
     skeleton = options.skeleton
     if skeleton is not None and "," in skeleton:
         skeleton = [name.strip() for name in skeleton.split(",") if name.strip()]
-    file = None if options.model is None else model_file(options.model)
-    model: Path | Session | None = file
-    if file is not None and file.suffix == ".safetensors":
-        needs("... --model x.safetensors", "train", ("torch", "safetensors"))
-        from posedet.weights.torch_session import open_weights
-
-        model = open_weights(file, device or "cpu")
-    elif device is not None:
-        raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
+    session = open_model(
+        options.model or DEFAULT_MODEL,
+        runtime=options.runtime,
+        device=device,
+        threads=options.threads,
+        at_once=at_once,
+    )
     return PoseDet(
-        model,
+        session,
         skeleton=skeleton,
         score_threshold=options.score_threshold,
         long_side=options.long_side,
-        runtime=options.runtime,
-        threads=options.threads,
         at_once=at_once,
     )
 

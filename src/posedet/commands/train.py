@@ -116,8 +116,9 @@ def _train(options: argparse.Namespace) -> int:
     needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
-    from posedet.training.loop import reported, train
-    from posedet.weights.checkpoint import skeleton_to_train
+    from posedet.training.loop import train
+    from posedet.training.setup import reported
+    from posedet.training.state import skeleton_to_train
 
     for option, least in (("workers", 0), ("validate_every", 1)):
         if (value := getattr(options, option)) < least:

@@ -1,6 +1,7 @@
 """PoseDet: a photo in, its poses out."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,13 +62,16 @@ class PoseDet:
         self._session: Session = model
         self.at_once = at_once
         self.about = self._session.about
-        self.config = self.about.decode
-        self.score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
-        if not 0 <= self.score_threshold < 1:
-            raise ConfigError(f"score_threshold is {self.score_threshold}, expected 0 up to 1")
-        self.long_side = self.config.long_side if long_side is None else long_side
-        if not 32 <= self.long_side <= 8192:
-            raise ConfigError(f"long_side is {self.long_side}, expected 32 to 8192 pixels")
+        own = self.about.decode
+        self.config = replace(
+            own,
+            score_threshold=own.score_threshold if score_threshold is None else score_threshold,
+            long_side=own.long_side if long_side is None else long_side,
+        )
+        if not 0 <= self.config.score_threshold < 1:
+            raise ConfigError(f"score_threshold is {self.config.score_threshold}, expected 0 up to 1")
+        if not 32 <= self.config.long_side <= 8192:
+            raise ConfigError(f"long_side is {self.config.long_side}, expected 32 to 8192 pixels")
         self.skeleton = self._wanted(skeleton)
 
     def __call__(self, photo: Photo) -> Poses:
@@ -77,7 +81,7 @@ class PoseDet:
         say. Raises PhotoError naming what is wrong with it.
         """
         letterbox, image = self.prepared(photo)
-        return self._decoded(self._session.run(image[None]), letterbox)
+        return self._decoded(self._session.run(image[None]).one(0), letterbox)
 
     def prepared(self, photo: Photo) -> tuple[Letterbox, NDArray[np.uint8]]:
         """What the network is given of a photo, (h, w, 3) uint8, and how to get back to the photo."""
@@ -111,7 +115,7 @@ class PoseDet:
     def _group(self, group: list[tuple[Key, Letterbox, NDArray[np.uint8]]]) -> Iterator[tuple[Key, Poses]]:
         outputs = self._session.run(np.stack([image for *_, image in group]))
         for place, (key, letterbox, _) in enumerate(group):
-            yield key, self._decoded(outputs, letterbox, place)
+            yield key, self._decoded(outputs.one(place), letterbox)
 
     def candidates(self, photo: Photo, *, long_side: int, short_side: int | None = None) -> Poses:
         """All that the network finds, weak poses and duplicates too, with all of the model's keypoints; in no order.
@@ -121,32 +125,14 @@ class PoseDet:
         image = read_photo(photo)
         height, width = image.shape[:2]
         letterbox = Letterbox.fit((height, width), long_side=long_side, short_side=short_side)
-        scores, keypoints, keypoint_scores = self._session.run(letterbox.apply(image)[None])
-        return candidates(
-            scores[0],
-            keypoints[0],
-            keypoint_scores[0],
-            letterbox=letterbox,
-            skeleton=self.about.skeleton,
-            config=self.config,
-            score_threshold=0.0,
-        )
+        outputs = self._session.run(letterbox.apply(image)[None]).one(0)
+        return candidates(outputs, letterbox, self.about.skeleton, replace(self.config, score_threshold=0.0))
 
     def _letterbox(self, photo_size: tuple[int, int]) -> Letterbox:
-        return Letterbox.fit(photo_size, long_side=self.long_side, short_side=self.config.short_side)
+        return Letterbox.fit(photo_size, long_side=self.config.long_side, short_side=self.config.short_side)
 
-    def _decoded(self, outputs: Outputs, letterbox: Letterbox, place: int = 0) -> Poses:
-        scores, keypoints, keypoint_scores = outputs
-        poses = decode(
-            scores[place],
-            keypoints[place],
-            keypoint_scores[place],
-            letterbox=letterbox,
-            skeleton=self.about.skeleton,
-            config=self.config,
-            score_threshold=self.score_threshold,
-        )
-        return poses.select(self.skeleton)
+    def _decoded(self, outputs: Outputs, letterbox: Letterbox) -> Poses:
+        return decode(outputs, letterbox, self.about.skeleton, self.config).select(self.skeleton)
 
     def _wanted(self, skeleton: Skeleton | str | Path | Sequence[str] | None) -> Skeleton:
         own = self.about.skeleton

@@ -48,9 +48,9 @@ class Augmented:
             passes.append(self._detector.candidates(image, long_side=long_side, short_side=short_side))
             seen = self._detector.candidates(image[:, ::-1], long_side=long_side, short_side=short_side)
             passes.append(mirrored(seen, width))
-        threshold = self._detector.score_threshold
+        threshold = self._detector.config.score_threshold
         if self._merge == "paper":
-            found = joined([each[each.scores > threshold] for each in passes])
+            found = Poses.joined([each[each.scores > threshold] for each in passes])
             merged = found[best(found, (height, width), self._detector.config)]
         else:
             merged = averaged(passes, (height, width), self._detector.config)
@@ -67,16 +67,6 @@ def mirrored(poses: Poses, width: int) -> Poses:
     return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton)
 
 
-def joined(passes: Sequence[Poses]) -> Poses:
-    """The poses of one photo, pass after pass; at least one pass, all with the same skeleton."""
-    return Poses(
-        np.concatenate([each.keypoints for each in passes]),
-        np.concatenate([each.scores for each in passes]),
-        np.concatenate([each.keypoint_scores for each in passes]),
-        passes[0].skeleton,
-    )
-
-
 def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: DecodeConfig) -> Poses:
     """The mean of each group of duplicates, best first; a group gathers about each pose that suppression keeps.
 
@@ -84,7 +74,7 @@ def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: Decod
     their own scores. A group's score is the mean over the passes of the largest weight in each: what is found
     once only, however surely, ranks behind what is found always. photo_size: (height, width).
     """
-    found = joined(passes)
+    found = Poses.joined(passes)
     kept = best(found, photo_size, config)
     if not len(kept):
         return found[kept]

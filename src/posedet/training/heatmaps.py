@@ -15,7 +15,7 @@ KNOWN = 0.1
 def all_level_targets(
     batch: Batch, sizes: list[tuple[int, int]], strides: tuple[int, ...], sigma: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The official targets (facts 5): every person on every level, around whole cells.
+    """The official targets: every person on every level, around whole cells.
 
     sizes: (h, w) of every map; sigma: cells. Returns targets (B, K, h, w) in 0..1 and weights (B, 1, h, w) of every
     level: 0 in the boxes of persons without labelled keypoints.

@@ -14,8 +14,8 @@ import torch
 
 from posedet import __version__
 from posedet.errors import ModelError
+from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet
-from posedet.model.network import build_network
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
@@ -86,7 +86,7 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
                 external_data=False,
                 dynamic_shapes=({0: batch, 1: height, 2: width},),
                 input_names=["images"],
-                output_names=["scores", "keypoints", "keypoint_scores"],
+                output_names=list(deployed.output_names),
                 verbose=False,
             )
     finally:
@@ -107,7 +107,8 @@ def check(path: Path, deployed: DeployedNet) -> float:
     worst = 0.0
     for size in CHECKED_SIZES:
         images = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-        scores, keypoints, keypoint_scores = session.run(None, {"images": images})
+        found = session.run(list(deployed.output_names), {"images": images})
+        scores, keypoints, keypoint_scores, *extra = found
         with torch.no_grad():
             wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
         if not np.allclose(scores, wanted[0], atol=1e-4):
@@ -122,4 +123,7 @@ def check(path: Path, deployed: DeployedNet) -> float:
         worst = max(worst, float(np.abs(keypoints - wanted[1])[clear].max(initial=0)))
         if not np.allclose(keypoint_scores[clear], wanted[2][clear], atol=1e-3):
             raise ModelError(f"{path.name}: keypoint scores differ from PyTorch")
+        for place, values in enumerate(extra, 3):
+            if not np.allclose(values[clear], wanted[place][clear], atol=1e-3, rtol=1e-3):
+                raise ModelError(f"{path.name}: output {deployed.output_names[place]!r} differs from PyTorch")
     return worst
