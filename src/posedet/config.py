@@ -157,14 +157,21 @@ class Config:
 
 
 def preset_names() -> list[str]:
+    """Return the names of the built-in presets."""
     folder = resources.files("posedet") / "presets"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
 def load_config(name: str, overrides: list[str] | None = None) -> Config:
-    """A preset's name or a TOML file, with `section.key=value` overrides (values are TOML literals).
+    """Load the settings of a preset.
 
-    Raises ConfigError naming the file, the key and its nearest valid neighbour.
+    Args:
+        name: The name of a built-in preset, or a TOML file.
+        overrides: Changes in the form `section.key=value`, with values in TOML.
+
+    Raises:
+        ConfigError: If there is no such preset, or a setting is unknown, missing or invalid. The message names the file
+            and the key, and suggests the nearest valid key.
     """
     if name.endswith(".toml"):
         path = Path(name)
