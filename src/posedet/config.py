@@ -157,7 +157,6 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """Return the names of the built-in presets."""
     folder = resources.files("posedet") / "presets"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 

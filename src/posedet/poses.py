@@ -129,8 +129,8 @@ class Poses:
             category_id: The id of the category "person".
 
         Returns:
-            One dictionary per pose with `image_id`, `category_id`, `keypoints` (3 K numbers: x, y and keypoint score of
-            each keypoint) and `score`. Numbers have the fewest digits that read back as the same float32.
+            One dictionary per pose with `image_id`, `category_id`, `keypoints` (x, y and score of each keypoint, 3 K
+            numbers) and `score`. Numbers have the fewest digits that read back as the same float32.
         """
         return [{"image_id": image_id, "category_id": category_id, **entry} for entry in self._entries()]
 

@@ -1,4 +1,4 @@
-"""Read the training data that `--data` names, in any supported format."""
+"""Where training data comes from: what `--data` names, in whichever format it is."""
 
 import logging
 from collections.abc import Sequence
@@ -16,20 +16,11 @@ log = logging.getLogger(__name__)
 
 
 def read_sets(texts: Sequence[str], skeleton: Skeleton) -> tuple[list[AnnotatedPhoto], list[int]]:
-    """Read several datasets. The log names keypoints that none of them labels, because these are not learnt.
+    """All photos of several sets, and how often each is seen an epoch.
 
-    Args:
-        texts: `JSON[:FOLDER][*N]` for COCO-style annotations; `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]` for
-            Ultralytics' format, where PART is a split and `train` by default. N is the number of times that each photo
-            is seen per epoch.
-        skeleton: The keypoints to read, matched by name.
-
-    Returns:
-        The photos of all datasets, and for each photo the number of times that it is seen per epoch.
-
-    Raises:
-        DataError: If annotations or photos are missing or invalid.
-        ConfigError: If a text cannot be parsed.
+    Each text is `JSON[:FOLDER][*N]` for COCO-style annotations, `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]` for
+    Ultralytics' format, of which the part `train` is taken unless another is named. Keypoints that no set labels are
+    named in the log: they will not be learnt.
     """
     photos: list[AnnotatedPhoto] = []
     repeats: list[int] = []

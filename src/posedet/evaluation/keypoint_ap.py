@@ -83,21 +83,11 @@ def evaluate_keypoints(
     *,
     name: str = "truth",
 ) -> KeypointAP:
-    """Score results in COCO's format against COCO-style annotations.
+    """Score results in COCO's format against a COCO-style keypoint file; both as `read_entries` takes and refuses them.
 
-    All photos of the annotations count, including those without results. The numbers are those of pycocotools, with two
-    exceptions. Annotations with `"ignore": 1` or without labelled keypoints are ignored. An annotation with id 0, which
-    pycocotools never counts as found, counts like any other.
-
-    Args:
-        truth: The annotations, as a file (`.json`, `.json.gz`) or its content.
-        results: The results, as a file or its content, with the protocol's keypoints in its order.
-        protocol: The rules of a benchmark.
-        name: What errors call the annotations if they are given as content.
-
-    Raises:
-        DataError: If an entry is invalid, or a crowd index is missing that the protocol needs. The message names the
-            entry.
+    All photos of the truth count, also those without results. The numbers are those of pycocotools, except that more
+    people are ignored, see `read_entries`, and that an annotation with id 0, which pycocotools never takes as found,
+    counts like any other. Raises DataError as `read_entries`, and for a missing crowd index where it is needed.
     """
     checked = read_entries(truth, results, protocol, name=name)
     easy_to_hard = [

@@ -1,4 +1,4 @@
-"""Evaluate a detector on annotated photos: predict, save progress, score, report."""
+"""Evaluate a detector on annotated photos: predict, keep what is done, score, report."""
 
 import hashlib
 import json
@@ -50,23 +50,13 @@ def evaluate(
     settings: Mapping[str, Any] = MappingProxyType({}),
     batch: int = 1,
 ) -> KeypointAP:
-    """Run a detector on annotated photos and score the poses.
+    """Predict every photo of `truth` in `folder` and score the poses by `protocol`.
 
-    With `output`, an interrupted evaluation resumes if annotations, photo folder, `model` and `settings` are unchanged.
-    Progress is saved in predictions-*.jsonl, which is removed at the end.
-
-    Args:
-        predict: The detector, or any function from a photo to its poses.
-        truth: The annotations: COCO-style JSON, or another format that the protocol reads.
-        folder: The folder of the photos.
-        protocol: The rules of a benchmark. Photos are cropped first if the protocol says so.
-        output: A folder for results.json (for a benchmark server) and report.json.
-        model: The name of the model in the report.
-        settings: Everything else that the poses depend on, for the report.
-        batch: Photos of equal input size per run of the network; more than 1 is faster on GPUs only.
-
-    Raises:
-        DataError: If annotations or photos are missing or invalid.
+    `truth` is COCO-style JSON, or what else the protocol reads; a protocol of cropped photos has them cut first.
+    With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
+    before an interruption is not predicted again (predictions-*.jsonl; removed at the end), unless the annotations, the
+    folder of the photos, `model`, what the report calls it, or `settings`, all else that poses depend on, are others.
+    `batch` as in `predict_all`.
     """
     check_photo_set(truth, folder)
     data, photos = _to_see(truth, folder, protocol)
@@ -122,17 +112,9 @@ def person_category(data: Any, where: str, skeleton: Skeleton) -> int:
 
 
 def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Path | None = None) -> KeypointAP:
-    """Score an existing results file.
+    """Score results in COCO's format, of whatever program, by `protocol`; with `output`, report.json is written there.
 
-    Args:
-        results: Results in COCO's format, from any program.
-        truth: The annotations.
-        protocol: The rules of a benchmark.
-        output: A folder for report.json.
-
-    Raises:
-        ConfigError: If the protocol crops photos: results on whole photos cannot be scored by it.
-        DataError: If a file is missing or invalid.
+    Raises ConfigError for a protocol of cut photos: results on whole photos do not fit it.
     """
     if protocol.view == "cropped":
         raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")

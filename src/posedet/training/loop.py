@@ -66,33 +66,15 @@ def train(
     validate: Callable[[Session], dict[str, float]] | None = None,
     validate_every: int = 2000,
 ) -> Path:
-    """Train for `config.train.steps` steps, or resume if `run`/state.safetensors exists.
+    """Train for `config.train.steps` steps, going on from `run`/state.safetensors if it is there.
 
-    Writes into `run`: config.json (settings, command, version), log.jsonl (one line per step), state.safetensors (to
-    resume) and weights.safetensors (the averaged weights).
-
-    Args:
-        config: All settings, see `load_config`.
-        photos: The annotated photos, see `read_sets`.
-        repeats: The number of times that each photo is seen per epoch.
-        run: The folder of the run.
-        start: File or URL of start weights. A resumed run ignores it.
-        device: `"cpu"` or `"cuda"`.
-        workers: Number of processes that prepare photos.
-        skeleton: The skeleton of the photos' labels. Default: that of the settings.
-        compiled: Compile the backbone with torch.compile.
-        checkpoint_every: Number of steps between checkpoints.
-        after_step: Called with the number of each step.
-        validate: Called with the averaged weights, ready to run. The returned numbers are written to the log.
-        validate_every: Number of steps between calls of `validate`.
-
-    Returns:
-        The path of weights.safetensors.
-
-    Raises:
-        DataError: If no photo has a labelled person, or a loss is not finite.
-        ConfigError: If settings do not fit each other.
-        ModelError: If a checkpoint or the start weights do not fit the network.
+    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights, for a run that begins. skeleton:
+    of the photos' labels, if not what `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
+    after_step is called with the number of each step, validate every so many with the averaged weights, ready to run;
+    what it returns goes into the log.
+    Writes into `run`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
+    resume) and weights.safetensors (the averaged weights), whose path is returned.
+    Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
