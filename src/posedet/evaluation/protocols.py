@@ -18,7 +18,6 @@ class Protocol:
         max_detections: Number of poses with the highest scores that count in each photo.
         crowd_bins: Photos are easy below the first crowd index and hard from the second on. None: no such split.
         paper_crowd_bins: The bins in the benchmark's paper, if its evaluator uses others.
-        form: The format of the annotation file.
         view: Whether whole photos or crops are evaluated.
     """
 
