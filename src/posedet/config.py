@@ -162,9 +162,15 @@ def preset_names() -> list[str]:
 
 
 def load_config(name: str, overrides: list[str] | None = None) -> Config:
-    """A preset's name or a TOML file, with `section.key=value` overrides (values are TOML literals).
+    """Load the settings of a preset.
 
-    Raises ConfigError naming the file, the key and its nearest valid neighbour.
+    Args:
+        name: The name of a built-in preset, or a TOML file.
+        overrides: Changes in the form `section.key=value`, with values in TOML.
+
+    Raises:
+        ConfigError: If there is no such preset, or a setting is unknown, missing or invalid. The message names the file
+            and the key, and suggests the nearest valid key.
     """
     if name.endswith(".toml"):
         path = Path(name)

@@ -1,4 +1,4 @@
-"""What the detector gives back: the poses found in one photo, as arrays that stay together."""
+"""The result of a detector: the poses found in one photo, as arrays of equal length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,24 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
-    """N poses of K keypoints, the best first if a detector made them; nobody there is N = 0.
+    """N poses of K keypoints in one photo, in a detector's result the best first. N is 0 if nobody is found.
 
-    Arrays are taken as float32. `extra` holds whatever else is known of the poses, by name: arrays (N, K, ...) where
-    the name begins with "keypoint_", (N, ...) otherwise. `DataError` names the field whose shape or range is wrong.
+    `len(poses)` is N. Iterating gives one `Poses` of length 1 per pose, and indexing gives a `Poses` with some of them.
+    Coordinates are pixels of the photo, x right and y down, with pixel centres at whole numbers; they may lie outside
+    the photo. Arrays are converted to float32.
+
+    Attributes:
+        keypoints: (N, K, 2) float32, x and y in pixels of the photo.
+        scores: (N,) float32, 0 to 1: the confidence that this is a person in the right pose.
+        keypoint_scores: (N, K) float32, 0 to 1: the confidence in each keypoint; for a model that learns visibility,
+            the probability that the keypoint is visible.
+        skeleton: The names of the K keypoints, their limbs, pairs and sigmas.
+        extra: Whatever else is known of the poses, by name: arrays (N, K, ...) where the name begins with "keypoint_",
+            (N, ...) otherwise. They are cut and joined with the poses and go through JSON.
+
+    Raises:
+        DataError: If an array has the wrong shape, a number that is not finite, or a score outside 0 to 1. The
+            message names the field.
     """
 
     keypoints: NDArray[np.float32]  # (N, K, 2) x, y in pixels of the photo, pixel centres at whole numbers
@@ -59,7 +73,11 @@ class Poses:
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> "Poses":
-        """Nobody."""
+        """Return a `Poses` of length 0.
+
+        Args:
+            skeleton: The skeleton of the (missing) poses.
+        """
         size = skeleton.num_keypoints
         nothing = np.zeros((0, size), np.float32)
         return cls(np.zeros((0, size, 2), np.float32), nothing[:, 0], nothing, skeleton)
@@ -72,11 +90,18 @@ class Poses:
         return f"Poses({len(self)} x '{self.skeleton.name}', scores=[{', '.join(scores)}])"
 
     def __iter__(self) -> Iterator["Poses"]:
-        """One `Poses` of length 1 after the other."""
+        """Iterate over the poses, each as a `Poses` of length 1."""
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, index: Index) -> "Poses":
-        """Some of the poses, always as `Poses`: by number, slice, mask (N,) of bool, or whole numbers in any order."""
+        """Return some of the poses, always as a `Poses`.
+
+        Args:
+            index: An integer, a slice, a boolean mask (N,), or a sequence of integers in any order.
+
+        Raises:
+            IndexError: If the index is of another type or out of range.
+        """
         chosen: slice | NDArray[Any]
         if isinstance(index, slice):
             chosen = index
@@ -105,11 +130,18 @@ class Poses:
 
     @property
     def boxes(self) -> NDArray[np.float32]:
-        """(N, 4) x1, y1, x2, y2: the extent of the keypoints of each pose, in pixels of the photo."""
+        """(N, 4) float32: the box x1, y1, x2, y2 around all keypoints of each pose, in pixels of the photo."""
         return pose_boxes(self.keypoints)
 
     def select(self, keypoints: Skeleton | Sequence[str]) -> "Poses":
-        """The same poses with the named keypoints only, in the order named; a skeleton is taken with its limbs."""
+        """Return the same poses with only the given keypoints.
+
+        Args:
+            keypoints: Names of keypoints, in the wanted order, or a skeleton, whose limbs and pairs are then used.
+
+        Raises:
+            DataError: If a name is not in the skeleton of these poses.
+        """
         skeleton = keypoints if isinstance(keypoints, Skeleton) else self.skeleton.subset(keypoints)
         chosen = [self.skeleton.index(name) for name in skeleton.keypoints]
         return self._cut(slice(None), chosen, skeleton)
@@ -128,17 +160,30 @@ class Poses:
         )
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO's result format, an entry for each pose; the third value of a keypoint is its score.
+        """Convert to COCO's result format.
 
-        Numbers are the shortest that read back as the same float32.
+        Args:
+            image_id: The photo's id in the annotation file.
+            category_id: The id of the category "person".
+
+        Returns:
+            One dictionary per pose with `image_id`, `category_id`, `keypoints` (x, y and score of each keypoint, 3 K
+            numbers) and `score`. Numbers have the fewest digits that read back as the same float32.
         """
         return [{"image_id": image_id, "category_id": category_id, **entry} for entry in self._entries()]
 
     @classmethod
     def from_coco(cls, results: Sequence[dict[str, Any]], skeleton: Skeleton) -> "Poses":
-        """Read the results of one photo; a third value above 1 is taken as 1, since many write COCO's flag 2 there.
+        """Read the results of one photo in COCO's result format.
 
-        A `DataError` names the entry that is wrong, or that belongs to another photo than the first.
+        Args:
+            results: Dictionaries with `keypoints` (3 K numbers) and `score`, all with the same `image_id`. The third
+                value of a keypoint is its score; a value above 1 is read as 1, because many programs write COCO's
+                flag 2 there.
+            skeleton: The meaning of the K keypoints.
+
+        Raises:
+            DataError: If an entry is invalid or belongs to another photo. The message names the entry.
         """
         poses = cls._from_entries(results, skeleton, "results")
         for place, result in enumerate(results):
@@ -150,12 +195,19 @@ class Poses:
         return poses
 
     def to_dict(self) -> dict[str, Any]:
-        """Skeleton and poses as names, numbers and lists, ready for JSON; `from_dict` gives equal poses back."""
+        """Convert to names, numbers and lists that can be written as JSON. `from_dict` restores equal poses."""
         return {"skeleton": self.skeleton.to_dict(), "poses": self._entries()}
 
     @classmethod
     def from_dict(cls, data: object) -> "Poses":
-        """Read `to_dict`'s form; a `DataError` names the entry that is wrong."""
+        """Read the form that `to_dict` returns.
+
+        Args:
+            data: A dictionary with `skeleton` and `poses`.
+
+        Raises:
+            DataError: If an entry is invalid. The message names the entry.
+        """
         if not isinstance(data, dict):
             raise DataError(f"poses: {data!r:.80}, expected a table with skeleton and poses")
         for key in ("skeleton", "poses"):
@@ -164,7 +216,11 @@ class Poses:
         return cls._from_entries(data["poses"], Skeleton.from_dict(data["skeleton"]), "poses")
 
     def to_supervision(self) -> Any:
-        """As `supervision.KeyPoints` with both kinds of scores and class 0; needs that library from 0.29 on."""
+        """Convert to `supervision.KeyPoints` with person scores, keypoint scores and class 0.
+
+        Raises:
+            PoseDetError: If supervision 0.29 or later is not installed.
+        """
         try:
             from supervision import KeyPoints
         except ImportError:

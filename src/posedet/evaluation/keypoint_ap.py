@@ -1,6 +1,6 @@
-"""Average precision and recall of poses over OKS thresholds, with pycocotools as the engine.
+"""Average precision and recall of poses over OKS thresholds, computed by pycocotools.
 
-Where the numbers differ from pycocotools' own on purpose, `evaluate_keypoints` says so.
+`evaluate_keypoints` says where the numbers intentionally differ from those of pycocotools.
 """
 
 import contextlib
@@ -21,11 +21,33 @@ from posedet.evaluation.protocols import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointAP:
-    """Scores from 0 to 1; -1 where there is no person to find, as in pycocotools.
+    """Scores from 0 to 1, or -1 if there is no person to find, as in pycocotools.
 
-    `ap` and `ar` are means over the OKS thresholds 0.50, 0.55, ... 0.95; medium and large are the area from 32 x 32
-    and from 96 x 96 pixels. Scores by crowd index are rounded to four digits, as CrowdPose's evaluator does, and None
-    in protocols without.
+    `ap` and `ar` are means over the OKS thresholds 0.50, 0.55, ... 0.95. Medium people have an area of at least 32 x 32
+    pixels, large people of at least 96 x 96. Scores by crowd index are rounded to four digits, as in CrowdPose's
+    evaluator, and None if the protocol has none.
+
+    Attributes:
+        protocol: The name of the protocol.
+        num_photos: Number of photos.
+        num_persons: Number of people to find, without those that are ignored.
+        num_poses: Number of poses, before the best of each photo are chosen.
+        ap: Mean AP over all thresholds.
+        ap50: AP at an OKS of 0.50.
+        ap75: AP at an OKS of 0.75.
+        ap_medium: AP of medium people.
+        ap_large: AP of large people.
+        ar: Mean recall over all thresholds.
+        ar50: Recall at an OKS of 0.50.
+        ar75: Recall at an OKS of 0.75.
+        ar_medium: Recall of medium people.
+        ar_large: Recall of large people.
+        ap_easy: AP of photos with a low crowd index, with the bins of CrowdPose's public evaluator.
+        ap_medium_crowd: AP of photos with a medium crowd index.
+        ap_hard: AP of photos with a high crowd index.
+        ap_easy_paper: As `ap_easy`, with the bins of CrowdPose's paper.
+        ap_medium_crowd_paper: As `ap_medium_crowd`, with the bins of CrowdPose's paper.
+        ap_hard_paper: As `ap_hard`, with the bins of CrowdPose's paper.
     """
 
     protocol: str
@@ -50,7 +72,7 @@ class KeypointAP:
     ap_hard_paper: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Names and numbers, ready for JSON."""
+        """Convert to names and numbers that can be written as JSON."""
         return asdict(self)
 
 

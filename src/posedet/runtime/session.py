@@ -1,4 +1,4 @@
-"""A model file, opened to run: ONNX Runtime or OpenVINO, and what the file says of itself."""
+"""Open a model file with ONNX Runtime or OpenVINO, and read its metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,15 @@ OUTPUTS = Outputs._fields[:3]  # the names of the outputs that every model has
 
 @dataclass(frozen=True)
 class About:
-    """What a model file says of itself (metadata `posedet`)."""
+    """The metadata of a model file (entry `posedet`).
+
+    Attributes:
+        name: The name of the model.
+        version: The posedet version that exported it.
+        skeleton: All keypoints of the model.
+        decode: The settings for decoding its output.
+        config: All settings, as a dictionary.
+    """
 
     name: str
     version: str
@@ -61,21 +69,33 @@ class About:
 
 
 class Session(Protocol):
-    """A network that runs: safe to use from several threads at once."""
+    """An open network. Sessions may be used from several threads at the same time."""
 
     @property
     def about(self) -> About: ...
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128."""
+        """Run the network and return what it says of each image.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB; H and W are multiples of 32 and at least 128.
+        """
 
 
 def open_session(
     path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None, at_once: int = 1
 ) -> Session:
-    """Open a posedet ONNX file to run on `threads` cores, all if not given, shared by `at_once` calls at a time.
+    """Open a posedet ONNX file.
 
-    Raises ModelError naming the file when it is missing, damaged or not posedet's; ConfigError for other settings.
+    Args:
+        path: The file.
+        runtime: `"onnxruntime"` or `"openvino"`.
+        threads: Number of processor cores to use. Default: all.
+        at_once: Number of concurrent calls that share the cores.
+
+    Raises:
+        ModelError: If the file is missing, damaged or not made by posedet, or if the runtime is not installed.
+        ConfigError: If an argument is out of range.
     """
     if runtime not in get_args(Runtime):
         raise ConfigError(f"runtime is {runtime!r}, expected {' or '.join(map(repr, get_args(Runtime)))}")

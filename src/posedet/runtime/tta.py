@@ -1,4 +1,4 @@
-"""Test-time augmentation: one photo seen at several sizes, each also mirrored, and what was found there made one."""
+"""Test-time augmentation: run the detector on one photo at several sizes and mirrored, and merge the poses."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,12 +20,21 @@ PAPER_SIZES = ((520, 300), (666, 400), (833, 500), (1000, 600), (1167, 700), (13
 
 
 class Augmented:
-    """A detector that looks at a photo at each of `sizes`, as it is and mirrored: better poses, at many times the cost.
+    """A detector with test-time augmentation: more accurate, at many times the cost.
 
-    merge: "paper" throws the poses of all passes together and keeps the best of each group of duplicates; "merged"
-    averages each group, see `averaged`. sizes: (long, short) side in pixels to which the photo is brought.
+    It runs on the photo at each of `sizes`, unchanged and mirrored.
 
-    >>> poses = Augmented(PoseDet())("photo.jpg")
+    Args:
+        detector: The detector to run.
+        merge: `"paper"` keeps the best pose of each group of duplicates from all passes. `"merged"` averages the poses
+            of each group.
+        sizes: (long, short) sides in pixels to which the photo is resized.
+
+    Raises:
+        ConfigError: If `merge` is unknown or a size is out of range.
+
+    Examples:
+        >>> poses = Augmented(PoseDet())("photo.jpg")
     """
 
     def __init__(
@@ -40,7 +49,17 @@ class Augmented:
         self._sizes = tuple(sizes)
 
     def __call__(self, photo: Photo) -> Poses:
-        """The poses in one photo, as `PoseDet` gives them."""
+        """Find the poses in one photo.
+
+        Args:
+            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB.
+
+        Returns:
+            The poses in pixels of the photo, as from `PoseDet`.
+
+        Raises:
+            PhotoError: If the photo cannot be read.
+        """
         image = read_photo(photo)
         height, width = image.shape[:2]
         passes = []

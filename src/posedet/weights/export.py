@@ -1,4 +1,4 @@
-"""Weights -> one ONNX file that holds everything from uint8 pixels to scored poses, proven equal before it is kept."""
+"""Export weights to one ONNX file, from uint8 pixels to scored poses, and check that it equals PyTorch."""
 
 import json
 import logging
@@ -25,12 +25,19 @@ TOLERANCE_PIXELS = 0.05
 
 
 def export(weights: Path, output: Path, *, half: bool = False) -> float:
-    """Write `output` from a posedet weights file and return the largest difference to PyTorch in pixels.
+    """Export a weights file to ONNX. The file has dynamic batch, height and width, and metadata that describe it.
 
-    The file has dynamic batch, height and width and describes itself (metadata `posedet`). With `half`, weights are
-    rounded to float16 and stored so, in half the space, in `output` and in a weights file of the same name beside it;
-    the arithmetic stays float32. Raises ModelError when the exported network differs from PyTorch; then nothing is
-    written.
+    Args:
+        weights: A posedet weights file (.safetensors).
+        output: The ONNX file to write.
+        half: Store weights as float16, in half the space, and write the rounded weights as a .safetensors file beside
+            `output`. The arithmetic stays float32.
+
+    Returns:
+        The largest difference of a keypoint between the file and PyTorch, in pixels.
+
+    Raises:
+        ModelError: If the exported network differs from PyTorch by more than 0.05 pixels. Nothing is written then.
     """
     tensors, config, info = load_weights(weights)
     if half:
