@@ -210,7 +210,7 @@ def test_options_that_cannot_be(
 def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
     assert main(["train", "posedet-s", "--data", str(annotations), "--run", str(annotations), "--workers", "0"]) == 2
-    line = f"posedet: error: --run {annotations}: cannot be made (File exists); choose another folder"
+    line = f"posedet: error: {annotations}: cannot be made (File exists); choose another folder for the run"
     assert capsys.readouterr().err.splitlines() == [line]
 
 

@@ -33,7 +33,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             partial,
-            {"posedet": json.dumps({"format": FORMAT, **info})},
+            # Last: `info` may come from an older file, whose tensors were turned when it was read.
+            {"posedet": json.dumps({**info, "format": FORMAT})},
         )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
