@@ -177,7 +177,8 @@ def test_a_run_goes_on_with_its_own_network(photos: list[AnnotatedPhoto], tmp_pa
     state = tmp_path / "state.safetensors"
     for setting, begun in (("model.channels=32", "64, not 32"), ("train.optimiser='adam'", "'muon', not 'adam'")):
         name = setting.partition("=")[0]
-        with pytest.raises(
+        said = rf"^{state}: of a run with {name} = {begun}; choose another folder for the run$"
+        with pytest.raises(ModelError, match=said):
             ModelError, match=rf"^{state}: of a run with {name} = {begun}; choose another folder for the run$"
         ):
             run("train.steps=2", setting)
