@@ -179,8 +179,6 @@ def test_a_run_goes_on_with_its_own_network(photos: list[AnnotatedPhoto], tmp_pa
         name = setting.partition("=")[0]
         said = rf"^{state}: of a run with {name} = {begun}; choose another folder for the run$"
         with pytest.raises(ModelError, match=said):
-            ModelError, match=rf"^{state}: of a run with {name} = {begun}; choose another folder for the run$"
-        ):
             run("train.steps=2", setting)
     with pytest.raises(ModelError, match=r"state\.safetensors: the state of a training run; its weights are in"):
         load_weights(state)
