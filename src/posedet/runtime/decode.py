@@ -14,6 +14,8 @@ Floats = NDArray[np.float32]
 # The long side, in pixels, of the photos for which `DecodeConfig.min_area` is given: COCO's.
 REFERENCE_LONG_SIDE = 640
 
+MAX_POSES = 100  # of a photo
+
 
 def decode(
     scores: Floats,
@@ -73,14 +75,14 @@ def candidates(
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
     """Which poses of a photo (height, width) outlive the suppression of duplicates; their indices, best first."""
     if config.nms == "iou":
-        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=config.max_poses)
+        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
     return oks_nms(
         poses.keypoints,
         poses.scores,
         np.array(poses.skeleton.sigmas),
         oks_threshold=config.nms_threshold,
         min_area=area_floor(photo_size, config),
-        max_poses=config.max_poses,
+        max_poses=MAX_POSES,
     )
 
 

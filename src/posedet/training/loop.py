@@ -84,8 +84,6 @@ def train(
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
-    if config.model.presence and not config.assign.selected:
-        raise ConfigError("assign.selected is 0, expected at least 1 with model.presence")
     skeleton = skeleton or skeleton_to_train(config.model.skeleton, run)
     config = replace(config, decode=replace(config.decode, skeleton=reported(config, skeleton).name))
     torch.manual_seed(config.train.seed)

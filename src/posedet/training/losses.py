@@ -156,7 +156,7 @@ def losses(
 
     ignored = ignored & (learnt == NOBODY)
     score, num_positives = _score_loss(output, batch, selection, coarse_oks, learnt, ignored, sigmas, config.assign)
-    terms["score"] = weight.score * score / processes.share(num_positives)
+    terms["score"] = score / processes.share(num_positives)
     if output.keypoint_logits is not None:
         terms["keypoint_score"] = weight.keypoint_score * _visibility_loss(
             output.keypoint_logits, batch, learnt, processes
@@ -178,9 +178,7 @@ def _score_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sum of the score's loss and the number of its positives."""
     if config.score_target == "labels":
-        labels, counted = score_labels(
-            coarse_oks, batch, selection.persons, positive=config.positive_oks, negative=config.negative_oks
-        )
+        labels, counted = score_labels(coarse_oks, batch, selection.persons)
         focal = focal_loss(output.logits, labels) * counted * ~ignored
         return focal.sum(), labels.sum(1).clamp(min=1).sum()
     with torch.no_grad():
@@ -212,7 +210,6 @@ def heatmap_targets(
         sizes,
         network.heatmap_strides,
         level_strides=network.strides,
-        level_divisor=config.assign.level_divisor,
         origin=network.origin,
         sigma=config.loss.heatmap_sigma,
     )
