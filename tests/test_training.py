@@ -189,11 +189,6 @@ def test_a_run_goes_on_with_its_own_network(photos: list[AnnotatedPhoto], tmp_pa
     torch.testing.assert_close(load_weights(weights)[0]["bypass.offsets.bias"], before)
 
 
-def test_frozen_blocks_that_are_not_there(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.frozen_blocks is 18, expected at most 17"):
-        train(load_config("posedet-s", ["train.frozen_blocks=18"]), photos, [1] * len(photos), tmp_path)
-
-
 def test_learning_rate_of_both_schedules() -> None:
     """The official warm-up and steps (facts 7, 15.11)."""
     paper = load_config("dla34-coco").train

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, cast, g
 from posedet.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
-MAX_WHOLE_FLOAT = 10**300  # larger whole numbers cannot be floats
+MAX_WHOLE = 10**12  # far above any setting, and far below what overflows in PyTorch
 
 
 class Range(NamedTuple):
@@ -36,7 +36,7 @@ def at_least(least: float) -> Range:
     return Range(least, math.inf)
 
 
-SHARE = Range(0, 1)
+SHARE, WIDTH = Range(0, 1), Range(1, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +47,25 @@ class ModelConfig:
     backbone: Annotated[Literal["mobilenetv2", "dla34", "hrnet-w32", "hrnet-w48"], "network that reads the photo"]
     pyramid: Annotated[Literal["fpn", "hrfpn"], "what makes the levels from the backbone's maps"]
     strides: Annotated[tuple[int, ...], "of the levels, in pixels of the network input"]
-    channels: Annotated[int, at_least(1), "of pyramid and head"]
+    channels: Annotated[int, WIDTH, "of pyramid and head"]
     norm: Annotated[Literal["batch", "group"], "normalisation in pyramid and head; batch folds away on export"]
     location: Annotated[Literal["corner", "centre"], "place of a cell: column * stride, or the middle of its pixels"]
-    bypass_depth: Annotated[int, at_least(0), "3x3 convolutions before the coarse pose"]
+    bypass_depth: Annotated[int, Range(0, 100), "3x3 convolutions before the coarse pose"]
     presence: Annotated[bool, "score every location cheaply first, and make embeddings only at the best"]
-    branch_depth: Annotated[int, at_least(0), "3x3 convolutions before each embedding"]
+    branch_depth: Annotated[int, Range(0, 100), "3x3 convolutions before each embedding"]
     share_towers: Annotated[bool, "score and refinement read the same maps"]
-    tap_channels: Annotated[int, at_least(1), "channels that are sampled at the keypoints"]
+    tap_channels: Annotated[int, WIDTH, "channels that are sampled at the keypoints"]
     fine_taps: Annotated[bool, "sample maps that are twice as fine as the level"]
-    embedding_channels: Annotated[int, at_least(1), "width of an embedding"]
-    mixing_depth: Annotated[int, at_least(1), "linear maps after the samples; the paper has 1"]
+    embedding_channels: Annotated[int, WIDTH, "width of an embedding"]
+    mixing_depth: Annotated[int, Range(1, 100), "linear maps after the samples; the paper has 1"]
     representation: Annotated[
         Literal["pose", "centre", "box", "anchors"],
         "where the embedding samples: at the coarse keypoints (paper), only at the location, on a grid in the box of "
         "the coarse pose, or at the mean pose of the training set around the location",
     ]
-    refinements: Annotated[int, at_least(0), "of the coarse pose; the paper has 1, 0 leaves poses coarse"]
+    refinements: Annotated[int, Range(0, 100), "of the coarse pose; the paper has 1, 0 leaves poses coarse"]
     local_channels: Annotated[
-        int, at_least(0), "width of one more refinement, which sees each keypoint by itself; 0: none"
+        int, Range(0, 4096), "width of one more refinement, which sees each keypoint by itself; 0: none"
     ]
     score_at: Annotated[Literal["coarse", "refined"], "pose at which the embedding of the score samples"]
     keypoint_scores: Annotated[bool, "predict the visibility of every keypoint"]
@@ -77,11 +77,11 @@ class ModelConfig:
 class DataConfig:
     """Training photos and their augmentation."""
 
-    patch: Annotated[int, at_least(64), "pixels, side of the square that is trained on"]
+    patch: Annotated[int, Range(64, 8192), "pixels, side of the square that is trained on"]
     crop: Annotated[Literal["person", "photo"], "centred on a person's box (official code), or anywhere near people"]
     zoom: Annotated[tuple[float, float], "crop 'person': 1 / magnification; 'photo': its long side, in patches"]
     flip: Annotated[float, SHARE, "probability of mirroring"]
-    rotation_deg: Annotated[float, at_least(0), "largest turn to either side"]
+    rotation_deg: Annotated[float, Range(0, 180), "largest turn to either side"]
     colour: Annotated[float, at_least(0), "strength of the changes of colour and brightness; 0: none"]
     mosaic: Annotated[float, SHARE, "probability of a patch made of four photos"]
     keep: Annotated[Literal["centre", "keypoints"], "a person stays if the patch has its box centre, or any keypoint"]
@@ -137,12 +137,12 @@ class TrainConfig:
     """Optimisation."""
 
     optimiser: Annotated[Literal["adam", "adamw", "muon"], "muon: for most matrices, with adamw for the rest"]
-    batch_size: Annotated[int, at_least(1), "patches of one step, over all processes and parts"]
+    batch_size: Annotated[int, Range(1, 100_000), "patches of one step, over all processes and parts"]
     accumulate: Annotated[int, at_least(1), "parts in which a step is computed, to save memory"]
     steps: Annotated[int, at_least(1), "of the whole training"]
     learning_rate: Annotated[float, at_least(0), "after the warm-up"]
     backbone_rate: Annotated[float, at_least(0), "factor on the learning rate of the backbone"]
-    frozen_blocks: Annotated[int, at_least(0), "first blocks of the backbone, which keep their start weights"]
+    frozen_blocks: Annotated[int, Range(0, 17), "first blocks of the backbone, which keep their start weights"]
     weight_decay: Annotated[float, at_least(0), "of weights, not of biases and normalisation"]
     warmup: Annotated[int, at_least(0), "steps over which the rate grows from a third"]
     schedule: Annotated[Literal["step", "cosine"], "how the rate falls"]
@@ -160,10 +160,10 @@ class TrainConfig:
 class DecodeConfig:
     """From the network's output to poses; travels in the model file."""
 
-    long_side: Annotated[int, at_least(32), "of the network input, in pixels"]
-    short_side: Annotated[int | None, at_least(1), "most that the short side may have, in pixels"]
+    long_side: Annotated[int, Range(32, 8192), "of the network input, in pixels"]
+    short_side: Annotated[int | None, at_least(32), "most pixels of the short side; no limit if left out"]
     candidates: Annotated[int, at_least(1), "best locations that leave the network"]
-    score_threshold: Annotated[float, at_least(0), "poses with a lower score are dropped"]
+    score_threshold: Annotated[float, SHARE, "poses with a lower score are dropped"]
     nms: Annotated[Literal["oks", "iou"], "duplicates are known by OKS, or by the overlap of their boxes"]
     nms_threshold: Annotated[float, "poses with a higher OKS or overlap are duplicates"]
     min_area: Annotated[float, at_least(0), "least area of a pose in the suppression, for photos of 640 pixels"]
@@ -364,9 +364,12 @@ def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
         if fits:
             value = tuple(_checked(item, options[0], source, f"{key}[{i}]") for i, item in enumerate(value))
     else:
-        if kind is float and type(value) is int and abs(value) < MAX_WHOLE_FLOAT:
+        if type(value) is int and abs(value) > MAX_WHOLE:
+            raise ConfigError(f"{source}: '{key}' is {value!r:.40}, expected at most {MAX_WHOLE:g}")
+        if kind is float and type(value) is int:
             value = float(value)
-        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        # NaN, which is not equal to itself, is no number.
+        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and value == value
     if not fits:
         raise ConfigError(f"{source}: '{key}' is {value!r}, expected {_expected(kind)}")
     for limits in notes:
@@ -416,6 +419,10 @@ def _check_fit(config: Config, source: str) -> None:
                 refuse(f"model.{key}", "a multiple of 32, the groups of model.norm 'group'")
     if model.presence and not config.assign.selected:
         refuse("assign.selected", "at least 1 with model.presence")
+    if model.backbone != "mobilenetv2" and config.data.patch % 32:
+        refuse("data.patch", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
+    if config.data.mosaic and config.data.patch % 2:
+        refuse("data.patch", "an even number: the patches of data.mosaic have halves")
     low, high = config.data.zoom
     if not 0 < low <= high < math.inf:
         refuse("data.zoom", "two numbers above 0, the smaller one first")

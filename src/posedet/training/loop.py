@@ -296,10 +296,6 @@ def freeze(network: PoseDetNet, blocks: int) -> None:
     if not blocks:
         return
     backbone: Any = network.backbone
-    if not hasattr(backbone, "frozen_blocks"):
-        raise ConfigError("train.frozen_blocks: only the mobilenetv2 backbone can be frozen in part; set it to 0")
-    if blocks > len(backbone.blocks):
-        raise ConfigError(f"train.frozen_blocks is {blocks}, expected at most {len(backbone.blocks)}, all there are")
     backbone.frozen_blocks = blocks
     for part in (backbone.stem, *backbone.blocks[:blocks]):
         part.requires_grad_(False)
