@@ -13,7 +13,7 @@ import torch
 
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.errors import ConfigError, DataError, ModelError
+from posedet.errors import DataError, ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
