@@ -55,7 +55,7 @@ def test_names_of_presets():
         ("model.strides=[8, 16, 32, 64]", "'model.fine_taps' is True, expected false with four levels"),
         ("model.branch_depth=0", "'model.tap_channels' is 32, expected 64 as model.channels"),
         ("model.refinements=-1", "'model.refinements' is -1, expected 0 to 100"),
-        ("train.batch_size=0", "'train.batch_size' is 0, expected at least 1"),
+        ("train.batch_size=0", "'train.batch_size' is 0, expected 1 to 100000"),
         ("train.learning_rate=nan", "'train.learning_rate' is nan, expected a number"),
         ("data.flip=2", "'data.flip' is 2.0, expected 0 to 1"),
         ("train.frozen_blocks=18", "'train.frozen_blocks' is 18, expected 0 to 17"),

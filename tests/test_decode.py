@@ -117,14 +117,14 @@ def test_the_loops_agree(skeleton: Skeleton, photo_size: tuple[int, int], change
     assert 4 <= num_kept < 4 * 50  # something was found, and something suppressed
 
 
-def test_no_more_poses_than_the_limit(monkeypatch) -> None:
+@pytest.mark.parametrize("nms", ["oks", "iou"])
+def test_no_more_poses_than_the_limit(nms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, changes = some_outputs(0, COCO), {"nms": nms, "nms_threshold": 1.0}
+    everybody = decoded(outputs, (480, 640), COCO, **changes)
     monkeypatch.setattr(runtime_decode, "MAX_POSES", 3)
-    outputs = some_outputs(0, COCO, side=5000)
-    for nms in ("oks", "iou"):
-        poses = decoded(outputs, (480, 640), COCO, nms=nms, score_threshold=0.0)
-        expected = slow_decode(outputs, (480, 640), COCO, replace(CONFIG, nms=nms, score_threshold=0.0))
-        assert_allclose(poses.scores, [score for score, _ in expected])
-        assert len(poses) == 3
+    best = decoded(outputs, (480, 640), COCO, **changes)
+    assert len(everybody) > 3
+    assert_allclose(best.keypoints, everybody.keypoints[:3])
 
 
 def test_scores_of_joints_stay_with_their_pose() -> None:
