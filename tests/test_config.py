@@ -75,6 +75,7 @@ def test_names_of_presets():
         ("model.channels=100000", "'model.channels' is 100000, expected 1 to 4096"),
         ("model.refinements=1000", "'model.refinements' is 1000, expected 0 to 100"),
         ("train.batch_size=1000000", "'train.batch_size' is 1000000, expected 1 to 100000"),
+        ("train.accumulate=3", "'train.batch_size' is 8, expected a multiple of 3, the parts of train.accumulate"),
         ("train.seed=18446744073709", "'train.seed' is 18446744073709, expected at most 1e+12"),
         (f"loss.coarse=1{'0' * 400}", f"'loss.coarse' is 1{'0' * 39}, expected at most 1e+12"),
         ("decode.score_threshold=inf", "'decode.score_threshold' is inf, expected 0 to 1"),

@@ -426,6 +426,8 @@ def _check_fit(config: Config, source: str) -> None:
     low, high = config.data.zoom
     if not 0 < low <= high < math.inf:
         refuse("data.zoom", "two numbers above 0, the smaller one first")
+    if train.batch_size % train.accumulate:
+        refuse("train.batch_size", f"a multiple of {train.accumulate}, the parts of train.accumulate")
     if train.frozen_blocks and model.backbone != "mobilenetv2":
         refuse("train.frozen_blocks", "0: only the backbone 'mobilenetv2' can be frozen in part")
     if not all(0 <= mark < 1 for mark in train.decay) or (train.schedule == "cosine" and len(train.decay) != 1):
