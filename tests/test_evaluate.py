@@ -30,7 +30,6 @@ DECODE = DecodeConfig(
     score_threshold=0.01,
     nms="oks",
     nms_threshold=0.5,
-    max_poses=10,
     min_area=1.0,
     clamp=False,
     skeleton="line",

@@ -470,7 +470,6 @@ def test_our_terms_as_in_the_loop(seed, step):
         [(side // s,) * 2 for s in fine],
         fine,
         level_strides=strides,
-        level_divisor=4.0,
         origin=0.5,
         sigma=1.0,
     )

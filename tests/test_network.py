@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import load_config
-from posedet.model.build import build_network
+from posedet.errors import ConfigError
+from posedet.model.build import build_network, freeze
 from posedet.model.deployed import DeployedNet
 from posedet.model.embedding import TapTable, sample
 from posedet.model.network import PoseDetNet, Proposals
@@ -48,6 +49,14 @@ def test_chosen_bias_of_heatmaps_and_keypoints():
     assert network.heatmap.output.bias.tolist() == pytest.approx([-4.6] * 19)
     assert network.bypass.presence.bias.item() == pytest.approx(-4.595120)
     assert network.score.output.bias.tolist() == pytest.approx([-4.595120] + [0] * 19)
+
+
+def test_backbones_that_are_unknown_or_cannot_be_frozen():
+    with pytest.raises(ConfigError, match=r"^model\.backbone is 'dla35', expected 'mobilenetv2' or 'dla34' or"):
+        build_network(load_config("posedet-s", ["model.backbone=dla35"]).model, BODY19)
+    network = build_network(load_config("dla34-coco").model, COCO)
+    with pytest.raises(ConfigError, match=r"^'train\.frozen_blocks' is 3, expected 0: this backbone cannot be frozen"):
+        freeze(network, 3)
 
 
 # --- the network's words ---

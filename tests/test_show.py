@@ -140,7 +140,7 @@ def test_captions_count_the_positives(
         drawn, network = shown(config, skeleton, people, number)
         draw_sample(drawn, network, skeleton, number)
         persons, owner = drawn.selection.persons, drawn.selection.owner[0]
-        levels = person_levels(persons.sizes, network.geometry.strides, config.assign.level_divisor)[0]
+        levels = person_levels(persons.sizes, network.geometry.strides)[0]
         counts = dict.fromkeys(network.geometry.strides, 0)
         for p in persons.valid[0].nonzero()[:, 0].tolist():
             mine = (owner == p).nonzero()[:, 0]

@@ -188,7 +188,7 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--set", "assign.selected=0"), "assign.selected is 0, expected at least 1 with model.presence"),
+        (("--set", "assign.selected=0"), "posedet-s: 'assign.selected' is 0, expected at least 1 with model.presence"),
         (("--workers", "-1"), "--workers -1: expected at least 0"),
         (("--validate-every", "0"), "--validate-every 0: expected at least 1"),
         (("--device", "abacus"), "device 'abacus' cannot be used: "),

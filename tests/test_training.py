@@ -14,7 +14,7 @@ import torch
 
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.errors import ConfigError, DataError, ModelError
+from posedet.errors import DataError, ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
@@ -185,11 +185,6 @@ def test_a_run_goes_on_with_its_own_network(photos: list[AnnotatedPhoto], tmp_pa
     before = load_weights(weights)[0]["bypass.offsets.bias"]
     run("train.steps=2", "train.ema=1.0", "train.learning_rate=0.0", "train.amp='fp16'")
     torch.testing.assert_close(load_weights(weights)[0]["bypass.offsets.bias"], before)
-
-
-def test_frozen_blocks_that_are_not_there(photos: list[AnnotatedPhoto], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.frozen_blocks is 18, expected at most 17"):
-        train(load_config("posedet-s", ["train.frozen_blocks=18"]), photos, [1] * len(photos), tmp_path)
 
 
 def test_learning_rate_of_both_schedules() -> None:

@@ -27,7 +27,6 @@ DECODE = DecodeConfig(
     score_threshold=0.3,
     nms="oks",
     nms_threshold=0.5,
-    max_poses=100,
     min_area=1.0,
     clamp=False,
     skeleton="face",

@@ -20,6 +20,7 @@ from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.model.network import PoseDetNet
 from posedet.model.pyramid import PyramidMaps
+from posedet.runtime.decode import MAX_POSES
 
 BEST_OF_LEVEL = 500
 TITLE = "official style"
@@ -98,7 +99,7 @@ class Official:
         scores, order = scores[strong].sort(descending=True, stable=True)
         placed = placed[strong][order]
         kept = waiting_nms(placed, self.sigmas, self.decode.nms_threshold, self.decode.min_area)
-        kept = kept[: self.decode.max_poses]
+        kept = kept[:MAX_POSES]
         return placed[kept], scores[kept]
 
 

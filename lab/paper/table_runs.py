@@ -14,7 +14,7 @@ from typing import Any
 from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Row, Table
-from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
+from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config, up_to_date
 from posedet.data.sources import read_sets
 from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
@@ -165,7 +165,7 @@ def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[s
 def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> None:
     """Given weights must be of what their row says."""
     theirs = load_info(file).get("config") if file.suffix == ".safetensors" else open_session(file).about.config
-    was, now = _flat(later_settings()) | _flat(theirs or {}), _flat(config.to_dict())
+    was, now = _flat(up_to_date(theirs or {}, str(file))), _flat(config.to_dict())
     for key in keys:
         if was.get(key) != now[key]:
             raise ConfigError(
@@ -200,7 +200,10 @@ def _compare_plans(trial: Trial, plan: dict[str, Any]) -> None:
     path = trial.folder / "plan.json"
     if trial.given is not None or not path.is_file():
         return
-    was, now = _flat({"config": later_settings()}) | _flat(_read_plan(path)), _flat(plan)
+    written = _read_plan(path)
+    if isinstance(settings := written.get("config"), dict):
+        written["config"] = up_to_date(settings, str(path))
+    was, now = _flat(written), _flat(plan)
     for key in now:
         if was.get(key) != now[key]:
             raise ConfigError(

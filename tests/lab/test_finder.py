@@ -55,8 +55,10 @@ def test_poses_of_real_photos_equal_numpys(
     shipped, photos, candidates, threshold, nms, clamp, rounds_enough, monkeypatch
 ):
     network, config, skeleton = shipped
-    changes = {"candidates": candidates, "nms_threshold": nms, "clamp": clamp, "max_poses": 12}
+    changes = {"candidates": candidates, "nms_threshold": nms, "clamp": clamp}
     config = replace(config, decode=replace(config.decode, **changes))
+    for module in ("lab.gpu.finder", "posedet.runtime.decode"):
+        monkeypatch.setattr(f"{module}.MAX_POSES", 12)
     images, letterboxes = batch_of(photos, 256)
     finder = PoseFinder(network, skeleton.sigmas, config.decode, threshold).eval()
     if not rounds_enough:

@@ -54,8 +54,9 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
-    train.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
-    train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
+    train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
+    train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
+    train.add_argument("--run", type=Path, help="folder for checkpoints and log; goes on if it has any")
     train.add_argument(
         "--start",
         metavar="FILE",
@@ -113,8 +114,14 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from posedet.config import load_config, to_toml
+
+    if options.show:
+        print(to_toml(load_config(options.preset, options.set)), end="")
+        return 0
+    if not options.data or options.run is None:
+        raise ConfigError("train needs --data and --run; with --show it only prints the settings")
     needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
-    from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.loop import train
     from posedet.training.setup import reported

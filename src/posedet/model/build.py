@@ -91,7 +91,7 @@ def freeze(network: PoseDetNet, blocks: int) -> None:
         return
     frozen = getattr(network.backbone, "freeze", None)
     if frozen is None:
-        raise ConfigError("train.frozen_blocks: this backbone cannot be frozen in part; set it to 0")
+        raise ConfigError(f"'train.frozen_blocks' is {blocks}, expected 0: this backbone cannot be frozen in part")
     frozen(blocks)
 
 

@@ -13,6 +13,8 @@ from posedet.skeleton import Skeleton
 # The long side, in pixels, of the photos for which `DecodeConfig.min_area` is given: COCO's.
 REFERENCE_LONG_SIDE = 640
 
+MAX_POSES = 100  # of a photo
+
 
 def decode(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, config: DecodeConfig) -> Poses:
     """The poses of one photo, best first, in pixels of the photo.
@@ -47,14 +49,14 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
     """Which poses of a photo (height, width) outlive the suppression of duplicates; their indices, best first."""
     if config.nms == "iou":
-        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=config.max_poses)
+        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
     return oks_nms(
         poses.keypoints,
         poses.scores,
         np.array(poses.skeleton.sigmas),
         oks_threshold=config.nms_threshold,
         min_area=area_floor(photo_size, config),
-        max_poses=config.max_poses,
+        max_poses=MAX_POSES,
     )
 
 

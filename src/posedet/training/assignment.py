@@ -11,6 +11,11 @@ from posedet.training.batches import Batch
 
 NOBODY = -1
 
+# The level of a person is that of stride 2 ** floor(log2(size / this)): 4 to 8 cells (official code).
+LEVEL_DIVISOR = 4.0
+# Hard targets of the score by OKS (paper sec. 3.3): positive from, negative below; nothing is learnt between.
+POSITIVE_OKS, NEGATIVE_OKS = 0.6, 0.5
+
 # Of the locations whose embeddings are trained, those drawn at random: without them the score never sees background.
 RANDOM_LOCATIONS = 24
 
@@ -51,10 +56,10 @@ class Persons(NamedTuple):
         )
 
 
-def person_levels(sizes: Tensor, strides: tuple[int, ...], divisor: float) -> Tensor:
+def person_levels(sizes: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Level of each person by the size (..., 2) of its labelled keypoints: index into `strides` (official code)."""
     sizes = sizes.clamp(min=1e-6)
-    level = ((sizes[..., 0] / divisor).log2() + (sizes[..., 1] / divisor).log2()) / 2
+    level = ((sizes[..., 0] / LEVEL_DIVISOR).log2() + (sizes[..., 1] / LEVEL_DIVISOR).log2()) / 2
     first = strides[0].bit_length() - 1
     return (level.trunc().long() - first).clamp(0, len(strides) - 1)
 
@@ -77,7 +82,7 @@ def assign_coarse(
     person that would be left without any takes its nearest free one.
     """
     centres = person_centres(batch, persons, config)
-    levels = person_levels(persons.sizes, strides, config.level_divisor)
+    levels = person_levels(persons.sizes, strides)
     difference = proposals.locations[None, None] - centres[:, :, None]
     distances = (difference / persons.sizes.clamp(min=1e-6)[:, :, None]).square().sum(-1).sqrt()  # (B, P, M)
     own_level = torch.tensor(strides, device=levels.device)[levels][..., None] == proposals.strides
@@ -154,19 +159,17 @@ def assign_by_oks(oks: Tensor, *, positive: float, rescue: float) -> Tensor:
     return owner
 
 
-def score_labels(
-    oks: Tensor, batch: Batch, persons: Persons, *, positive: float, negative: float
-) -> tuple[Tensor, Tensor]:
+def score_labels(oks: Tensor, batch: Batch, persons: Persons) -> tuple[Tensor, Tensor]:
     """Hard targets of the score by the OKS of the coarse pose (official code): labels and weights, (B, S) each.
 
-    Between `negative` and `positive` nothing is learnt, nor in an image that has people, but none with enough
+    Between NEGATIVE_OKS and POSITIVE_OKS nothing is learnt, nor in an image that has people, but none with enough
     labelled keypoints.
     """
     best = oks.amax(2)
-    unsure = (best >= negative) & (best < positive)
+    unsure = (best >= NEGATIVE_OKS) & (best < POSITIVE_OKS)
     people = persons.labelled.any(2).any(1) | (batch.crowds == 0).any(1)
     unlabelled = people & ~persons.valid.any(1)
-    return (best >= positive).float(), (~unsure & ~unlabelled[:, None]).float()
+    return (best >= POSITIVE_OKS).float(), (~unsure & ~unlabelled[:, None]).float()
 
 
 class Selection(NamedTuple):

@@ -128,7 +128,7 @@ def losses(
         terms[f"refined{number}"] = config.refined * pose_loss(poses, targets.learnt, strides)
     score_loss = focal_loss if targets.hard_scores else quality_focal_loss
     score = (score_loss(output.logits, targets.scores) * targets.score_weights).sum()
-    terms["score"] = config.score * score / processes.share(targets.num_scored)
+    terms["score"] = score / processes.share(targets.num_scored)
     if output.keypoint_logits is not None:
         terms["keypoint_score"] = config.keypoint_score * visibility_loss(output.keypoint_logits, targets, processes)
     if output.heatmaps:

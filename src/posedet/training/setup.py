@@ -134,8 +134,6 @@ def _check(config: Config, processes: Processes, *, compiled: bool) -> None:
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
-    if config.model.presence and not config.assign.selected:
-        raise ConfigError("assign.selected is 0, expected at least 1 with model.presence")
     if compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ConfigError("compiling needs a C++ compiler, and g++ is not found; install one, or do not compile")
 

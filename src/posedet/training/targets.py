@@ -67,9 +67,7 @@ class Assigner:
         if config.rescue_oks == 0:
             learnt = torch.where(owner != NOBODY, owner, learnt)
         if hard := config.score_target == "labels":
-            scores, weights = score_labels(
-                coarse_oks, batch, persons, positive=config.positive_oks, negative=config.negative_oks
-            )
+            scores, weights = score_labels(coarse_oks, batch, persons)
             num_scored = scores.sum(1).clamp(min=1).sum()
         else:
             scores = self._quality(output, batch, persons, learnt)
@@ -109,7 +107,6 @@ class Assigner:
             sizes,
             strides,
             level_strides=self.geometry.strides,
-            level_divisor=self.config.assign.level_divisor,
             origin=self.geometry.origin,
             sigma=sigma,
         )
