@@ -16,7 +16,13 @@ from posedet.skeleton import BODY19, COCO, find_skeleton
 from slow_bilinear import slow_bilinear
 
 # The paper's head on a small backbone, with few channels: the same code, but fast.
-SMALL = ["model.backbone=mobilenetv2", "model.channels=32", "model.tap_channels=32", "model.embedding_channels=32"]
+SMALL = [
+    "assign.selected=64",
+    "model.backbone=mobilenetv2",
+    "model.channels=32",
+    "model.tap_channels=32",
+    "model.embedding_channels=32",
+]
 
 
 @pytest.fixture(autouse=True)
