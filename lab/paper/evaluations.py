@@ -3,9 +3,11 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
@@ -29,22 +31,21 @@ def open_model(weights: Path, device: str = "cpu") -> Session:
 def evaluated(
     session: Session,
     weights: Path,
-    data: Path,
-    photos: Path,
+    photos: Sequence[AnnotatedPhoto],
     protocol: Protocol,
     output: Path,
     *,
+    truth: str = "",
     tta: bool = False,
     label: str = "",
 ) -> KeypointAP:
     """Evaluate a session, opened from `weights`, on annotated photos, unless `output` has it; see `evaluate`.
 
-    tta: with the paper's test-time augmentation. label: what the log calls it.
+    tta: with the paper's test-time augmentation. truth: what the report calls the photos. label: what the log calls it.
     """
     asked = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data": hashlib.sha256(data.read_bytes()).hexdigest(),
-        "photos": str(photos.resolve()),
+        "photos": fingerprint(photos),
         "decode": asdict(session.about.decode),
         "protocol": protocol.name,
         "tta": tta,
@@ -59,7 +60,7 @@ def evaluated(
     predict = Augmented(detector, merge="paper") if tta else detector
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
-    return evaluate(predict, data, photos, protocol, output=folder, model=str(weights), settings=asked)
+    return evaluate(predict, photos, protocol, output=folder, model=str(weights), truth=truth, settings=asked)
 
 
 def _stored(report: Path) -> KeypointAP | None:

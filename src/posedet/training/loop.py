@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from posedet import __version__
 from posedet.config import Config, TrainConfig
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.files import write_atomically
 from posedet.model.network import PoseDetNet, Proposals, build_network
@@ -52,8 +52,7 @@ log = logging.getLogger(__name__)
 
 def train(
     config: Config,
-    photos: list[AnnotatedPhoto],
-    repeats: list[int],
+    photos: PhotoSet,
     run: Path,
     *,
     start: str | None = None,
@@ -68,7 +67,7 @@ def train(
 ) -> Path:
     """Train for `config.train.steps` steps, going on from `run`/state.safetensors if it is there.
 
-    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights, for a run that begins. skeleton:
+    start: file or URL of start weights, for a run that begins. skeleton:
     of the photos' labels, if not what `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
     after_step is called with the number of each step, validate every so many with the averaged weights, ready to run;
     what it returns goes into the log.
@@ -76,10 +75,10 @@ def train(
     resume) and weights.safetensors (the averaged weights), whose path is returned.
     Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
     """
-    if not any(not person.ignore for photo in photos for person in photo.persons):
+    if not any(not person.ignore for photo in photos.photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
     if not config.data.empty_photos:
-        photos, repeats = without_empty(photos, repeats)
+        photos = photos.without_empty()
     place, processes = local_device(device), Processes.join(device)
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
@@ -100,7 +99,7 @@ def train(
         log.info(load_start(network, start, skeleton))
     freeze(network, config.train.frozen_blocks)
     if config.model.representation == "anchors":
-        network.anchor_pose.copy_(mean_pose(photos))
+        network.anchor_pose.copy_(mean_pose(photos.photos))
     optimiser = make_optimiser(network, config.train)
     average = MovingAverage(network, config.train.ema) if config.train.ema else None
     # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
@@ -129,7 +128,7 @@ def train(
             # In place but for the network itself. There is none for CPUs: there each process has its own statistics.
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         wrapped = DistributedDataParallel(network, [place] if place.type == "cuda" else None)
-    stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+    stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
     local_batch = config.train.batch_size // (processes.world * config.train.accumulate)
     loader = batches(
         stream,
@@ -208,12 +207,6 @@ def train(
     return run / "weights.safetensors"
 
 
-def without_empty(photos: list[AnnotatedPhoto], repeats: list[int]) -> tuple[list[AnnotatedPhoto], list[int]]:
-    """The photos that have people, and their repeats; what a preset with `data.empty_photos = false` trains on."""
-    kept = [(photo, times) for photo, times in zip(photos, repeats, strict=True) if photo.persons]
-    return [photo for photo, _ in kept], [times for _, times in kept]
-
-
 def reported(config: Config, skeleton: Skeleton) -> Skeleton:
     """What a network with `skeleton` reports: what the preset says, or all where it lacks some of that."""
     if config.decode.skeleton == skeleton.name:
@@ -280,12 +273,12 @@ class Objective:
         return torch.rand(shape, device=self.device, generator=generator)[self.processes.rank]
 
 
-def mean_pose(photos: list[AnnotatedPhoto]) -> Tensor:
+def mean_pose(photos: Sequence[AnnotatedPhoto]) -> Tensor:
     """(K, 2): keypoints about their centre, in cells of the person's level, averaged over labelled people."""
     sums = counts = torch.zeros(())
     for person in (person for photo in photos for person in photo.persons if not person.ignore):
         labelled = torch.from_numpy(person.visibility > 0)
-        keypoints = torch.from_numpy(person.keypoints)
+        keypoints = torch.from_numpy(person.keypoints).float()
         size = (keypoints[labelled].amax(0) - keypoints[labelled].amin(0)).clamp(min=1).prod().sqrt()
         relative = (keypoints - keypoints[labelled].mean(0)) / size * CELLS_OF_A_PERSON
         sums = sums + torch.where(labelled[:, None], relative, 0)
