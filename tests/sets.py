@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.formats.coco import read_content
+from posedet.skeleton import Skeleton
+
 HEIGHT, WIDTH = 90, 120
 
 
@@ -46,3 +50,10 @@ def changed(path: Path, change: Any) -> Path:
     change(content)
     path.write_text(json.dumps(content))
     return path
+
+
+def photos_of(
+    truth: Any, skeleton: Skeleton, where: str = "truth", folder: Path = Path()
+) -> tuple[AnnotatedPhoto, ...]:
+    """Truth in COCO's form, as if read from a file called `where`, its photos in `folder`."""
+    return read_content(truth, where, folder, skeleton)

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posedet.data.annotations import read_annotations
-from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of, read_ultralytics
-from posedet.data.sources import parse_data, read_sets
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of
+from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import DataError, PhotoError
 from posedet.image import size_of
 from posedet.skeleton import BODY19, COCO, Skeleton
 
 THREE = COCO.subset(["nose", "left_wrist", "right_wrist"])
 YAML = "path: .\ntrain: images\nkpt_shape: [3, 3]\nnames: {0: person}\nflip_idx: [0, 2, 1]\n"
+
+
+def read_ultralytics(path: Path, skeleton: Skeleton, part: str | None = None) -> tuple[AnnotatedPhoto, ...]:
+    return read_photos(Source(path, part), skeleton)
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> Non
         f"flip_idx: {flip}\nnames:\n  0: person\ndownload: |\n  import os\n  [not, yaml: at all\n"
     )
     found = {photo.path.name: photo for photo in read_ultralytics(tmp_path, COCO, "val")}
-    for photo in read_annotations(photos / "truth.json", photos, COCO):
+    for photo in read_photos(f"{photos}/truth.json:{photos}", COCO):
         other = found[photo.path.name]
         assert other.size == photo.size
         people = [person for person in photo.persons if not person.is_crowd]
@@ -126,11 +130,11 @@ def test_where_labels_lie() -> None:
 
 
 def test_data_of_the_command_line(folder: Path) -> None:
-    assert parse_data(f"{folder}*2") == (folder, Path("train"), 2)
-    assert parse_data("a/data.yaml:val") == (Path("a/data.yaml"), Path("val"), 1)
-    photos, repeats = read_sets([f"{folder}*3", str(folder / "data.yaml")], THREE)
-    assert [photo.path.name for photo in photos] == ["a.jpg", "b.jpg"] * 2
-    assert repeats == [3, 3, 1, 1]
+    assert Source.parse(f"{folder}*2") == Source(folder, None, 2)
+    assert Source.parse("a/data.yaml:val") == Source(Path("a/data.yaml"), "val")
+    photos = read_sets([f"{folder}*3", str(folder / "data.yaml")], THREE)
+    assert [photo.path.name for photo in photos.photos] == ["a.jpg", "b.jpg"] * 2
+    assert photos.repeats == (3, 3, 1, 1) and photos.epoch_length == 8
 
 
 @pytest.mark.parametrize(

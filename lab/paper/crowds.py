@@ -35,7 +35,8 @@ REMARK = (
 def reproduce_crowds(model: Path, sets: Mapping[str, Source], output: Path, *, device: str = "cpu") -> str:
     """Evaluate a model on each set, and write crowds.md and crowds.json into `output`; returns the Markdown.
 
-    sets: key of `SETS` -> annotated photos; some may be missing. Evaluations that `output` has are not repeated. Raises ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
+    sets: key of `SETS` -> annotated photos; some may be missing. Evaluations that `output` has are not repeated. Raises
+    ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
     """
     if not sets:
         raise ConfigError(f"nothing to evaluate on: give at least one of {', '.join(f'--{name}' for name in SETS)}")

@@ -17,6 +17,7 @@ from posedet.commands.benchmark import (
     write_results,
 )
 from posedet.commands.main import run
+from posedet.commands.options import add_annotations, annotated_photos
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.skeleton import COCO
