@@ -195,7 +195,7 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("--validate", "none.json"), "none.json: no such file"),
         (
             ("--validate", "{json}:elsewhere"),
-            "{json}: images[0]: 'elsewhere/1.jpg': no such photo (3 of 3 are missing); --validate JSON:FOLDER says where",
+            "{json}: images[0]: 'elsewhere/1.jpg': no such photo (3 of 3 are missing); --validate JSON:FOLDER says",
         ),
         (("--validate", "{json}*2"), "{json}*2: a number after a star is for photos to train on; others are seen once"),
     ],

@@ -13,6 +13,7 @@ from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import DataError, PhotoError
 from posedet.image import size_of
 from posedet.skeleton import BODY19, COCO, Skeleton
+from sets import as_ultralytics
 
 THREE = COCO.subset(["nose", "left_wrist", "right_wrist"])
 YAML = "path: .\ntrain: images\nkpt_shape: [3, 3]\nnames: {0: person}\nflip_idx: [0, 2, 1]\n"
@@ -47,24 +48,7 @@ def test_shares_become_pixels(folder: Path) -> None:
 
 def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
     """The shipped labels, written in this format as Ultralytics' own converter does it: divided by the sides."""
-    truth = json.loads((photos / "truth.json").read_text())
-    for name in ("images/val", "labels/val"):
-        (tmp_path / name).mkdir(parents=True)
-    sizes = {}
-    for image in truth["images"]:
-        (tmp_path / "images" / "val" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
-        sizes[image["id"]] = Path(image["file_name"]).stem, image["width"], image["height"]
-    for entry in truth["annotations"]:
-        if entry["iscrowd"]:
-            continue
-        stem, width, height = sizes[entry["image_id"]]
-        x, y, w, h = entry["bbox"]
-        values = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
-        for k in range(17):
-            px, py, flag = entry["keypoints"][3 * k : 3 * k + 3]
-            values += [px / width, py / height, flag]
-        with (tmp_path / "labels" / "val" / f"{stem}.txt").open("a") as file:
-            file.write(f"0 {' '.join(map(repr, values))}\n")
+    as_ultralytics(json.loads((photos / "truth.json").read_text()), photos, tmp_path)
     flip = COCO.mirror.tolist()
     (tmp_path / "data.yaml").write_text(
         f"# as published\npath: ../datasets/none\ntrain: images/train\nval: images/val\ntest:\n\nkpt_shape: [17, 3]\n"

@@ -99,36 +99,36 @@ def read_content(
 
 def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Report) -> Categories:
     """Category id -> where its keypoints lie; they are found by name, so their order does not matter."""
-    all_entries = list(entries(data, "categories", where, report))
-    named = any("keypoints" in entry for _, entry in all_entries)
-    if not named and (skeleton is None or not all_entries or not _has_keypoints(data)):
-        report("category entry", DataError(f"{where}: categories: none has 'keypoints'; is this a file of keypoints?"))
-        return dict.fromkeys([entry["id"] for _, entry in all_entries if type(entry.get("id")) is int])
-    if not named and skeleton is not None:
-        log.warning("%s names no keypoints: taken to be those of '%s', in its order", where, skeleton.name)
-        all_entries = [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in all_entries]
     categories: Categories = {}
-    other_names: list[str] = []
-    for place, entry in all_entries:
+    names: list[str] = []
+    for place, entry in _named(list(entries(data, "categories", where, report)), data, where, skeleton):
         with reporting(report, "category entry"):
             category_id = new_identity(entry, categories, place)
             categories[category_id] = None
             if "keypoints" in entry:
                 wanted = skeleton or _own_skeleton({"name": f"category {category_id}", **entry}, place, report)
                 columns = keypoint_columns(entry["keypoints"], f"{place}.keypoints", wanted)
-                other_names += columns.names
+                names += columns.names
                 categories[category_id] = columns if len(columns.wanted) else None
-    if skeleton is not None and not any(categories.values()):
-        text = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(other_names)}; they are found by name"
-        report("category entry", DataError(f"{where}: categories: {text}"))
+    if not any(categories.values()):
+        lacking = "none has 'keypoints'; is this a file of keypoints?"
+        if skeleton is not None and names:
+            lacking = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}; they are found by name"
+        report("category entry", DataError(f"{where}: categories: {lacking}"))
     return categories
 
 
-def _has_keypoints(data: Any) -> bool:
-    """Whether some annotation has keypoints: in a file of boxes none has."""
-    annotations = data.get("annotations")
-    listed = annotations if isinstance(annotations, list) else []
-    return not listed or any("keypoints" in each for each in listed if isinstance(each, dict))
+def _named(
+    categories: list[tuple[str, dict[str, Any]]], data: Any, where: str, skeleton: Skeleton | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """The categories; with the skeleton's keypoints if none names its own, though there are annotations of some."""
+    listed = data.get("annotations")
+    annotations = listed if isinstance(listed, list) else []
+    annotated = not annotations or any("keypoints" in each for each in annotations if isinstance(each, dict))
+    if skeleton is None or not annotated or any("keypoints" in entry for _, entry in categories):
+        return categories
+    log.warning("%s names no keypoints: taken to be those of '%s', in its order", where, skeleton.name)
+    return [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in categories]
 
 
 def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
@@ -232,13 +232,12 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, sk
 
 
 def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Report) -> None:
-    """Report a number of labelled keypoints that is not true, though no reader needs it."""
-    flagged = np.array(entry["keypoints"][2::3]) > 0
-    counted = int(flagged.sum())
+    """Report a number of labelled keypoints that is not true; no reader needs it."""
+    labelled = [name for name, value in zip(columns.names, entry["keypoints"][2::3], strict=True) if value > 0]
+    told = entry.get("num_keypoints", len(labelled))
     # CrowdPose's own files count without head and neck.
-    if entry.get("num_keypoints", counted) not in (counted, flagged[~np.isin(columns.names, TOP)].sum()):
-        text = f"num_keypoints is {entry['num_keypoints']}, {counted} are labelled"
-        report("count of keypoints", f"{person.place}: {text}")
+    if told != len(labelled) and told != len([name for name in labelled if name not in TOP]):
+        report("count of keypoints", f"{person.place}: num_keypoints is {told}, {len(labelled)} are labelled")
 
 
 def _with_abdomen(person: Person, columns: KeypointColumns, skeleton: Skeleton) -> Person:

@@ -61,7 +61,9 @@ def read(
     num_keypoints, num_values = _shape(data, yaml_file)
     wanted = skeleton or _own_skeleton(data, yaml_file, num_keypoints)
     columns = _columns(data, yaml_file, num_keypoints, wanted)
-    _check_flip(data.get("flip_idx"), yaml_file, columns, wanted)
+    # Of keypoints without names it is not known what mirrors what.
+    known = wanted if skeleton is not None or _names(data) is not None else None
+    _check_flip(data.get("flip_idx"), yaml_file, columns, known)
     paths = _photos(data, yaml_file, part)
     lines = _Lines(columns, num_values == 3)
     photos = []
@@ -235,7 +237,7 @@ def _names(data: dict[str, Any]) -> Any:
     return next(iter(names.values())) if isinstance(names, dict) and names else names
 
 
-def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton) -> None:
+def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton | None) -> None:
     """The file's own order of a mirrored photo must be the skeleton's: else names or order are wrong."""
     if flip is None:
         return
@@ -244,6 +246,8 @@ def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skele
         raise DataError(
             f"{file}: flip_idx: {reprlib.repr(flip)}, expected each of 0 to {columns.num_keypoints - 1} once"
         )
+    if skeleton is None:
+        return
     place = dict(zip(columns.wanted.tolist(), columns.column.tolist(), strict=True))
     for k, column in place.items():
         mirrored = int(skeleton.mirror[k])
