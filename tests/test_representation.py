@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from posedet.config import load_config
-from posedet.data.annotations import read_annotations
+from posedet.data.sources import read_photos
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
 from posedet.skeleton import BODY19, COCO
@@ -61,7 +61,7 @@ def test_anchors_read_the_mean_pose_around_the_location(monkeypatch: pytest.Monk
 
 
 def test_mean_pose_stands_upright() -> None:
-    pose = mean_pose(list(read_annotations(PHOTOS / "truth.json", PHOTOS, BODY19)))
+    pose = mean_pose(read_photos(f"{PHOTOS}/truth.json:{PHOTOS}", BODY19))
     names = BODY19.keypoints
     height = [pose[names.index(name), 1] for name in ("nose", "left_shoulder", "left_hip", "left_knee", "left_ankle")]
     assert height == sorted(height)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from posedet.commands.main import main
 from posedet.config import Config, load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
+from posedet.data.sources import read_photos
 from posedet.errors import ConfigError, DataError
 from posedet.model.build import build_network
 from posedet.model.network import NetworkOutput, PoseDetNet, Proposals
@@ -30,7 +31,7 @@ PRESETS = [("posedet-s", BODY19), ("dla34-coco", COCO)]
 
 def annotated(photos: Path, skeleton: Skeleton) -> list[AnnotatedPhoto]:
     """Photos whose every patch shows somebody."""
-    everything = read_annotations(photos / "truth.json", photos, skeleton)
+    everything = read_photos(f"{photos}/truth.json:{photos}", skeleton)
     return [photo for photo in everything if photo.path.stem in ("tennis", "skiers", "child")]
 
 
@@ -58,7 +59,7 @@ class Seen:
 
 
 def shown(config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int) -> tuple[Sample, PoseDetNet]:
-    stream = PhotoStream(photos, [1] * len(photos), skeleton, config.data, config.train.seed)
+    stream = PhotoStream(PhotoSet(tuple(photos)), skeleton, config.data, config.train.seed)
     network = build_network(config.model, skeleton).train()
     return sample(network, stream, number, config), network
 
@@ -72,7 +73,7 @@ def test_samples_are_those_of_training(
     people = annotated(photos, skeleton)
     with monkeypatch.context() as patch:
         seen = Seen(patch)
-        train(config, people, [1] * len(people), tmp_path, skeleton=skeleton, workers=0)
+        train(config, PhotoSet(tuple(people)), tmp_path, skeleton=skeleton, workers=0)
     (batch,), (selection,), ((targets, masks),) = seen.batches, seen.selections, seen.targets
     num_positives = 0
     for number in range(2):
@@ -167,7 +168,7 @@ def test_the_command_leaves_a_picture_for_each_sample(photos: Path, tmp_path: Pa
     files = sorted((tmp_path / "a" / "b").iterdir())
     assert [file.name for file in files] == ["sample-0000.png", "sample-0001.png"]
     config = load_config("posedet-s", SETTINGS)
-    everybody = list(read_annotations(photos / "truth.json", photos, BODY19))
+    everybody = list(read_photos(f"{photos}/truth.json:{photos}", BODY19))
     drawn, network = shown(config, BODY19, everybody, 1)
     with Image.open(files[1]) as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(draw_sample(drawn, network, BODY19, 1)))
@@ -177,10 +178,10 @@ def test_nothing_to_show(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     config = load_config("dla34-coco")
     nobody = [AnnotatedPhoto(1, photos / "food.jpg", (427, 640), (), only_main_person=False, crowd_index=None)]
     with pytest.raises(DataError, match=r"^there are no photos to train on$"):
-        show(config, nobody, [1], COCO, tmp_path)
+        show(config, PhotoSet(tuple(nobody)), COCO, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"--output .*file: cannot be made \(File exists\); choose another folder"):
-        show(load_config("posedet-s"), nobody, [1], BODY19, tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"file: cannot be made \(File exists\); choose another folder"):
+        show(load_config("posedet-s"), PhotoSet(tuple(nobody)), BODY19, tmp_path / "file")
     data = f"{photos / 'truth.json'}:{photos}"
     command = ["data", "show", "posedet-s", "--data", data, "--output", str(tmp_path), "--count", "0"]
     assert main(command) == 2

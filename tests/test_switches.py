@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from posedet.config import Config, ModelConfig, load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
+from posedet.data.sources import read_photos
 from posedet.image import Letterbox
 from posedet.model.build import build_network, freeze
 from posedet.model.network import PoseDetNet
@@ -26,7 +27,7 @@ from posedet.runtime.session import Outputs
 from posedet.skeleton import BODY19
 from posedet.training.batches import Batch, PhotoStream, collate
 from posedet.training.loop import rate_at
-from posedet.training.setup import Objective, make_optimiser, without_empty
+from posedet.training.setup import Objective, make_optimiser
 from posedet.weights.checkpoint import load_tensors
 
 PHOTOS = Path(__file__).parent.parent / "photos"
@@ -100,12 +101,12 @@ SWITCHES: list[tuple[tuple[str, ...], str, set[str]]] = [
 @cache
 def photos() -> tuple[AnnotatedPhoto, ...]:
     """The shipped ones, the last as if without people."""
-    *others, last = read_annotations(PHOTOS / "truth.json", PHOTOS, BODY19)
+    *others, last = read_photos(f"{PHOTOS}/truth.json:{PHOTOS}", BODY19)
     return *others, replace(last, persons=())
 
 
 def stream(config: Config) -> PhotoStream:
-    return PhotoStream(list(photos()), [1] * len(photos()), BODY19, config.data, config.train.seed)
+    return PhotoStream(PhotoSet(photos()), BODY19, config.data, config.train.seed)
 
 
 @cache
@@ -162,7 +163,7 @@ def decoded(config: Config) -> dict[str, Any]:
 def patches(config: Config) -> dict[str, Any]:
     samples = stream(config)
     drawn = [samples[number] for number in SAMPLES]
-    seen = list(photos()) if config.data.empty_photos else without_empty(list(photos()), [1] * len(photos()))[0]
+    seen = PhotoSet(photos()) if config.data.empty_photos else PhotoSet(photos()).without_empty()
     return {
         "patches": [[np.asarray(part).tobytes() for part in patch[:-1]] for patch in drawn],
         "photos": [photo.path for photo in seen],

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.config import DecodeConfig
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
@@ -45,22 +47,21 @@ def open_for(file: Path, device: str) -> Session:
 def evaluated(
     session: Session,
     weights: Path,
-    data: Path,
-    photos: Path,
+    photos: Sequence[AnnotatedPhoto],
     protocol: Protocol,
     output: Path,
     *,
+    truth: str = "",
     tta: bool = False,
     label: str = "",
 ) -> KeypointAP:
     """Evaluate a session, opened from `weights`, on annotated photos, unless `output` has it; see `evaluate`.
 
-    tta: with the paper's test-time augmentation. label: what the log calls it.
+    tta: with the paper's test-time augmentation. truth: what the report calls the photos. label: what the log calls it.
     """
     asked = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data": hashlib.sha256(data.read_bytes()).hexdigest(),
-        "photos": str(photos.resolve()),
+        "photos": fingerprint(photos),
         "decode": asdict(session.about.decode),
         "protocol": protocol.name,
         "tta": tta,
@@ -75,7 +76,7 @@ def evaluated(
     predict = Augmented(detector, merge="paper") if tta else detector
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
-    return evaluate(predict, data, photos, protocol, output=folder, model=str(weights), settings=asked)
+    return evaluate(predict, photos, protocol, output=folder, model=str(weights), truth=truth, settings=asked)
 
 
 def _stored(report: Path) -> KeypointAP | None:

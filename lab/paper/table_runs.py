@@ -14,13 +14,14 @@ from typing import Any
 from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Row, Table
+from posedet.commands.options import photos_named_by
 from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config, up_to_date
-from posedet.data.sources import read_sets
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import PROTOCOLS
 from posedet.evaluation.report import make_output
-from posedet.evaluation.run import check_photo_set
 from posedet.files import write_atomically
 from posedet.runtime.model_files import RELEASES, model_file
 from posedet.runtime.session import Session, open_session
@@ -37,8 +38,7 @@ class Request:
     """What is asked for; `python -m lab.paper TABLE --help` explains each."""
 
     table: Table
-    data: Path  # annotations to evaluate on
-    photos: Path  # folder of their photos
+    data: Source  # annotated photos to evaluate on
     output: Path
     train_data: Sequence[str] = ()
     start: Sequence[str] = ()  # FILE, or RUN=FILE
@@ -81,9 +81,10 @@ def reproduce(request: Request) -> str:
     of runs that the table does not have, and for a finished or begun run of other settings, data or start weights.
     """
     trials = _all_trials(request)
-    check_photo_set(request.data, request.photos)
     protocol = PROTOCOLS[request.protocol or request.table.protocol]
-    evaluate_keypoints(request.data, [], protocol)  # what is wrong with it shall be known before days of training
+    with photos_named_by("--photos FOLDER"):
+        photos = read_photos(request.data, protocol.skeleton)
+    evaluate_keypoints(photos, [], protocol)  # what is wrong with it shall be known before days of training
     make_output(request.output)
     # Decided before anything runs: processes that train together must agree on it.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
@@ -91,13 +92,13 @@ def reproduce(request: Request) -> str:
         _train(trial, request)
     if Processes.join(request.device).rank:
         return ""
-    measured = [_measure_row(row, request, trials) for row in request.table.rows]
+    measured = [_measure_row(row, request, photos, trials) for row in request.table.rows]
     return write_table(
         request.table,
         measured,
         request.output,
         {
-            "data": str(request.data),
+            "data": str(request.data.path),
             "protocol": protocol.name,
             "preset": request.preset or request.table.preset,
             "settings": list(request.settings),
@@ -222,14 +223,13 @@ def _flat(plan: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _train(trial: Trial, request: Request) -> None:
     log.info("training %s, seed %d", trial.run, trial.seed)
     skeleton = skeleton_to_train(trial.config.model.skeleton, trial.folder)
-    photos, repeats = read_sets(request.train_data, skeleton)
+    photos = read_sets(request.train_data, skeleton)
     trial.folder.mkdir(parents=True, exist_ok=True)
     plan = json.dumps(_plan(trial, request.train_data), indent=1)
     write_atomically(trial.folder / "plan.json", plan.encode())
     train(
         trial.config,
         photos,
-        repeats,
         trial.folder,
         start=trial.start,
         device=request.device,
@@ -238,7 +238,7 @@ def _train(trial: Trial, request: Request) -> None:
     )
 
 
-def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measured:
+def _measure_row(row: Row, request: Request, photos: Sequence[AnnotatedPhoto], trials: Sequence[Trial]) -> Measured:
     if row.run is None:
         return Measured(row, [], "")
     own = [trial for trial in trials if trial.run == row.run]
@@ -247,18 +247,18 @@ def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measure
         why = "not among --only" if request.train_data else "no --train-data"
         return Measured(row, [], f"not run: no --weights {row.run}=FILE, {why}")
     note = f"{len(done)} of {len(own)} seeds" if len(done) < len(own) else ""
-    return Measured(row, [(trial.seed, _evaluate(row, trial, request)) for trial in done], note)
+    return Measured(row, [(trial.seed, _evaluate(row, trial, request, photos)) for trial in done], note)
 
 
-def _evaluate(row: Row, trial: Trial, request: Request) -> KeypointAP:
+def _evaluate(row: Row, trial: Trial, request: Request, photos: Sequence[AnnotatedPhoto]) -> KeypointAP:
     session = open_for(trial.weights, request.device)
     return evaluated(
         Decoded.by(session, _decode_of(row, trial.config, session)),
         trial.weights,
-        request.data,
-        request.photos,
+        photos,
         PROTOCOLS[request.protocol or request.table.protocol],
         request.output,
+        truth=str(request.data),
         tta=request.table.tta,
         label=f"{trial.run}, seed {trial.seed}: {row.label}",
     )

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from posedet.benchmark.comparison import aligned
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.config import load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.data.formats.coco import read_json
+from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
@@ -152,18 +151,17 @@ class FirstStage(NamedTuple):
     ap: float
 
 
-def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | None = None) -> list[FirstStage]:
+def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstStage]:
     """The recall of the first stage over the number of candidates, and AP with that many.
 
-    Every location of every photo is embedded, and the candidates are the best of them by presence. People with at
-    least one labelled keypoint count. Raises ModelError for a model without a first stage.
+    photos: with COCO's keypoints. Every location of every photo is embedded, and the candidates are the best of them by
+    presence. People with at least one labelled keypoint count. Raises ModelError for a model without a first stage.
     """
     network, config, skeleton = load_network(weights)
     network.eval()
     if not config.model.presence:
         raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
     columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
-    photos = read_annotations(annotations, folder, COCO.skeleton)[:limit]
     best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N
     results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
     for photo in tqdm(photos, unit="photo", disable=None):
@@ -173,13 +171,12 @@ def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | 
             outputs = Outputs(scores[:count], keypoints[:count], visibility[:count])
             poses = decode(outputs, letterbox, skeleton, replace(config.decode, score_threshold=EVALUATED_SCORE))
             found += poses.select(COCO.skeleton).to_coco(photo.image_id)
-    truth = _part(read_json(annotations), {photo.image_id for photo in photos})
     rows = []
     for place, (count, found) in enumerate(results.items()):
         reached = np.array([each[place] for _, each in best])
         kept = np.mean([count is None or rank < count for rank, _ in best])
         shares = tuple(float((reached >= threshold).mean()) for threshold in GOOD_OKS)
-        ap = evaluate_keypoints(truth, found, COCO).ap
+        ap = evaluate_keypoints(photos, found, COCO).ap
         rows.append(FirstStage(count, float(kept), shares, float(reached.mean()), ap))
     return rows
 
@@ -208,7 +205,7 @@ def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tup
     """For each person the rank of the best of `poses` (M, K, 2), and the best OKS among the first N, for each N."""
     found = []
     for person in photo.persons:
-        labelled = person.visibility > 0
+        labelled = person.labelled
         if person.ignore or not labelled.any():
             continue
         similarity = oks(poses, person.keypoints[None], COCO.skeleton.sigmas, np.array(person.area), labelled[None])[
@@ -216,15 +213,6 @@ def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tup
         ]
         found.append((int(similarity.argmax()), [float(similarity[:count].max()) for count in (*CANDIDATES, None)]))
     return found
-
-
-def _part(data: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    """A COCO-style file's content, of some photos."""
-    return {
-        **data,
-        "images": [entry for entry in data["images"] if entry["id"] in image_ids],
-        "annotations": [entry for entry in data["annotations"] if entry["image_id"] in image_ids],
-    }
 
 
 def first_stage_table(rows: Sequence[FirstStage]) -> str:

@@ -247,7 +247,7 @@ def test_order_of_the_parts():
 @pytest.fixture(scope="module")
 def toy_rows(photos, tmp_path_factory) -> tuple[list[Row], dict]:
     folder = tmp_path_factory.mktemp("gpu")
-    plan = Plan("cpu", True, (str(photos / "group.jpg"),), str(photos / "truth.json"), 1)
+    plan = Plan("cpu", True, (str(photos / "group.jpg"),), f"{photos}/truth.json:{photos}", 1)
     said: list[str] = []
     parts = [part for part in PARTS if part not in ("limits", "accuracy")]
     rows = run(plan, parts=parts, seconds=600, output=folder, tell=said.append, models=(DLA,))
@@ -309,7 +309,7 @@ def test_no_gpu(monkeypatch):
 
 
 def test_command(capsys, photos, tmp_path):
-    arguments = ["--device", "cpu", "--parts", "loader", "--annotations", photos / "truth.json"]
+    arguments = ["--device", "cpu", "--parts", "loader", "--annotations", f"{photos}/truth.json:{photos}"]
     code = main([*map(str, arguments), str(photos / "group.jpg"), "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert code == 0 and out.startswith("loader    HRNet-W48@640") and "toy size" in out

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posedet.commands.options import add_annotations, photos_named_by, seen_once, source_of
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
@@ -28,12 +29,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     whats = data.add_subparsers(required=True, metavar="WHAT")
 
     check = whats.add_parser("check", help="find impossible annotations and photos: a line each, exit code 1 if any")
-    check.add_argument(
-        "annotations", type=Path, help="COCO-style JSON, or a folder or data.yaml in Ultralytics' format"
-    )
-    check.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="of the photos; of a data.yaml its part (train, val)"
-    )
+    add_annotations(check)
     check.add_argument(
         "--skeleton", metavar="NAME", help="the keypoints to look at: coco, ..., or a file (default: the annotations')"
     )
@@ -62,7 +58,11 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         metavar="FILE",
         help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
-    train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
+    train.add_argument(
+        "--validate",
+        metavar="JSON[:FOLDER]",
+        help="annotated photos to measure AP on while training, in any format of --data",
+    )
     train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
     train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
     train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
     from posedet.skeleton import skeleton_for
 
     skeleton = None if options.skeleton is None else skeleton_for(options.skeleton)
-    report = check(options.annotations, options.photos, skeleton)
+    report = check(source_of(options), skeleton)
     for finding in report.findings:
         print(one_line(finding.text))
     kinds = Counter(finding.kind for finding in report.findings)
@@ -99,8 +99,9 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(f"--count {options.count}: expected at least 1")
     config = load_config(options.preset, options.set)
     skeleton = named_skeleton(config.model.skeleton)
-    photos, repeats = read_sets(options.data, skeleton)
-    files = show(config, photos, repeats, skeleton, options.output, count=options.count)
+    with photos_named_by(f"--data {DATA}"):
+        photos = read_sets(options.data, skeleton)
+    files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
     return 0
 
@@ -132,11 +133,11 @@ def _train(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{option.replace('_', '-')} {value}: expected at least {least}")
     config = load_config(options.preset, options.set)
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
-    photos, repeats = read_sets(options.data, skeleton)
+    with photos_named_by(f"--data {DATA}"):
+        photos = read_sets(options.data, skeleton)
     weights = train(
         config,
         photos,
-        repeats,
         options.run,
         start=options.start,
         skeleton=skeleton,
@@ -150,22 +151,22 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _validation(photo_set: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
     needs("train --validate", "train", ("pycocotools",))
-    from posedet.data.sources import parse_data
+    from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, check_photo_set, evaluate
+    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.poses import Poses
     from posedet.runtime.detector import PoseDet
 
-    annotations, folder, _ = parse_data(photo_set)
+    with photos_named_by("--validate JSON:FOLDER"):
+        photos = read_photos(seen_once(source), skeleton)
     protocol = protocol_for(skeleton)
-    check_photo_set(annotations, folder, "--validate JSON:FOLDER")
-    evaluate(lambda _: Poses.empty(skeleton), annotations, folder, protocol)
+    evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
 
     def validate(session: "Session") -> dict[str, float]:
-        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), annotations, folder, protocol)
+        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), photos, protocol)
         return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
 
     return validate

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.formats.coco import MAX_NUMBER, number
-from posedet.evaluation.checked_entries import Photos, coco_evaluator, read_entries
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.errors import DataError
+from posedet.evaluation.checked_entries import coco_evaluator, read_entries
 from posedet.evaluation.protocols import Protocol
 
 
@@ -77,19 +78,16 @@ class KeypointAP:
 
 
 def evaluate_keypoints(
-    truth: str | Path | dict[str, Any],
-    results: str | Path | Sequence[dict[str, Any]],
-    protocol: Protocol,
-    *,
-    name: str = "truth",
+    photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> KeypointAP:
-    """Score results in COCO's format against a COCO-style keypoint file; both as `read_entries` takes and refuses them.
+    """Score results in COCO's format against annotated photos; both as `read_entries` takes and refuses them.
 
-    All photos of the truth count, also those without results. The numbers are those of pycocotools, except that more
-    people are ignored, see `read_entries`, and that an annotation with id 0, which pycocotools never takes as found,
-    counts like any other. Raises DataError as `read_entries`, and for a missing crowd index where it is needed.
+    All photos count, also those without results. The numbers are those of pycocotools, except that more people are
+    ignored, see `Person.ignore`, that people without an area have an estimated one, see `estimated_area`, and that an
+    annotation with id 0, which pycocotools never takes as found, counts like any other. Raises DataError as
+    `read_entries`, and for a missing crowd index where it is needed.
     """
-    checked = read_entries(truth, results, protocol, name=name)
+    checked = read_entries(photos, results, protocol)
     easy_to_hard = [
         _crowd_parts(checked.photos, bins) if bins else None
         for bins in (protocol.crowd_bins, protocol.paper_crowd_bins)
@@ -125,12 +123,13 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if len(defined) else -1.0
 
 
-def _crowd_parts(photos: Photos, bins: tuple[float, float]) -> list[set[int]]:
+def _crowd_parts(photos: Sequence[AnnotatedPhoto], bins: tuple[float, float]) -> list[set[int]]:
     """Image ids of the easy, the medium and the hard photos."""
     parts: list[set[int]] = [set(), set(), set()]
-    for image_id, (place, entry) in photos.items():
-        crowd_index = number(entry, "crowdIndex", place, low=0, high=MAX_NUMBER)
-        parts[sum(crowd_index >= edge for edge in bins)].add(image_id)
+    for photo in photos:
+        if photo.crowd_index is None:
+            raise DataError(f"{photo.place}: the crowd index ('crowdIndex') is missing")
+        parts[sum(photo.crowd_index >= edge for edge in bins)].add(photo.image_id)
     return parts
 
 

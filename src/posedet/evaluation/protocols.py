@@ -23,13 +23,13 @@ class Protocol:
 
     name: str
     skeleton: Skeleton
-    # A person's size in OKS: the annotation's own area (COCO: of the outline), or 0.53 of the box (CrowdPose).
+    # A person's size in OKS: the annotation's own area (COCO: of the outline), or 0.53 of the box (CrowdPose); what is
+    # missing is estimated, see `estimated_area`.
     area: Literal["annotation", "box"]
     max_detections: int  # the best so many of a photo count
     # Photos are easy below the first crowd index, hard from the second on; None: no such split.
     crowd_bins: tuple[float, float] | None
     paper_crowd_bins: tuple[float, float] | None  # as the benchmark's paper has them, where its evaluator differs
-    form: Literal["coco", "ochuman"] = "coco"  # of the annotation file
     view: Literal["whole", "cropped"] = "whole"  # what is seen of a photo
 
 
@@ -50,7 +50,7 @@ CROWDPOSE = Protocol(
     paper_crowd_bins=(0.1, 0.8),
 )
 # The area is the box's, as in the conversion to COCO's form that its authors publish.
-OCHUMAN = replace(COCO, name="ochuman", form="ochuman")
+OCHUMAN = replace(COCO, name="ochuman")
 # People cut by the border, the truth beyond it kept.
 CROPPED = replace(COCO, name="cropped", view="cropped")
 PROTOCOLS = {protocol.name: protocol for protocol in (COCO, CROWDPOSE, OCHUMAN, CROPPED)}

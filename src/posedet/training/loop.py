@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from posedet import __version__
 from posedet.config import Config, TrainConfig
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import PhotoSet
 from posedet.errors import DataError
 from posedet.files import write_atomically
 from posedet.model.build import build_network
@@ -33,8 +33,7 @@ log = logging.getLogger(__name__)
 
 def train(
     config: Config,
-    photos: list[AnnotatedPhoto],
-    repeats: list[int],
+    photos: PhotoSet,
     folder: Path,
     *,
     start: str | None = None,
@@ -49,8 +48,8 @@ def train(
 ) -> Path:
     """Train for `config.train.steps` steps; resume where `folder`/state.safetensors ends, if it is there.
 
-    photos[i] is seen repeats[i] times an epoch. start: file or URL of start weights, for a run that begins. skeleton:
-    of the photos' labels, if not what `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
+    start: file or URL of start weights, for a run that begins. skeleton: of the photos' labels, if not what
+    `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
     after_step is called with the number of each step, validate every so many with the averaged weights, ready to run;
     what it returns goes into the log.
     Writes into `folder`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
@@ -60,7 +59,6 @@ def train(
     run = prepare(
         config,
         photos,
-        repeats,
         folder,
         start=start,
         device=device,

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from posedet.config import Config, TrainConfig
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.model.build import build_network, freeze
 from posedet.model.network import Geometry, PoseDetNet, Proposals
@@ -64,8 +64,7 @@ class Run:
 
 def prepare(
     config: Config,
-    photos: list[AnnotatedPhoto],
-    repeats: list[int],
+    photos: PhotoSet,
     folder: Path,
     *,
     start: str | None = None,
@@ -75,10 +74,10 @@ def prepare(
     compiled: bool = False,
 ) -> Run:
     """Build or resume the run in `folder`; the arguments are those of `train`, and so are the errors."""
-    if not any(not person.ignore for photo in photos for person in photo.persons):
+    if not any(not person.ignore for photo in photos.photos for person in photo.persons):
         raise DataError("the training photos hold no person with labelled keypoints")
     if not config.data.empty_photos:
-        photos, repeats = without_empty(photos, repeats)
+        photos = photos.without_empty()
     place, processes = local_device(device), Processes.join(device)
     _check(config, processes, compiled=compiled and place.type == "cpu")
     skeleton = skeleton or skeleton_to_train(config.model.skeleton, folder)
@@ -95,7 +94,7 @@ def prepare(
         log.info(load_start(network, start, skeleton))
     freeze(network, config.train.frozen_blocks)
     if config.model.representation == "anchors":
-        network.anchor_pose.copy_(mean_pose(photos))
+        network.anchor_pose.copy_(mean_pose(photos.photos))
     optimiser = make_optimiser(network, config.train)
     average = MovingAverage(network, config.train.ema) if config.train.ema else None
     # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
@@ -103,7 +102,7 @@ def prepare(
     first_step = _resume(state, config, network, optimiser, average, scaler) if state.exists() else 0
     if compiled:
         network.backbone.compile()
-    stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+    stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
     loader = batches(
         stream,
         batch_size=config.train.batch_size // (processes.world * config.train.accumulate),
@@ -208,12 +207,6 @@ class Objective:
         return torch.rand(shape, device=self.device, generator=generator)[self.processes.rank]
 
 
-def without_empty(photos: list[AnnotatedPhoto], repeats: list[int]) -> tuple[list[AnnotatedPhoto], list[int]]:
-    """The photos that have people, and their repeats; what a preset with `data.empty_photos = false` trains on."""
-    kept = [(photo, times) for photo, times in zip(photos, repeats, strict=True) if photo.persons]
-    return [photo for photo, _ in kept], [times for _, times in kept]
-
-
 def reported(config: Config, skeleton: Skeleton) -> Skeleton:
     """What a network with `skeleton` reports: what the preset says, or all where it lacks some of that."""
     if config.decode.skeleton == skeleton.name:
@@ -222,12 +215,12 @@ def reported(config: Config, skeleton: Skeleton) -> Skeleton:
     return wanted if {*wanted.keypoints} <= {*skeleton.keypoints} else skeleton
 
 
-def mean_pose(photos: list[AnnotatedPhoto]) -> Tensor:
+def mean_pose(photos: Sequence[AnnotatedPhoto]) -> Tensor:
     """(K, 2): keypoints about their centre, in cells of the person's level, averaged over labelled people."""
     sums = counts = torch.zeros(())
     for person in (person for photo in photos for person in photo.persons if not person.ignore):
         labelled = torch.from_numpy(person.visibility > 0)
-        keypoints = torch.from_numpy(person.keypoints)
+        keypoints = torch.from_numpy(person.keypoints).float()
         size = (keypoints[labelled].amax(0) - keypoints[labelled].amin(0)).clamp(min=1).prod().sqrt()
         relative = (keypoints - keypoints[labelled].mean(0)) / size * CELLS_OF_A_PERSON
         sums = sums + torch.where(labelled[:, None], relative, 0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from posedet.config import Config
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.files import write_atomically
 from posedet.model.build import build_network
@@ -18,7 +18,6 @@ from posedet.model.network import PoseDetNet, Proposals
 from posedet.skeleton import Skeleton
 from posedet.training.assignment import NOBODY, Selection, person_centres
 from posedet.training.batches import Batch, PhotoStream, collate
-from posedet.training.setup import without_empty
 from posedet.training.targets import Assigner
 
 Colour = tuple[int, int, int]
@@ -46,8 +45,7 @@ class Sample(NamedTuple):
 
 def show(
     config: Config,
-    photos: list[AnnotatedPhoto],
-    repeats: list[int],
+    photos: PhotoSet,
     skeleton: Skeleton,
     folder: Path,
     *,
@@ -59,14 +57,14 @@ def show(
     same photos and settings. Raises DataError when there is no photo to train on.
     """
     if not config.data.empty_photos:
-        photos, repeats = without_empty(photos, repeats)
-    if not photos:
+        photos = photos.without_empty()
+    if not len(photos):
         raise DataError("there are no photos to train on")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output {folder}: cannot be made ({error.strerror}); choose another folder") from None
-    stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
     # Its weights do not matter: what counts is where its locations and the cells of its heatmaps lie.
     network = build_network(config.model, skeleton).train()
     files = []
