@@ -352,14 +352,21 @@ def test_the_shipped_model_finds_nobody_where_nobody_is(photos: Path) -> None:
 
 
 def test_import_is_quick_and_silent() -> None:
-    """Time of the processor, not of the clock: another program's work is not ours. The best of some, files cached."""
-    code = "import time; start = time.process_time(); import posedet; print(time.process_time() - start)"
-    durations_s = []
+    """Our own modules take no longer than NumPy and Pillow, which they need; in time of the processor."""
+    code = """
+import time
+start = time.process_time()
+import numpy, PIL.Image, PIL.ImageDraw, PIL.ImageFont
+middle = time.process_time()
+import posedet
+print((time.process_time() - middle) / (middle - start))
+"""
+    shares = []
     for _ in range(4):
         run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
         assert run.stderr == ""
-        durations_s.append(float(run.stdout))
-    assert min(durations_s) < 0.3
+        shares.append(float(run.stdout))
+    assert min(shares) < 1
 
 
 @pytest.mark.parametrize(

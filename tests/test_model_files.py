@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from posedet import PoseDet, weights
+from posedet import PoseDet
 from posedet.commands.main import main
 from posedet.errors import ModelError
+from posedet.runtime import model_files
 from posedet.runtime.model_files import RELEASES, Release, cache_folder, local_file, model_file
 from served import Answer, Server
 
-RELEASED = Path(weights.__file__).parent / "released"
+RELEASED = Path(model_files.__file__).parent.parent / "released"
 SHIPPED = RELEASED / "posedet-s.onnx"
 ELSEWHERE = "download it by other means and give its path"
 
@@ -172,7 +173,7 @@ def test_names_in_urls_stay_in_the_cache(server: Server, tmp_path: Path) -> None
 def test_what_servers_do(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer | None, text: str
 ) -> None:
-    monkeypatch.setattr(weights, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(model_files, "MAX_BYTES", 1_000_000)
     if answer is not None:
         server.answers["a.pth"] = answer
     assert failure(server.url("a.pth", b"content")).startswith(f"{server.address('a.pth')}: {text}")
@@ -185,7 +186,7 @@ def test_what_servers_do(
 
 def test_from_https_to_http_is_refused() -> None:
     """Without a server: one for https would need a certificate."""
-    handler, asked = weights._Redirects(), weights.urllib.request.Request("https://example.org/a.pth")
+    handler, asked = model_files._Redirects(), model_files.urllib.request.Request("https://example.org/a.pth")
     with open(os.devnull, "rb") as nothing:
         with pytest.raises(ModelError, match=r"^https://example.org/a.pth: leads to another kind of address, http; "):
             handler.redirect_request(asked, nothing, 302, "Found", {}, "http://example.org/a.pth")
@@ -203,7 +204,7 @@ def test_an_interrupted_download_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights.os, "replace", interrupted)
+        patch.setattr(model_files.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             local_file(server.url("a.pth", b"content"))
     assert cached(tmp_path) == []
