@@ -102,8 +102,8 @@ def way_of(image: NDArray[np.uint8], number: int = 0) -> Way:
     rows, columns = np.nonzero(image[..., 2] == blue(number))
     places = np.column_stack([columns, rows, np.ones(len(rows))])
     seen = image[rows, columns, :2].astype(np.float64) - 0.5
-    back: NDArray[np.float64] = np.linalg.lstsq(places, seen, rcond=None)[0]
-    matrix: NDArray[np.float64] = np.linalg.inv(back[:2].T)
+    back = np.asarray(np.linalg.lstsq(places, seen, rcond=None)[0], np.float64)
+    matrix = np.asarray(np.linalg.inv(back[:2].T), np.float64)
     return Way(matrix, -matrix @ back[2])
 
 
@@ -283,15 +283,14 @@ def around(x: float, y: float) -> NDArray[np.float64]:
 def test_official_patches_are_half_a_pixel_off_and_mirrored_labels_one(flip: float, off: int, tmp_path: Path) -> None:
     """Beside the middle of the patch, (32, 32) of 65 pixels, and beside the pixels of a mirrored one."""
     photo = coded_photo(tmp_path, [person(AROUND)])
-    for geometry, middle in ("half-pixel", 32), ("official", 32.5):
-        config = replace(STILL, flip=flip, geometry=geometry)
+    exact, official = replace(STILL, flip=flip), replace(STILL, flip=flip, geometry="official")
+    for config, middle, shift in (exact, 32, (0, 0)), (official, 32.5, (off, 0)):
         patch = patch_of(photo, config)
         way = way_of(patch.image)
         assert way.mirrored == bool(flip) and way.zoom == pytest.approx(1, abs=1e-3)
         # Mirrored, pixels go about the middle of the patch: what lay half a pixel to the right lies as far to the left.
         assert_allclose(way(np.array([120, 110])), (64 - middle if flip else middle, middle), atol=0.02)
         order = FIVE.mirror if flip else np.arange(5)
-        shift = (off, 0) if geometry == "official" else (0, 0)
         assert_allclose(patch.keypoints[0], way(AROUND)[order] + shift, atol=0.02)
         assert_allclose(patch.boxes[0], np.array([-20, -20, 20, 20]) + middle, atol=1e-4)
 
