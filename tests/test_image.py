@@ -652,3 +652,16 @@ def test_a_large_truncated_jpeg_is_refused(share: float, tmp_path: Path) -> None
     with pytest.raises(PhotoError) as caught:
         network_input(path, fitted)
     assert str(caught.value) == refusal(path)
+
+
+def test_colours_stay_in_their_channels_at_any_size(tmp_path: Path) -> None:
+    """Four quarters of one colour each, enlarged, reduced, as they are, and from a JPEG decoded smaller."""
+    photo = np.empty((160, 240, 3), np.uint8)
+    photo[:80, :120], photo[:80, 120:], photo[80:, :120], photo[80:, 120:] = RED, GREEN, BLUE, (250, 140, 20)
+    large = np.ascontiguousarray(photo.repeat(8, axis=0).repeat(8, axis=1))
+    path = written(tmp_path, "large.jpg", encoded(large, "JPEG", quality=95, subsampling="4:4:4"))
+    images = [Letterbox.fit((160, 240), long_side=side).apply(photo) for side in (240, 480, 100)]
+    images.append(network_input(path, fitted)[1])
+    for image, (height, width) in zip(images, ((160, 240), (320, 480), (67, 100), (107, 160)), strict=True):
+        seen = [image[int(y * height), int(x * width)].astype(int) for y in (0.25, 0.75) for x in (0.25, 0.75)]
+        assert_allclose(seen, [RED, GREEN, BLUE, (250, 140, 20)], atol=4)

@@ -1,6 +1,7 @@
 """What `posedet data show` draws is what the network is trained on."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from people import Labelled, Region
+from people import patch_of as patch_with
 from posedet.commands.main import main
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
+from posedet.data.augment import Patch
 from posedet.data.sources import read_photos
 from posedet.errors import ConfigError, DataError
 from posedet.model.build import build_network
@@ -21,7 +25,19 @@ from posedet.training import show as show_module
 from posedet.training.assignment import NOBODY, Selection, person_levels
 from posedet.training.batches import Batch, PhotoStream
 from posedet.training.loop import train
-from posedet.training.show import LINE, Sample, draw_sample, sample, show
+from posedet.training.show import (
+    GAP,
+    INK,
+    LEFT,
+    LEVELS,
+    LINE,
+    MIDDLE,
+    RIGHT,
+    Sample,
+    draw_sample,
+    sample,
+    show,
+)
 from posedet.training.targets import Assigner, Targets
 
 SIDE = 128
@@ -199,3 +215,114 @@ def test_impossible_sizes_are_drawn_at_once(photos: Path) -> None:
     began = time.process_time()
     draw_sample(drawn, network, BODY19, 0)
     assert time.process_time() - began < 3
+
+
+# --- where things are drawn ------------------------------------------------------------------------------------------
+
+TRIO = Skeleton("trio", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.1, 0.1, 0.1))
+ZOOM = 5
+
+
+class OnePatch(PhotoStream):
+    """The same two people on black, in every sample."""
+
+    def __getitem__(self, number: int) -> Patch:
+        first = Labelled([(30.25, 40), (60, 35), (45.5, 60)], visible=(1, 0, -1), box=(28, 30, 62, 64), area=1200)
+        second = Labelled([(100, 90), (110, 120), (84, 110)], weights=(1, 0, 0.5), box=(80, 88, 112, 122), area=900)
+        patch = patch_with([first, second], [Region((4, 96, 36, 124), crowd=True)], num_keypoints=3, side=SIDE)
+        return patch._replace(image=np.zeros_like(patch.image))
+
+
+@pytest.fixture(scope="module")
+def drawn_by_hand() -> tuple[np.ndarray, Sample, PoseDetNet]:
+    """The sheet as pixels, what is drawn on it, and the network."""
+    config = load_config("posedet-s", [*SETTINGS, "assign.min_keypoints=1"])
+    network = build_network(config.model, TRIO).train()
+    drawn = sample(network, OnePatch(PhotoSet(()), TRIO, config.data, 0), 0, config)
+    return np.asarray(draw_sample(drawn, network, TRIO, 0)).astype(int), drawn, network
+
+
+def panel_place(point: Sequence[float]) -> np.ndarray:
+    """A place of the patch in a panel that is `ZOOM` times as large."""
+    return (np.array(point) + 0.5) * ZOOM - 0.5
+
+
+def test_labels_are_drawn_at_their_places_in_the_colour_of_their_side(
+    drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet],
+) -> None:
+    """Seen is a disc, hidden a ring, not known a square; half the weight is smaller, what is not labelled missing."""
+    sheet, _, _ = drawn_by_hand
+    panel = sheet[LINE : LINE + SIDE * ZOOM, : SIDE * ZOOM]
+    sizes = {}
+    for name, point, colour in (
+        ("seen", (30.25, 40), MIDDLE),
+        ("hidden", (60, 35), LEFT),
+        ("not known", (45.5, 60), RIGHT),
+        ("another's", (100, 90), MIDDLE),
+        ("half", (84, 110), RIGHT),
+    ):
+        x, y = panel_place(point)
+        left, top = int(x) - 9, int(y) - 9
+        rows, columns = np.nonzero((panel[top : top + 20, left : left + 20] == colour).all(2))
+        np.testing.assert_allclose((columns.mean() + left, rows.mean() + top), (x, y), atol=0.6, err_msg=name)
+        sizes[name] = len(rows)
+        centre = panel[round(y), round(x)].tolist()
+        assert centre == ([0, 0, 0] if name == "hidden" else list(colour)), name
+    assert sizes["not known"] > sizes["hidden"] and sizes["half"] < 0.7 * sizes["seen"] < 70
+    x, y = panel_place((110, 120)).round().astype(int)
+    assert not panel[y - 3 : y + 4, x - 3 : x + 4].any()
+    x1, y1 = panel_place((28, 30)).round().astype(int)
+    x2, y2 = panel_place((62, 64)).round().astype(int)
+    for corner in ((y1, x1), (y1, x2), (y2, x1), (y2, x2)):
+        assert panel[corner].tolist() == list(INK)
+
+
+def test_positives_are_squares_of_their_cells_tied_to_their_person(
+    drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet],
+) -> None:
+    sheet, drawn, network = drawn_by_hand
+    panel = sheet[LINE : LINE + SIDE * ZOOM, SIDE * ZOOM + GAP :]
+    owner = drawn.selection.owner[0]
+    assert {int(each) for each in owner} == {NOBODY, 0, 1}
+    for m in (owner != NOBODY).nonzero()[:, 0].tolist():
+        stride = int(drawn.proposals.strides[m])
+        colours = {LEVELS[network.geometry.strides.index(stride)], INK, *LEVELS}
+        x, y = panel_place(drawn.proposals.locations[m].tolist())
+        half = stride * ZOOM / 2
+        for offset in (-half, half):
+            # Another square may lie over it; a line of either kind is there.
+            for column, row in ((x + offset, y), (x, y + offset)):
+                around = panel[max(0, int(row) - 2) : int(row) + 3, max(0, int(column) - 2) : int(column) + 3]
+                if 2 < row < SIDE * ZOOM - 3 and 2 < column < SIDE * ZOOM - 3:
+                    assert {tuple(pixel) for pixel in around.reshape(-1, 3).tolist()} & colours
+    for p in range(2):
+        x, y = panel_place(drawn.centres[0, p].tolist()).round().astype(int)
+        assert {tuple(pixel) for pixel in panel[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).tolist()} & {*LEVELS}
+
+
+def test_heatmaps_are_drawn_where_their_cells_lie(drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet]) -> None:
+    """Each peak in the level's colour, in the middle of its cell; where nothing is learnt it is red."""
+    sheet, drawn, network = drawn_by_hand
+    levels = len(drawn.targets)
+    width = (2 * SIDE * ZOOM + GAP - (levels - 1) * GAP) // levels
+    top = LINE + SIDE * ZOOM + 2 * LINE + GAP
+    peaks = 0
+    for place, (target, mask, stride) in enumerate(
+        zip(drawn.targets, drawn.masks, network.geometry.heatmap_strides, strict=True)
+    ):
+        panel = sheet[top : top + width, place * (width + GAP) : place * (width + GAP) + width]
+
+        def at(row: int, column: int, panel: np.ndarray = panel, stride: int = stride) -> list[int]:
+            y, x = (int((cell + 0.5) * stride * width / SIDE) for cell in (row, column))
+            return panel[y, x].tolist()
+
+        for row, column in (target[0] == 1).any(0).nonzero().tolist():
+            assert at(row, column) == list(LEVELS[place])
+            peaks += 1
+        heat, learnt = target[0].amax(0), mask[0, 0]
+        for row, column in ((heat < 0.01) & (learnt == 1)).nonzero().tolist()[::7]:
+            assert max(at(row, column)) <= 3
+        for row, column in ((heat < 0.01) & (learnt == 0)).nonzero().tolist()[::7]:
+            red, green, blue = at(row, column)
+            assert 50 < red < 80 and green < 20 and blue < 20
+    assert peaks == 5

@@ -1,6 +1,7 @@
 """Altered photos: that truth and pixels go the same way, against hand-computed places and dots that are looked for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,39 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "posedet: error: --count 0: expected at least 1 photo\n"
     assert main(["stress", str(tmp_path / "no.json"), *options]) == 2
     assert capsys.readouterr().err == f"posedet: error: {tmp_path / 'no.json'}: no such file\n"
+
+
+def test_flags_go_with_their_keypoints(photo_set: Path) -> None:
+    """Also through the mirror; who is a crowd or ignored stays so."""
+    photo = read(photo_set)[0]
+    flags = (np.arange(17) % 3).astype(np.uint8)
+    person = replace(photo.persons[0], visibility=flags)
+    straight = np.arange(17)
+    for change, order in ((UNCHANGED, straight), (mirrored(320), SKELETON.mirror), (rotated(photo.size, 15), straight)):
+        seen = shown(person, View(photo, change), COCO)
+        assert_array_equal(seen.visibility, flags[order])
+        assert (seen.is_crowd, seen.ignore) == (False, False)
+    ignored = shown(replace(person, ignore=True), View(photo, UNCHANGED), COCO)
+    assert (ignored.is_crowd, ignored.ignore) == (False, True)
+    crowd = shown(replace(person, ignore=True, is_crowd=True), View(photo, UNCHANGED), COCO)
+    assert (crowd.is_crowd, crowd.ignore) == (True, True)
+
+
+def test_a_keypoint_counts_up_to_the_edges_of_the_outer_pixels(photo_set: Path) -> None:
+    """A view of 50 x 100 pixels reaches from -0.5 to 49.5 and 99.5."""
+    photo = read(photo_set)[0]
+    places = [(-0.5, 10), (-0.6, 10), (49.4, 10), (49.6, 10), (10, -0.5), (10, -0.6), (10, 99.4), (10, 99.6)]
+    points = np.concatenate([places, np.full((9, 2), 20)]).astype(np.float32)
+    view = View(photo, UNCHANGED, limit=(100, 50))
+    seen = shown(replace(photo.persons[0], keypoints=points), view, COCO)
+    assert (seen.visibility[:8] > 0).tolist() == [True, False] * 4
+
+
+@pytest.mark.parametrize(
+    "change", [mirrored(80), rotated(SIZE, 15), rotated(SIZE, 90), shrunk(SIZE, 0.5), blurred(2), compressed(95)]
+)
+def test_colours_stay_in_their_channels(change: Change) -> None:
+    """An orange photo stays one where it is seen at all."""
+    altered = change.pixels(np.full((*SIZE, 3), (250, 140, 20), np.uint8))
+    x, y = moved(change, (39.5, 29.5))[0]
+    assert_allclose(altered[round(y), round(x)].astype(int), (250, 140, 20), atol=3)

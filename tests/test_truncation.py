@@ -261,3 +261,23 @@ def test_damage(change: Any, expected: str) -> None:
     with pytest.raises(DataError) as caught:
         views_of(data)
     assert str(caught.value) == expected
+
+
+def test_a_keypoint_is_seen_up_to_the_edges_of_the_outer_pixels() -> None:
+    """The views of photos 0 and 1 that `test_windows_are_the_same_for_ever` has: from x 140 on, and up to y 143."""
+    points = np.stack([np.linspace(100, 200, 17), np.linspace(80, 180, 17)], axis=1)
+    three = 2 * (np.arange(17) < 3)
+    data = {
+        "images": [{"id": i, "file_name": "x.png", "width": 300, "height": 260} for i in (0, 1)],
+        "annotations": [person(1, 0, points), person(2, 1, points)],
+        "categories": [CATEGORY],
+    }
+    for number, (image_id, place) in enumerate(
+        [(0, (139.5, 10)), (0, (139.4, 10)), (0, (299.4, 10)), (0, (299.5, 10)), (1, (10, 143.4)), (1, (10, 143.5))], 3
+    ):
+        beside = np.where(np.arange(17)[:, None] < 3, place, (200, 100))
+        data["annotations"].append(person(number, image_id, beside, three, bbox=[0, 0, 300, 260]))
+    views = views_of(data)
+    assert [views[i].window for i in (0, 1)] == [(140, 0, 300, 260), (0, 0, 300, 144)]
+    seen = {each.annotation_id: each.ignore for view in views.values() for each in view.photo.persons}
+    assert {number: seen[number] for number in range(3, 9)} == {3: 0, 4: 1, 5: 0, 6: 1, 7: 0, 8: 1}
