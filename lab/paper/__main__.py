@@ -71,7 +71,7 @@ def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
 
 
 def _figure3(options: argparse.Namespace) -> int:
-    needs("lab.paper figure3", "train", ("matplotlib", "pycocotools"))
+    needs("python -m lab.paper figure3", "evaluate", ("matplotlib", "pycocotools"))
     from lab.paper.figure3 import reproduce_figure3
 
     print(reproduce_figure3(options.data, options.output))
@@ -85,7 +85,7 @@ def _photo_set(text: str) -> tuple[Path, Path]:
 
 
 def _crowds(options: argparse.Namespace) -> int:
-    needs("lab.paper crowds", "train", ("pycocotools",))
+    needs("python -m lab.paper crowds", "evaluate", ("pycocotools",))
     from lab.paper.crowds import reproduce_crowds
 
     sets = {name: given for name in _CROWDS if (given := getattr(options, name)) is not None}
@@ -95,7 +95,7 @@ def _crowds(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     name = options.table.name
-    needs(f"lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
+    needs(f"python -m lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
     from lab.paper.table_runs import Request, reproduce
 
     if options.seeds < 1:

@@ -49,7 +49,7 @@ class Alternative:
     def session(self, at_once: int = 1) -> Session:
         """The network, for so many calls at a time. Raises as `open`."""
         if self.engine == "pytorch":
-            needs("benchmark --engines pytorch", "train", ("torch", "safetensors"))
+            needs("posedet benchmark --engines pytorch", "export", ("torch", "safetensors"))
             return _pytorch(Path(self.model), self.threads - at_once + 1)
         return open_session(Path(self.model), runtime=self.engine, threads=self.threads, at_once=at_once)
 

@@ -54,7 +54,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _errors(options: argparse.Namespace) -> int:
-    needs("errors", "train", ("pycocotools",))
+    needs("posedet errors", "evaluate", ("pycocotools",))
     from posedet.diagnosis.error_report import report_errors
 
     folder: Path | None = options.photos or photo_folder(options.annotations)
@@ -75,7 +75,7 @@ def _errors(options: argparse.Namespace) -> int:
 
 
 def _stress(options: argparse.Namespace) -> int:
-    needs("stress", "train", ("matplotlib", "pycocotools"))
+    needs("posedet stress", "evaluate", ("matplotlib", "pycocotools"))
     from posedet.diagnosis.stress import stress
 
     predict, protocol = judged_detector(options)
@@ -86,7 +86,7 @@ def _stress(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    needs("calibrate", "train", ("matplotlib",))
+    needs("posedet calibrate", "evaluate", ("matplotlib",))
     from posedet.data.annotations import read_annotations
     from posedet.diagnosis.calibration import calibration, keypoint_scores, plot
     from posedet.evaluation.report import write_report

@@ -46,7 +46,7 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str 
     file = None if options.model is None else model_file(options.model)
     model: Path | Session | None = file
     if file is not None and file.suffix == ".safetensors":
-        needs("... --model x.safetensors", "train", ("torch", "safetensors"))
+        needs("posedet ... --model x.safetensors", "export", ("torch", "safetensors"))
         from posedet.weights.torch_session import open_weights
 
         model = open_weights(file, device or "cpu")

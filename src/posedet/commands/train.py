@@ -47,7 +47,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
     show.set_defaults(command=_show)
 
-    plot = add("plot", "the curves of a training run (needs posedet[train])", "plot runs/a")
+    plot = add("plot", "the curves of a training run (needs posedet[evaluate])", "plot runs/a")
     plot.add_argument("run", type=Path, help="folder of the run")
     plot.add_argument("--output", type=Path, help="the .png, .svg or .pdf to write (default: curves.png in the run)")
     plot.set_defaults(command=_plot)
@@ -71,7 +71,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _check(options: argparse.Namespace) -> int:
-    needs("data check", "train", ("cv2", "yaml"))
+    needs("posedet data check", "evaluate", ("yaml",))
     from posedet.data.check import check
     from posedet.skeleton import skeleton_for
 
@@ -88,7 +88,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    needs("data show", "train", ("torch", "cv2", "safetensors", "yaml"))
+    needs("posedet data show", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.show import show
@@ -105,7 +105,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    needs("plot", "train", ("matplotlib", "torch"))
+    needs("posedet plot", "evaluate", ("matplotlib",))
     from posedet.training.plot import plot
 
     print(f"curves -> {one_line(plot(options.run, options.output))}")
@@ -113,7 +113,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
+    needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.loop import reported, train
@@ -144,7 +144,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _validation(photo_set: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
-    needs("train --validate", "train", ("pycocotools",))
+    needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import parse_data
     from posedet.evaluation.protocols import protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE, check_photo_set, evaluate
