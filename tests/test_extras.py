@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from posedet.commands.main import main
-from sets import made_up_set
+from posedet.skeleton import COCO
+from sets import changed, made_up_set
 
 ROOT = Path(__file__).parent.parent
 RELEASED = ROOT / "src" / "posedet" / "released"
@@ -177,10 +178,13 @@ def test_every_command_explains_itself_without_optional_modules(tmp_path: Path) 
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
-    """Two annotated photos of noise."""
-    from posedet.skeleton import COCO
+    """Two annotated photos of noise, one person in each."""
 
-    return made_up_set(tmp_path / "truth.json", COCO.keypoints, num_photos=2)
+    def with_areas(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["area"] = 4000
+
+    return changed(made_up_set(tmp_path / "truth.json", COCO.keypoints, num_photos=2), with_areas)
 
 
 @pytest.mark.parametrize(
@@ -190,10 +194,13 @@ def truth(tmp_path: Path) -> Path:
         ("posedet errors", "errors truth.json --threads 1 --output errors.html"),
         ("posedet data check", "data check truth.json"),
         ("posedet plot", "plot ."),
-        pytest.param("posedet calibrate", "calibrate PHOTOS/truth.json --photos PHOTOS --output y --threads 1"),
+        pytest.param(
+            "posedet calibrate",
+            "calibrate PHOTOS/truth.json --photos PHOTOS --output y --threads 1",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("posedet stress", "stress truth.json --threads 1 --count 1 --output y", marks=pytest.mark.slow),
         pytest.param("posedet quantise", "quantise MODEL y.onnx --photos PHOTOS/food.jpg", marks=pytest.mark.slow),
-        pytest.param("posedet export", "export WEIGHTS y.onnx", marks=pytest.mark.slow),
     ],
 )
 def test_a_command_runs_with_the_modules_that_it_asks_for(
@@ -201,21 +208,15 @@ def test_a_command_runs_with_the_modules_that_it_asks_for(
 ) -> None:
     """So 'posedet evaluate', for example, runs where torch cannot be imported."""
     (tmp_path / "log.jsonl").write_text('{"step": 0, "loss": 2.0, "rate": 0.1, "seconds": 1.0}\n')
-    places = {
-        "PHOTOS": photos,
-        "MODEL": RELEASED / "posedet-s.onnx",
-        "WEIGHTS": RELEASED / "posedet-s.safetensors",
-    }
-    for name, path in places.items():
-        arguments = arguments.replace(name, str(path))
+    arguments = arguments.replace("PHOTOS", str(photos)).replace("MODEL", str(RELEASED / "posedet-s.onnx"))
     codes, unused, printed = run_without(NEEDS[command].modules, arguments.split(), folder=tmp_path)
     assert codes == ["0"] and unused == "", printed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["posedet convert", "posedet data show", "posedet train"])
+@pytest.mark.parametrize("command", ["posedet convert", "posedet data show", "posedet export", "posedet train"])
 def test_training_commands_ask_for_what_they_import(command: str, tmp_path: Path) -> None:
-    """They end at a file that is not there, after their imports."""
+    """They end at a file that is not there, after their imports; PyTorch imports onnxscript only while exporting."""
     codes, unused, printed = run_without(NEEDS[command].modules, ARGUMENTS[command].split(), folder=tmp_path)
-    assert codes == ["2"] and unused == "", printed
-    assert "x.json" in printed or "x.pth" in printed
+    assert codes == ["2"] and unused in ("", "onnxscript"), printed
+    assert re.search(r"x\.(json|pth|safetensors)", printed)
