@@ -1,6 +1,7 @@
 # make demo      poses on the photos in photos/, with the runtime alone
 # make quick     the quick tests, about a minute: for every change
 # make test      format, lint, spelling, types, all tests: what continuous integration runs
+# make docs      the documentation as a site in build/site/
 # make coverage  all tests, and which lines they run
 PYTHON ?= python3
 RUNTIME := .venv
@@ -8,7 +9,7 @@ DEVELOP := .venv-dev
 # Processes for the tests. On 2 cores, PyTorch's own threads are no faster than a second process.
 JOBS ?= 2
 
-.PHONY: demo quick test coverage check clean
+.PHONY: demo quick test docs coverage check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -25,7 +26,10 @@ check: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mypy
 
 test: check
-	$(DEVELOP)/bin/pytest -q
+	$(DEVELOP)/bin/pytest -q -rs
+
+docs: $(DEVELOP)/installed
+	$(DEVELOP)/bin/mkdocs build --strict
 
 coverage: $(DEVELOP)/installed
 	$(DEVELOP)/bin/pytest -q --cov --cov-report=term --cov-report=html
@@ -37,7 +41,7 @@ $(RUNTIME)/installed: pyproject.toml
 
 $(DEVELOP)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEVELOP)
-	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,openvino,quantise,dev]"
+	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,openvino,quantise,docs,dev]"
 	@touch $@
 
 clean:

@@ -1,12 +1,17 @@
 """Made-up annotated photos on disk, for the tests of data and training."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.formats.coco import read_content
+from posedet.skeleton import COCO, Skeleton
 
 HEIGHT, WIDTH = 90, 120
 
@@ -46,3 +51,37 @@ def changed(path: Path, change: Any) -> Path:
     change(content)
     path.write_text(json.dumps(content))
     return path
+
+
+def as_ultralytics(truth: dict[str, Any], photos: Path, folder: Path, part: str = "val") -> Path:
+    """A set in Ultralytics' format in `folder`, as its own converter writes COCO's; returns data.yaml."""
+    for name in ("images", "labels"):
+        (folder / name / part).mkdir(parents=True)
+    entries = {image["id"]: image for image in truth["images"]}
+    for image in entries.values():
+        shutil.copy(photos / image["file_name"], folder / "images" / part)
+    for person in truth["annotations"]:
+        if not person["iscrowd"]:
+            image = entries[person["image_id"]]
+            with (folder / "labels" / part / image["file_name"]).with_suffix(".txt").open("a") as file:
+                file.write(f"0 {' '.join(map(repr, _shares(person, image['width'], image['height'])))}\n")
+    yaml = folder / "data.yaml"
+    mirror = COCO.mirror.tolist()
+    yaml.write_text(f"path: .\ntrain: images/train\n{part}: images/{part}\nkpt_shape: [17, 3]\nflip_idx: {mirror}\n")
+    return yaml
+
+
+def _shares(person: dict[str, Any], width: int, height: int) -> list[float]:
+    """Box (centre, sides) and keypoints (x, y, flag) of a line."""
+    x, y, w, h = person["bbox"]
+    values = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+    for px, py, flag in np.reshape(person["keypoints"], (-1, 3)).tolist():
+        values += [px / width, py / height, flag]
+    return values
+
+
+def photos_of(
+    truth: Any, skeleton: Skeleton, where: str = "truth", folder: Path = Path()
+) -> tuple[AnnotatedPhoto, ...]:
+    """Truth in COCO's form, as if read from a file called `where`, its photos in `folder`."""
+    return read_content(truth, where, folder, skeleton)

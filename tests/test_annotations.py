@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
-from posedet.data.formats import coco
+from posedet.data import json_entries
+from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
 
@@ -54,7 +55,7 @@ def labels() -> dict[str, Any]:
 def read(data: Any, folder: Path, skeleton: Skeleton = TRIO) -> tuple[AnnotatedPhoto, ...]:
     path = folder / "val.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data))
-    return read_annotations(path, folder / "photos", skeleton, check_files=False)
+    return read_photos(f"{path}:{folder}/photos", skeleton, check_files=False)
 
 
 def person(data: Any, folder: Path, skeleton: Skeleton = TRIO) -> Person:
@@ -80,11 +81,14 @@ def test_all_fields(tmp_path: Path) -> None:
     assert not photos[0].only_main_person and photos[1].persons == ()
     first, crowd = photos[0].persons
     # In the order of the skeleton, not of the file.
-    np.testing.assert_array_equal(first.keypoints, np.array([[11, 12.5], [0, 0], [31, 32]], np.float32), strict=True)
+    np.testing.assert_array_equal(first.keypoints, np.array([[11, 12.5], [0, 0], [31, 32]]), strict=True)
     np.testing.assert_array_equal(first.visibility, np.array([2, 0, 1], np.uint8), strict=True)
     np.testing.assert_array_equal(first.keypoint_weights, np.ones(3, np.float32), strict=True)
-    np.testing.assert_array_equal(first.box, np.array([10, 20, 40, 60.5], np.float32), strict=True)
+    np.testing.assert_array_equal(first.box, np.array([10, 20, 40, 60.5]), strict=True)
     assert (first.area, first.score, first.annotation_id) == (600.25, 1.0, 11)
+    assert (first.category_id, first.place) == (1, f"{tmp_path}/val.json: annotations[0] (id 11, one.jpg)")
+    assert [photo.place for photo in photos] == [f"{tmp_path}/val.json: images[{number}]" for number in (0, 1)]
+    assert [photo.categories for photo in photos] == [{1: ("right_eye", "left_eye", "nose")}] * 2
     assert (first.is_crowd, first.ignore, crowd.is_crowd, crowd.ignore) == (False, False, True, True)
 
 
@@ -111,18 +115,20 @@ def test_an_exact_name_goes_before_another_word_for_it(tmp_path: Path) -> None:
     assert person(data, tmp_path, BODY19).keypoints[BODY19.index("head_top")].tolist() == [11, 12.5]
 
 
-def test_a_teachers_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["keypoint_scores", "joint_scores"])
+def test_a_teachers_labels(tmp_path: Path, name: str) -> None:
     data = labels()
-    data["annotations"][0] |= {"score": 0.5, "joint_scores": [0.75, 0.1, 1.09]}
+    data["annotations"][0] |= {"score": 0.5, name: [0.75, 0.1, 1.09]}
     first = person(data, tmp_path)
     np.testing.assert_array_equal(first.keypoint_weights, np.array([1, 0.1, 0.75], np.float32), strict=True)
     assert first.score == 0.5
     assert first.visible.tolist() == [-1, -1, -1]
 
 
-def test_labelled_joints_are_the_only_known_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["labelled_keypoints", "labelled_joints"])
+def test_labelled_keypoints_are_the_only_known_ones(tmp_path: Path, name: str) -> None:
     data = labels()
-    data["annotations"][0] |= {"labelled_joints": ["right_eye", "left_eye"], "keypoints": [31, 32, 2, 1, 2, 0, 5, 6, 2]}
+    data["annotations"][0] |= {name: ["right_eye", "left_eye"], "keypoints": [31, 32, 2, 1, 2, 0, 5, 6, 2]}
     first = person(data, tmp_path)
     assert first.visibility.tolist() == [0, 0, 2]
     assert first.visible.tolist() == [-1, -1, -1]
@@ -138,6 +144,7 @@ def test_labelled_joints_are_the_only_known_ones(tmp_path: Path) -> None:
         ({"num_keypoints": 0}, True),  # as in CrowdPose, where head and neck do not count
         ({"keypoints": [1, 2, 0] * 3}, True),
         ({"labelled_joints": []}, True),
+        ({"labelled_keypoints": []}, True),
     ],
 )
 def test_who_is_ignored(tmp_path: Path, change: dict[str, Any], ignored: bool) -> None:
@@ -181,7 +188,7 @@ def test_annotations_of_things_without_keypoints_are_left_out(tmp_path: Path) ->
 def test_packed_files(tmp_path: Path) -> None:
     path = tmp_path / "val.json.gz"
     path.write_bytes(gzip.compress(json.dumps(labels()).encode()))
-    packed = read_annotations(path, tmp_path / "photos", TRIO, check_files=False)
+    packed = read_photos(f"{path}:{tmp_path}/photos", TRIO, check_files=False)
     plain = read(labels(), tmp_path)
     assert [photo.path for photo in packed] == [photo.path for photo in plain]
     np.testing.assert_array_equal(packed[0].persons[0].keypoints, plain[0].persons[0].keypoints)
@@ -192,15 +199,14 @@ def test_missing_photos_are_named_and_counted(tmp_path: Path) -> None:
     path.write_text(json.dumps(labels()))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").touch()
-    with pytest.raises(DataError) as caught:
-        read_annotations(path, tmp_path / "photos", TRIO)
+    with pytest.raises(MissingPhotosError) as caught:
+        read_photos(f"{path}:{tmp_path}/photos", TRIO)
     assert str(caught.value) == (
-        f"{path}: images[1].file_name: '{tmp_path}/photos/sub/two.jpg': no such photo (1 of 2 are missing); "
-        "is the folder of photos right?"
+        f"{path}: images[1]: '{tmp_path}/photos/sub/two.jpg': no such photo (1 of 2 are missing)"
     )
     (tmp_path / "photos" / "sub").mkdir()
     (tmp_path / "photos" / "sub" / "two.jpg").touch()
-    assert len(read_annotations(path, tmp_path / "photos", TRIO)) == 2
+    assert len(read_photos(f"{path}:{tmp_path}/photos", TRIO)) == 2
 
 
 @given(st.permutations(range(19)), st.data())
@@ -246,6 +252,8 @@ DAMAGE = [
     ("annotations", 0, {"area": float("inf")}, "annotations[0].area: inf, expected a number from 0 to 1e+18"),
     ("annotations", 0, {"score": float("nan")}, "annotations[0].score: nan, expected a number from 0 to 1"),
     ("annotations", 0, {"joint_scores": [1, 1]}, "annotations[0].joint_scores: 2 numbers, expected 3 (one a keypoint)"),
+    ("annotations", 0, {"keypoint_scores": [1]}, "annotations[0].keypoint_scores: 1 numbers, expected 3 (one a key"),
+    ("annotations", 0, {"labelled_keypoints": [3]}, "annotations[0].labelled_keypoints[0]: 3 is no keypoint of"),
     ("annotations", 0, {"labelled_joints": ["tail"]}, "annotations[0].labelled_joints[0]: 'tail' is no keypoint of"),
     ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
     ("annotations", 1, {"id": 11}, "annotations[1].id: 11 stands there twice"),
@@ -255,7 +263,7 @@ DAMAGE = [
     ("annotations", 1, {"category_id": 2}, "annotations[1].category_id: 2 is not among the file's categories (1)"),
     ("annotations", 1, {"iscrowd": 2}, "annotations[1].iscrowd: 2, expected 0 or 1"),
     ("annotations", 1, {"ignore": "yes"}, "annotations[1].ignore: 'yes', expected 0 or 1"),
-    ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a whole number"),
+    ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a number from 0 to 1e+09"),
     ("images", 1, {"id": 7}, "images[1].id: 7 stands there twice"),
     ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
     ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
@@ -316,7 +324,18 @@ def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> 
 def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
     data = labels()
     del data["categories"][0]["keypoints"]
+    for annotation in data["annotations"]:
+        del annotation["keypoints"]
     assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a file of keypoints?"
+
+
+def test_keypoints_without_names_are_those_of_the_skeleton(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As many, in its order; and the log says so."""
+    data = labels()
+    del data["categories"][0]["keypoints"]
+    assert person(data, tmp_path).keypoints.tolist() == [[31, 32], [0, 0], [11, 12.5]]
+    assert caplog.messages == [f"{tmp_path}/val.json names no keypoints: taken to be those of 'trio', in its order"]
+    assert error(data, tmp_path, BODY19) == "val.json: annotations[0].keypoints: 9 numbers, expected 57 (19 x 3)"
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -324,19 +343,19 @@ def test_unreadable_files(tmp_path: Path) -> None:
     folder.mkdir()
     cut.write_bytes(gzip.compress(json.dumps(labels()).encode())[:-20])
     plain.write_text(json.dumps(labels()))
-    texts = {missing: "no such file", folder: "cannot be read (Is a", cut: "not a gzip file, or cut short (Comp"}
+    texts = {missing: "no such file", folder: "a folder without data.yaml", cut: "not a gzip file, or cut short (Comp"}
     for path, text in (texts | {plain: "not a gzip file, or cut short (Not a gzipped file"}).items():
         with pytest.raises(DataError) as caught:
-            read_annotations(path, tmp_path, TRIO)
+            read_photos(str(path), TRIO)
         assert str(caught.value).startswith(f"{path}: {text}")
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 1 << 20)
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * (1 << 21)))
     with pytest.raises(DataError, match=r"bomb\.json\.gz: larger than 1 MiB, expected annotations or results"):
-        read_annotations(path, tmp_path, TRIO)
+        read_photos(str(path), TRIO)
 
 
 junk = st.recursive(

@@ -64,8 +64,8 @@ def fixed_seed():
 )
 def test_levels(size, dla, hrnet):
     sizes = torch.tensor([[size]], dtype=torch.float32)
-    assert 3 + person_levels(sizes, DLA, 4.0).item() == dla
-    assert 3 + person_levels(sizes, HRNET, 4.0).item() == hrnet
+    assert 3 + person_levels(sizes, DLA).item() == dla
+    assert 3 + person_levels(sizes, HRNET).item() == hrnet
 
 
 # --- coarse poses: the official cases (facts 15.4) ---
@@ -342,9 +342,7 @@ def learnt(similarity: Tensor) -> list[int]:
 
 def labels(batch: Batch, similarity: Tensor) -> list[str]:
     """ "pos", "neg", or "-" for ignored, of every pose."""
-    targets, weights = score_labels(
-        similarity, batch, persons_of(batch), positive=PAPER.positive_oks, negative=PAPER.negative_oks
-    )
+    targets, weights = score_labels(similarity, batch, persons_of(batch))
     return [
         ("pos" if target else "neg") if weight else "-"
         for target, weight in zip(targets[0].tolist(), weights[0].tolist(), strict=True)

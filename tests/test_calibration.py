@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose
 
 from posedet import PoseDet, Poses
 from posedet.commands.main import main
-from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.sources import read_photos
 from posedet.diagnosis.calibration import (
     Correction,
     KeypointScores,
@@ -211,7 +212,7 @@ def test_calibrate_measures_and_corrects(photos: Path, tmp_path: Path, capsys: p
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     # Of corrected weights there is nothing left to correct.
     detector = PoseDet(open_weights(written), long_side=320, score_threshold=0.2)
-    found = keypoint_scores(detector, read_annotations(truth, photos, COCO))
+    found = keypoint_scores(detector, read_photos(f"{truth}:{photos}", COCO))
     assert_allclose(calibration(found, labelled=True).correction, (1, 0), atol=0.01)
     assert np.abs(np.subtract(list(results["correction"].values()), (1, 0))).max() > 0.1
 

@@ -1,16 +1,21 @@
 """A network for other keypoints starts from what it shares by name, and from nothing else."""
 
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from posedet.config import Config, load_config
-from posedet.model.network import NetworkOutput, PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import NetworkOutput, PoseDetNet
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton, infer_pairs
-from posedet.weights.checkpoint import load_start, save_weights
+from posedet.weights.checkpoint import load_start, load_weights, save_weights, stored_skeleton
 from posedet.weights.keypoints import carry_over
+
+SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
 
 
 def skeleton_of(names: list[str]) -> Skeleton:
@@ -145,3 +150,16 @@ def test_every_tensor_whose_size_follows_the_keypoints_is_brought_to_the_new_one
     states = [{name: torch.zeros(shapes[name]) for name in following} for shapes in (old, own)]
     carried = carry_over(*states, COCO, CROWDPOSE)
     assert {name: tensor.shape for name, tensor in carried.items()} == {name: own[name] for name in following}
+
+
+def test_older_files_are_turned_once(tmp_path: Path) -> None:
+    """The shipped weights hold displacements as y, x; a copy written today holds them as x, y and reads the same."""
+    with safe_open(SHIPPED, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in ("bypass.offsets.bias", "refinements.1.output.weight")}
+    tensors, config, info = load_weights(SHIPPED)
+    for name, tensor in stored.items():
+        assert torch.equal(tensors[name][0::2], tensor[1::2]) and torch.equal(tensors[name][1::2], tensor[0::2])
+    save_weights(tmp_path / "copy.safetensors", tensors, config, stored_skeleton(info, SHIPPED), info)
+    again, _, _ = load_weights(tmp_path / "copy.safetensors")
+    for name, tensor in tensors.items():
+        assert torch.equal(again[name], tensor), name

@@ -19,7 +19,7 @@ from PIL import Image
 
 from posedet import PoseDet, Poses, __version__, draw
 from posedet.commands.main import main
-from posedet.data.sources import parse_data
+from posedet.data.sources import Source
 from posedet.errors import ConfigError, ModelError
 from posedet.image import read_photo
 from posedet.skeleton import COCO, CROWDPOSE
@@ -450,18 +450,18 @@ def test_info_of_the_shipped_model(posedet) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a/set.json", ("a/set.json", "a/set", 1)),
-        ("set.json.gz", ("set.json.gz", "set", 1)),
+        ("a/set.json", ("a/set.json", None, 1)),
+        ("set.json.gz", ("set.json.gz", None, 1)),
         ("set.json:photos", ("set.json", "photos", 1)),
         ("set.json:photos*3", ("set.json", "photos", 3)),
-        ("set.json*2", ("set.json", "set", 2)),
+        ("set.json*2", ("set.json", None, 2)),
     ],
 )
-def test_data_on_the_command_line(text: str, expected: tuple[str, str, int]) -> None:
-    assert parse_data(text) == (Path(expected[0]), Path(expected[1]), expected[2])
+def test_data_on_the_command_line(text: str, expected: tuple[str, str | None, int]) -> None:
+    assert Source.parse(text) == Source(Path(expected[0]), *expected[1:])
 
 
 @pytest.mark.parametrize("times", ["0", "", "-1", "x", "1.5"])
 def test_data_that_cannot_be(times: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--data set.json\*.*: after the star a whole number is expected$"):
-        parse_data(f"set.json*{times}")
+    with pytest.raises(ConfigError, match=r"^set.json\*.*: after the star a whole number is expected$"):
+        Source.parse(f"set.json*{times}")

@@ -2,11 +2,24 @@
 
 import dataclasses
 import json
+import runpy
 import tomllib
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
-from posedet.config import Config, config_from_dict, decode_config_from_dict, load_config, preset_names
+from posedet.commands.main import main
+from posedet.config import (
+    OLD_FILES,
+    Config,
+    config_from_dict,
+    decode_config_from_dict,
+    load_config,
+    preset_names,
+    settings,
+    to_toml,
+)
 from posedet.errors import ConfigError
 from posedet.skeleton import find_skeleton
 
@@ -37,23 +50,37 @@ def test_names_of_presets():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.strides=[8, 16]", "'model.strides' is (8, 16), expected [8, 16, 32] or [8, 16, 32, 64]"),
+        ("model.strides=[8, 16]", "'model.strides' is [8, 16], expected [8, 16, 32] or [8, 16, 32, 64]"),
         ("model.pyramid='hrfpn'", "'model.fine_taps' is True, expected false with the pyramid 'hrfpn'"),
         ("model.strides=[8, 16, 32, 64]", "'model.fine_taps' is True, expected false with four levels"),
         ("model.branch_depth=0", "'model.tap_channels' is 32, expected 64 as model.channels"),
-        ("model.refinements=-1", "'model.refinements' is -1, expected at least 0"),
-        ("train.batch_size=0", "'train.batch_size' is 0, expected at least 1"),
-        ("train.learning_rate=nan", "'train.learning_rate' is nan, expected at least 0"),
+        ("model.refinements=-1", "'model.refinements' is -1, expected 0 to 100"),
+        ("train.batch_size=0", "'train.batch_size' is 0, expected 1 to 100000"),
+        ("train.learning_rate=nan", "'train.learning_rate' is nan, expected a number"),
         ("data.flip=2", "'data.flip' is 2.0, expected 0 to 1"),
+        ("train.frozen_blocks=18", "'train.frozen_blocks' is 18, expected 0 to 17"),
         ("train.ema=1.5", "'train.ema' is 1.5, expected 0 to 1"),
         ("data.zoom=[2.0, 1.0]", "'data.zoom' is [2.0, 1.0], expected two numbers above 0, the smaller one first"),
         ("data.zoom=[0, 1]", "'data.zoom' is [0.0, 1.0], expected two numbers above 0"),
-        ("data.zoom=[nan, 1]", "'data.zoom' is [nan, 1.0], expected two numbers above 0"),
+        ("data.zoom=[nan, 1]", "'data.zoom[0]' is nan, expected a number"),
         ("train.decay=[]", "'train.decay' is [], expected one share of all steps, 0 up to 1 ('cosine')"),
         ("train.decay=[0.5, 0.9]", "'train.decay' is [0.5, 0.9], expected one share of all steps"),
         ("train.decay=[1.0]", "'train.decay' is [1.0], expected one share of all steps"),
         ("loss.heatmap_sigma=0", "'loss.heatmap_sigma' is 0.0, expected at least 0.001"),
         ("decode.candidates=0", "'decode.candidates' is 0, expected at least 1"),
+        ("data.patch=65", "'data.patch' is 65, expected an even number: the patches of data.mosaic have halves"),
+        ("data.patch=8193", "'data.patch' is 8193, expected 64 to 8192"),
+        ("data.rotation_deg=inf", "'data.rotation_deg' is inf, expected 0 to 180"),
+        ("model.heatmap_bias=nan", "'model.heatmap_bias' is nan, expected a number"),
+        ("model.channels=100000", "'model.channels' is 100000, expected 1 to 4096"),
+        ("model.refinements=1000", "'model.refinements' is 1000, expected 0 to 100"),
+        ("train.batch_size=1000000", "'train.batch_size' is 1000000, expected 1 to 100000"),
+        ("train.accumulate=3", "'train.batch_size' is 8, expected a multiple of 3, the parts of train.accumulate"),
+        ("train.seed=18446744073709", "'train.seed' is 18446744073709, expected at most 1e+12"),
+        (f"loss.coarse=1{'0' * 400}", f"'loss.coarse' is 1{'0' * 39}, expected at most 1e+12"),
+        ("decode.score_threshold=inf", "'decode.score_threshold' is inf, expected 0 to 1"),
+        ("decode.short_side=0", "'decode.short_side' is 0, expected at least 32"),
+        ("assign.selected=0", "'assign.selected' is 0, expected at least 1 with model.presence"),
     ],
 )
 def test_settings_that_cannot_be(change, message):
@@ -67,6 +94,13 @@ def test_group_norm_needs_multiples_of_32():
         load_config("posedet-s", ["model.norm='group'", "model.channels=100"])
 
 
+@pytest.mark.parametrize("preset", ["dla34-coco", "hrnet-w32-coco-improved"])
+def test_patches_of_backbones_that_merge_their_maps(preset):
+    message = rf"'data\.patch' is 200, expected a multiple of 32, the largest stride of the backbone '{preset[:5]}"
+    with pytest.raises(ConfigError, match=message):
+        load_config(preset, ["data.patch=200"])
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_load(name, tmp_path):
     config = load_config(name)
@@ -74,7 +108,9 @@ def test_presets_load(name, tmp_path):
     trained, reported = find_skeleton(config.model.skeleton), find_skeleton(config.decode.skeleton)
     assert set(reported.keypoints) <= set(trained.keypoints)
     assert config.data.patch % max(config.model.strides) == 0
-    assert load_config(write(tmp_path / "copy.toml", config.to_dict())) == config
+    path = tmp_path / "copy.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(str(path)) == config
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -106,17 +142,17 @@ def test_paper_presets_hold_the_published_settings(name):
     )
     off = (config.model.presence, config.model.share_towers, config.model.fine_taps, config.model.keypoint_scores)
     assert not any(off)
-    assert (config.assign.min_keypoints, config.assign.level_divisor, config.assign.positives) == (3, 4.0, 1)
+    assert (config.assign.min_keypoints, config.assign.positives) == (3, 1)
     assert (config.assign.refine_oks, config.assign.rescue_oks) == (0.7, 0.52)
-    assert (config.assign.positive_oks, config.assign.negative_oks) == (0.6, 0.5)
-    assert (config.loss.coarse, config.loss.refined, config.loss.score, config.loss.heatmap) == (0.1, 0.2, 1.0, 0.1)
+    assert (config.loss.coarse, config.loss.refined, config.loss.heatmap) == (0.1, 0.2, 0.1)
     assert (config.loss.oks, config.loss.presence, config.loss.keypoint_score) == (0, 0, 0)
     assert (config.data.zoom, config.data.flip, config.data.rotation_deg) == ((0.5, 1.5), 0.5, 0)
     assert (config.train.optimiser, config.train.learning_rate, config.train.weight_decay) == ("adam", 1e-4, 0)
     assert (config.train.clip, config.train.warmup, config.train.batch_size) == (35, 5, 48)
     assert [round(210 * share, 4) for share in config.train.decay] == [180, 200]
     assert (config.decode.nms, config.decode.nms_threshold) == ("oks", 0.3 if crowded else 0.2)
-    assert (config.decode.score_threshold, config.decode.min_area, config.decode.max_poses) == (0.05, 1024, 100)
+    assert (config.decode.score_threshold, config.decode.min_area) == (0.05, 1024)
+    assert config.data.patch == 512
     long_and_short = (1000, 640) if backbone == "hrnet-w48" else (800, 512)
     assert (config.decode.long_side, config.decode.short_side) == long_and_short
 
@@ -139,7 +175,7 @@ def test_unknown_section_names_the_nearest(values):
 def test_every_missing_key_is_named(section, values):
     assert_missing(section, {key: table for key, table in values.items() if key != section})
     for key in values[section]:
-        if key in ("short_side", "least_side"):  # may be absent: not limited, or newer than the file
+        if key == "short_side" or f"{section}.{key}" in OLD_FILES:  # may be absent: not limited, or newer than the file
             continue
         table = {name: value for name, value in values[section].items() if name != key}
         assert_missing(f"{section}.{key}", {**values, section: table})
@@ -156,6 +192,41 @@ def test_a_file_may_be_older_than_a_setting(values):
     assert config_from_dict(values, "here").assign.least_side == 0.3
     del values["assign"]["least_side"]
     assert config_from_dict(values, "here").assign.least_side == 0.0
+
+
+def test_a_file_may_have_settings_that_no_longer_exist(values):
+    config = config_from_dict(values, "here")
+    values["assign"] |= {"level_divisor": 4.0, "positive_oks": 0.6, "negative_oks": 0.5}
+    values["loss"]["score"] = 1
+    values["decode"]["max_poses"] = 100
+    assert config_from_dict(values, "here") == config
+    assert decode_config_from_dict(values["decode"], "here") == config.decode
+    assert values["decode"]["max_poses"] == 100  # what was given is not changed
+
+
+@pytest.mark.parametrize("override", ["loss.score=2.0", "decode.max_poses=20"])
+def test_the_value_of_such_a_setting_is_fixed(override):
+    name, _, value = override.partition("=")
+    with pytest.raises(ConfigError, match=rf"^posedet-s: '{name}' is {value}; it is no longer a setting, .* always 1"):
+        load_config("posedet-s", [override])
+
+
+@pytest.mark.parametrize("name", ["posedet-s.onnx", "posedet-s-int8.onnx", "posedet-s.safetensors"])
+def test_files_that_were_released_still_load(name):
+    from posedet.runtime.session import open_session
+    from posedet.weights.checkpoint import load_info
+
+    path = Path(str(resources.files("posedet") / "released" / name))
+    if path.suffix == ".onnx":
+        about = open_session(path).about
+        stored, decode = about.config, about.decode
+    else:
+        stored = load_info(path)["config"]
+        decode = config_from_dict(stored, name).decode
+    config = config_from_dict(stored, name)
+    assert stored["decode"]["max_poses"] == 100  # of an earlier release
+    assert config.decode == decode
+    assert config.model == load_config("posedet-s").model
 
 
 def test_short_side_may_be_absent(values):
@@ -226,6 +297,7 @@ def test_overrides_are_typed():
             "model.norm=batch",
             'model.location="centre"',
             "model.strides=[8, 16, 32]",
+            "assign.selected=20",
             "data.zoom=[1, 2]",
             "train.batch_size=24",  # the last one counts
         ],
@@ -322,13 +394,54 @@ def test_settings_cannot_be_changed():
         config.train.seed = 1
 
 
-def test_presets_are_complete_toml():
-    """`diff` of two presets is the difference of the experiments: no key may hide in a default."""
-    from importlib import resources
+def shipped(name: str) -> dict:
+    return tomllib.loads((resources.files("posedet") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
 
-    for name in preset_names():
-        text = (resources.files("posedet") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-        written = tomllib.loads(text)
-        wanted = {section: set(table) for section, table in load_config(name).to_dict().items()}
-        found = {section: set(table) for section, table in written.items()}
-        assert all(wanted[section] - found[section] <= {"short_side"} for section in wanted)
+
+@pytest.mark.parametrize("recipe", ["paper", "improved", "posedet-s"])
+def test_recipes_are_complete(recipe):
+    """`diff` of two recipes is the difference of the experiments: no key may hide in a default."""
+    written = {f"{section}.{key}" for section, table in shipped(recipe).items() for key in table}
+    assert {setting.name for setting in settings()} - written <= {"decode.short_side"}
+
+
+def test_every_piece_of_a_variant_changes_something():
+    variants = shipped("variants")
+    presets = variants.pop("presets")
+    assert {piece for _, *pieces in presets.values() for piece in pieces} == set(variants)
+    for name, (recipe, *pieces) in presets.items():
+        whole, values = load_config(name), shipped(recipe)
+        assert (whole == config_from_dict(values, recipe)) == (not pieces)
+
+
+def test_every_setting_has_a_meaning():
+    assert all(setting.meaning and "|" not in setting.meaning for setting in settings())
+
+
+def test_show_prints_a_preset_of_what_would_run(tmp_path, capsys):
+    assert main(["train", "hrnet-w48-crowdpose", "--set", "train.seed=3", "--set", "data.zoom=[1, 2]", "--show"]) == 0
+    printed = capsys.readouterr().out
+    assert "patch = 512  # pixels, side of the square that is trained on" in printed.splitlines()
+    (tmp_path / "x.toml").write_text(printed, encoding="utf-8")
+    expected = load_config("hrnet-w48-crowdpose", ["train.seed=3", "data.zoom=[1, 2]"])
+    assert load_config(str(tmp_path / "x.toml")) == expected
+
+
+def test_settings_that_json_would_write_otherwise(tmp_path):
+    odd = ["train.clip=inf", "train.weight_decay=1e-300", "train.decay=[]", "train.schedule=step"]
+    config = load_config("posedet-s", [*odd, """model.skeleton='a "b" \\ é.toml'"""])
+    (tmp_path / "x.toml").write_text(to_toml(config), encoding="utf-8")
+    assert load_config(str(tmp_path / "x.toml")) == config
+
+
+@pytest.mark.parametrize("given", [(), ("--data", "a.json"), ("--run", "a")])
+def test_training_needs_data_and_a_run(given, capsys):
+    assert main(["train", "posedet-s", *given]) == 2
+    line = "posedet: error: train needs --data and --run; with --show it only prints the settings\n"
+    assert capsys.readouterr().err == line
+
+
+def test_the_page_of_settings_is_up_to_date():
+    docs = Path(__file__).parent.parent / "docs"
+    page = runpy.run_path(str(docs / "make_settings.py"))["page"]()
+    assert (docs / "settings.md").read_text(encoding="utf-8") == page, "run python docs/make_settings.py"

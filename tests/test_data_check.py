@@ -71,7 +71,7 @@ def checked(tmp_path: Path) -> Callable[..., Report]:
         if not (tmp_path / "set" / "a.png").exists():
             Image.new("RGB", (400, 300)).save(tmp_path / "set" / "a.png")
         (tmp_path / "set.json").write_text(json.dumps(data))
-        return check(tmp_path / "set.json", **options)
+        return check(str(tmp_path / "set.json"), **options)
 
     return run
 
@@ -83,7 +83,7 @@ def only(report: Report, kind: str) -> str:
 
 
 def test_nothing_is_wrong_with_the_shipped_photos(photos: Path) -> None:
-    report = check(photos / "truth.json", photos)
+    report = check(f"{photos}/truth.json:{photos}")
     assert report == Report(num_photos=8, num_persons=49, num_unlabelled=15, findings=[])
 
 
@@ -260,7 +260,7 @@ def test_wrong_limbs_do_not_hide_the_people(checked: Callable[..., Report]) -> N
 def test_a_skeleton_that_is_wanted(checked: Callable[..., Report]) -> None:
     hand = Skeleton("hand", ("thumb", "wrist"), (), (), (0.05, 0.05))
     texts = [finding.text for finding in checked(annotations(person()), skeleton=hand).findings]
-    assert len(texts) == 1 and texts[0].endswith("categories: no keypoints of skeleton 'hand'")
+    assert len(texts) == 1 and "categories: no keypoint of skeleton 'hand' among ['nose', " in texts[0]
     arm = COCO.subset(["left_wrist", "left_elbow", "left_shoulder"])
     # What lies outside is none of the keypoints that are asked for.
     assert checked(annotations(moved(person(), nose=(4000, 0))), skeleton=arm).findings == []
@@ -276,7 +276,7 @@ def test_keypoints_that_no_skeleton_can_have(checked: Callable[..., Report]) -> 
 def test_what_is_no_annotation_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "set.json").write_bytes(content)
     with pytest.raises(DataError, match=r"set\.json: ") as caught:
-        check(tmp_path / "set.json")
+        check(str(tmp_path / "set.json"))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -311,14 +311,14 @@ def test_ultralytics_lines_are_checked_too(tmp_path: Path) -> None:
     far = "0 0.2 0.5 0.2 0.2 3.5 0.5 2 0.15 0.5 2 0.25 0.5 2"
     (tmp_path / "labels" / "a.txt").write_text(f"{good}\n{far}\n0 1 2\n")
     (tmp_path / "labels" / "b.txt").write_text(f"{good}\n\n{good}\n")
-    report = check(tmp_path)
+    report = check(str(tmp_path))
     texts = [finding.text.removeprefix(f"{tmp_path}/") for finding in report.findings]
     assert len(texts) == 4
     assert texts[0] == "labels/a.txt: line 3: 3 numbers, expected 14 (5 + 3 x 3)"
     assert "c.png: not a photo" in texts[1]
     assert texts[2].startswith("labels/a.txt: line 2: nose at (1400, 150) lies far outside the photo of 400 x 300")
     assert texts[3].startswith("labels/b.txt: line 3: the same person as line 1")
-    assert check(tmp_path / "data.yaml", Path("val")).findings == report.findings
+    assert check(f"{tmp_path}/data.yaml:val").findings == report.findings
 
 
 def test_the_command(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,5 +354,5 @@ def test_a_crowd_holds_no_person_twice(tmp_path: Path) -> None:
     Image.new("RGB", (220, 220)).save(tmp_path / "set" / "a.png")
     data = annotations(*people, images=[{"id": 1, "file_name": "a.png", "width": 220, "height": 220}])
     (tmp_path / "set.json").write_text(json.dumps(data))
-    line = only(check(tmp_path / "set.json"), "person twice")
+    line = only(check(str(tmp_path / "set.json")), "person twice")
     assert "annotations[200] (id 200, a.png): the same person as annotations[35] (id 35, a.png)" in line

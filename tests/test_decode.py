@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import posedet.runtime.decode as runtime_decode
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.poses import Poses
 from posedet.runtime.decode import candidates, decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO, Skeleton
 
 # Two joints of different sigma, so that joints taken for one another are noticed.
@@ -23,7 +25,6 @@ CONFIG = DecodeConfig(
     score_threshold=0.3,
     nms="oks",
     nms_threshold=0.3,
-    max_poses=100,
     min_area=256.0,
     clamp=False,
     skeleton="pair",
@@ -33,9 +34,7 @@ CONFIG = DecodeConfig(
 def decoded(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton, **changes: Any) -> Poses:
     config = replace(CONFIG, **changes)
     letterbox = Letterbox.fit(photo_size, long_side=config.long_side)
-    return decode(
-        *outputs, letterbox=letterbox, skeleton=skeleton, config=config, score_threshold=config.score_threshold
-    )
+    return decode(Outputs(*outputs), letterbox, skeleton, config)
 
 
 def some_outputs(seed: int, skeleton: Skeleton, *, count: int = 60, side: float = 500) -> tuple:
@@ -89,7 +88,7 @@ def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton,
     for score, points in sorted(poses, key=lambda pose: -pose[0]):  # stable: the first of equals stays first
         if all(similarity(points, other) <= config.nms_threshold for _, other in kept):
             kept.append((score, points))
-    return kept[: config.max_poses]
+    return kept[: runtime_decode.MAX_POSES]
 
 
 @pytest.mark.parametrize("skeleton", [PAIR, COCO], ids=lambda skeleton: skeleton.name)
@@ -100,7 +99,6 @@ def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton,
         {},
         {"nms": "iou", "nms_threshold": 0.5},
         {"clamp": True},
-        {"max_poses": 3},
         {"min_area": 40_000.0},
         {"score_threshold": 0.0, "nms_threshold": 0.05},
     ],
@@ -116,6 +114,16 @@ def test_the_loops_agree(skeleton: Skeleton, photo_size: tuple[int, int], change
         assert_allclose(poses.keypoints, [points for _, points in expected], rtol=1e-6, atol=1e-3)
         num_kept += len(poses)
     assert 4 <= num_kept < 4 * 50  # something was found, and something suppressed
+
+
+@pytest.mark.parametrize("nms", ["oks", "iou"])
+def test_no_more_poses_than_the_limit(nms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, changes = some_outputs(0, COCO), {"nms": nms, "nms_threshold": 1.0}
+    everybody = decoded(outputs, (480, 640), COCO, **changes)
+    monkeypatch.setattr(runtime_decode, "MAX_POSES", 3)
+    best = decoded(outputs, (480, 640), COCO, **changes)
+    assert len(everybody) > 3
+    assert_allclose(best.keypoints, everybody.keypoints[:3])
 
 
 def test_scores_of_joints_stay_with_their_pose() -> None:
@@ -170,14 +178,9 @@ def test_outputs_stay_as_they_are() -> None:
 
 def test_candidates_are_all_that_is_strong_in_the_order_of_the_network() -> None:
     scores, keypoints, keypoint_scores = some_outputs(2, PAIR)
-    found = candidates(
-        scores,
-        keypoints,
-        keypoint_scores,
-        letterbox=Letterbox.fit((512, 512), long_side=512),
-        skeleton=PAIR,
-        config=CONFIG,
-        score_threshold=0.5,
-    )
+    outputs = Outputs(scores, keypoints, keypoint_scores, {"ids": np.arange(len(scores))})
+    config = replace(CONFIG, score_threshold=0.5)
+    found = candidates(outputs, Letterbox.fit((512, 512), long_side=512), PAIR, config)
     assert_array_equal(found.scores, scores[scores > 0.5])
+    assert_array_equal(found.extra["ids"], np.flatnonzero(scores > 0.5))
     assert_allclose(found.keypoints, keypoints[scores > 0.5], atol=1e-4)

@@ -1,6 +1,7 @@
 """PoseDet on real photos: every kind of photo, threads, both runtimes, PyTorch, and how good the shipped model is."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from posedet.image import read_photo
 from posedet.oks import oks
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
 from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
+from posedet.weights.opening import open_model
 from posedet.weights.torch_session import open_weights
 
 WEIGHTS = Path(str(resources.files("posedet") / "released" / "posedet-s.safetensors"))
@@ -358,3 +360,27 @@ def test_import_is_quick_and_silent() -> None:
         assert run.stderr == ""
         durations_s.append(float(run.stdout))
     assert min(durations_s) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"runtime": "openvino"},
+            "PyTorch weights, which 'openvino' cannot run; `posedet export` makes",
+        ),
+        ({"threads": -3}, "threads is -3, expected at least 1"),
+        ({"threads": 1, "at_once": 2}, "threads is 1, expected at least 2"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+    ],
+)
+def test_settings_that_do_not_go_with_weights(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        open_model(WEIGHTS, **options)
+
+
+def test_weights_and_file_open_the_same_way(photos: Path) -> None:
+    """By path or by name; PyTorch and ONNX Runtime see the same people."""
+    found = [PoseDet(open_model(source, threads=1))(photos / "skiers.jpg") for source in (WEIGHTS, "posedet-s")]
+    assert len(found[0]) == len(found[1]) == 2
+    np.testing.assert_allclose(found[0].keypoints, found[1].keypoints, atol=0.05)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from PIL import Image
 from posedet import PoseDet, Poses
 from posedet.commands.main import main
 from posedet.config import DecodeConfig
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.diagnosis.error_report import report_errors
 from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
-from posedet.evaluation.protocols import CROPPED, protocol_for
+from posedet.evaluation.protocols import CROPPED, Protocol, protocol_for
 from posedet.evaluation.run import evaluate, predict_all
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import COCO, Skeleton
@@ -30,7 +33,6 @@ DECODE = DecodeConfig(
     score_threshold=0.01,
     nms="oks",
     nms_threshold=0.5,
-    max_poses=10,
     min_area=1.0,
     clamp=False,
     skeleton="line",
@@ -54,7 +56,7 @@ class Lines:
             [np.broadcast_to(np.arange(6) * 40.0, (len(images), 6)), np.repeat(height, 6).reshape(-1, 6)], -1
         )
         scores = np.full((len(images), 1), 0.5, np.float32) + height[:, None] / 1000
-        return scores, keypoints[:, None].astype(np.float32), np.ones((len(images), 1, 6), np.float32)
+        return Outputs(scores, keypoints[:, None].astype(np.float32), np.ones((len(images), 1, 6), np.float32))
 
 
 @pytest.fixture
@@ -74,6 +76,10 @@ def photo_set(tmp_path: Path) -> Path:
     return tmp_path / "val.json"
 
 
+def people_in(path: Path, folder: Path | None = None) -> tuple[AnnotatedPhoto, ...]:
+    return read_photos(f"{path}:{folder or path.parent / 'val'}", SKELETON)
+
+
 def results_of(output: Path) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = json.loads((output / "results.json").read_text())
     return results
@@ -84,7 +90,7 @@ def test_photos_of_one_size_share_a_run_and_results_keep_their_order(photo_set: 
     for batch in (1, 2, 100):
         network = Lines()
         output = tmp_path / f"{batch}"
-        scores = evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, output=output, batch=batch)
+        scores = evaluate(PoseDet(network), people_in(photo_set), RULES, output=output, batch=batch)
         assert (scores.ap, scores.num_photos) == (1, 7)
         shapes[batch], found[batch] = network.shapes, results_of(output)
     assert shapes[1] == [(1, *size) for size in SIZES]
@@ -96,8 +102,8 @@ def test_photos_of_one_size_share_a_run_and_results_keep_their_order(photo_set: 
 
 def test_cropped_photos_share_runs_too(photo_set: Path, tmp_path: Path) -> None:
     network = Lines()
-    scores = evaluate(PoseDet(network), photo_set, tmp_path / "val", CROPPED_LINES, output=tmp_path / "out", batch=100)
-    alone = evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", CROPPED_LINES)
+    scores = evaluate(PoseDet(network), people_in(photo_set), CROPPED_LINES, output=tmp_path / "out", batch=100)
+    alone = evaluate(PoseDet(Lines()), people_in(photo_set), CROPPED_LINES)
     assert scores == alone and sum(shape[0] for shape in network.shapes) == scores.num_photos > len(network.shapes)
 
 
@@ -113,8 +119,7 @@ def test_an_interrupted_evaluation_goes_on(photo_set: Path, tmp_path: Path, batc
     def run(network: Lines, model: str = "m", **settings: Any) -> None:
         evaluate(
             PoseDet(network),
-            photo_set,
-            tmp_path / "val",
+            people_in(photo_set),
             RULES,
             output=output,
             model=model,
@@ -146,9 +151,9 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
         rest = {"output": tmp_path / "out", "settings": settings}
         if damaged:
             with pytest.raises(PhotoError):
-                evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, **rest)
+                evaluate(PoseDet(network), people_in(photo_set), RULES, **rest)
         else:
-            evaluate(PoseDet(network), photo_set, tmp_path / "val", RULES, **rest)
+            evaluate(PoseDet(network), people_in(photo_set), RULES, **rest)
         return len(network.shapes)
 
     assert run(True, sha256="a") == 5
@@ -162,7 +167,7 @@ def test_nor_with_what_was_found_in_other_photos(change: str, photo_set: Path, t
     """Only the settings' sha256 changed above; here the same model sees other photos under the same ids."""
     (tmp_path / "val" / "7.png").write_bytes(b"no photo")
     with pytest.raises(PhotoError):
-        evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+        evaluate(PoseDet(Lines()), people_in(photo_set), RULES, output=tmp_path / "out")
     folder = tmp_path / "val"
     Image.new("RGB", (256, 256), (70,) * 3).save(folder / "7.png")
     if change == "photos":
@@ -170,7 +175,7 @@ def test_nor_with_what_was_found_in_other_photos(change: str, photo_set: Path, t
     else:
         changed(photo_set, lambda truth: truth["images"][0].update(file_name="2.png"))
     network = Lines()
-    evaluate(PoseDet(network), photo_set, folder, RULES, output=tmp_path / "out")
+    evaluate(PoseDet(network), people_in(photo_set, folder), RULES, output=tmp_path / "out")
     assert len(network.shapes) == 7
 
 
@@ -185,16 +190,16 @@ def test_results_have_the_category_of_people(photo_set: Path, tmp_path: Path) ->
             annotation["category_id"] = 7
 
     changed(photo_set, renumber)
-    scores = evaluate(PoseDet(Lines()), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+    scores = evaluate(PoseDet(Lines()), people_in(photo_set), RULES, output=tmp_path / "out")
     assert scores.ap == 1 and {result["category_id"] for result in results_of(tmp_path / "out")} == {7}
-    report_errors(photo_set, PoseDet(Lines()), RULES, tmp_path / "page.html", tmp_path / "val")
+    report_errors(people_in(photo_set), PoseDet(Lines()), RULES, tmp_path / "page.html", truth="val.json")
 
 
 def test_what_cannot_be_kept_is_said(photo_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     partial = tmp_path / "gone" / "predictions.jsonl"
     with pytest.raises(PoseDetError) as caught:
         predict_all(PoseDet(Lines()), [(1, tmp_path / "val" / "1.png")], partial)
-    reason = "could not be written (No such file or directory); the same command goes on from here"
+    reason = "could not be written (No such file or directory); the same command resumes here"
     assert str(caught.value) == f"{partial}: {reason}"
     for damage in (b"[1]\n", b"\xff\n"):
         (tmp_path / "predictions.jsonl").write_bytes(damage)
@@ -205,26 +210,28 @@ def test_what_cannot_be_kept_is_said(photo_set: Path, tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PoseDetError, match=r"--output .*out: Permission denied; choose another folder"):
-        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES, output=tmp_path / "out")
+    with pytest.raises(PoseDetError, match=r"out: Permission denied; choose another folder"):
+        evaluate(lambda photo: pytest.fail("predicted"), people_in(photo_set), RULES, output=tmp_path / "out")
 
 
 def test_what_is_wrong_with_the_truth_is_known_before_predicting(photo_set: Path, tmp_path: Path) -> None:
-    truth = json.loads(photo_set.read_text())
-    truth["annotations"][3]["area"] = None
-    photo_set.write_text(json.dumps(truth))
-    for rules in (RULES, CROPPED_LINES):
-        with pytest.raises(DataError, match=rf"^{photo_set}: annotations\[3\].area: None"):
-            evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", rules)
+    for rules in (crowded(RULES), crowded(CROPPED_LINES)):
+        with pytest.raises(DataError, match=rf"^{photo_set}: images\[0\]: the crowd index \('crowdIndex'\) is missing"):
+            evaluate(lambda photo: pytest.fail("predicted"), people_in(photo_set), rules)
+    changed(photo_set, lambda truth: truth["annotations"][3].update(area=None))
+    with pytest.raises(DataError, match=rf"^{photo_set}: annotations\[3\].area: None"):
+        people_in(photo_set)
+    changed(photo_set, lambda truth: truth["annotations"][3].pop("area"))
     (tmp_path / "val" / "5.png").unlink()
-    with pytest.raises(
-        DataError, match=r"images\[4\].file_name: '.*5.png': no such photo; is the folder of photos right"
-    ):
-        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES)
-    truth["images"][0]["file_name"] = "../val.json"
-    photo_set.write_text(json.dumps(truth))
+    with pytest.raises(MissingPhotosError, match=r"images\[4\]: '.*5.png': no such photo \(1 of 7 are missing\)$"):
+        people_in(photo_set)
+    changed(photo_set, lambda truth: truth["images"][0].update(file_name="../val.json"))
     with pytest.raises(DataError, match="leads out of the folder of photos"):
-        evaluate(lambda photo: pytest.fail("predicted"), photo_set, tmp_path / "val", RULES)
+        people_in(photo_set)
+
+
+def crowded(rules: Protocol) -> Protocol:
+    return replace(rules, crowd_bins=(0.1, 0.8))
 
 
 def test_only_a_detector_runs_batches() -> None:
@@ -246,7 +253,7 @@ def test_only_a_detector_runs_batches() -> None:
         (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
-            "--device cuda goes with PyTorch weights: --model x.safetensors",
+            "posedet-s: an ONNX file; the device 'cuda' is for weights (.safetensors)",
         ),
     ],
 )
@@ -266,7 +273,7 @@ def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "out").write_text("a file")
     command = ["evaluate", str(photos / "truth.json"), "--photos", str(photos), "--output", str(tmp_path / "out")]
     assert main(command) == 2
-    assert capsys.readouterr().err == f"posedet: error: --output {tmp_path}/out: File exists; choose another folder\n"
+    assert capsys.readouterr().err == f"posedet: error: {tmp_path}/out: File exists; choose another folder\n"
 
 
 def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +288,7 @@ def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys:
     command = ["evaluate", str(tmp_path / "truth.json"), "--results", str(tmp_path / "found.json")]
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"posedet: error: {tmp_path}/truth.json: categories: the keypoints of 'coco' in another order; say which one "
+        f"posedet: error: {tmp_path}/truth.json: the keypoints of 'coco' in another order; say which one "
         f"results have: --skeleton coco, or --skeleton {tmp_path}/truth.json for that of the file\n"
     )
     scores = []

@@ -1,4 +1,4 @@
-"""The settings that docs/fidelity.md names exist, and have the values that it says."""
+"""The settings that docs/lab/fidelity.md names exist, and have the values that it says."""
 
 import re
 import tomllib
@@ -9,7 +9,7 @@ import pytest
 from posedet.config import load_config, preset_names
 from posedet.errors import ConfigError
 
-PAGE = (Path(__file__).parent.parent / "docs" / "fidelity.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "lab" / "fidelity.md").read_text()
 IMPROVED = load_config("posedet-s").to_dict()
 
 

@@ -166,7 +166,6 @@ def ours(batch: Batch, *, side: int, origin: float = 0.5, sigma: float = 1.0) ->
         [(side // stride,) * 2 for stride in STRIDES],
         STRIDES,
         level_strides=LEVEL_STRIDES,
-        level_divisor=4.0,
         origin=origin,
         sigma=sigma,
     )
@@ -174,7 +173,7 @@ def ours(batch: Batch, *, side: int, origin: float = 0.5, sigma: float = 1.0) ->
 
 def slow_ours(batch: Batch, number: int, *, side: int, origin: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     persons, stride = persons_of(batch, OURS), STRIDES[number]
-    levels = person_levels(persons.sizes, LEVEL_STRIDES, 4.0)
+    levels = person_levels(persons.sizes, LEVEL_STRIDES)
     num_images, num_persons, num_keypoints = batch.weights.shape
     cells = side // stride
     centres = [i * stride + origin * (stride - 1) for i in range(cells)]

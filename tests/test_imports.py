@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "draw": {"errors", "poses", "skeleton"},
     "runtime": BASE | {"draw", "openvino"},
     "model": {"config", "errors", "skeleton", "torch"},
-    "weights": BASE | {"__init__", "model", "onnx", "runtime", "safetensors", "torch"},
+    "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},
     "training": BASE | {"__init__", "cv2", "data", "matplotlib", "model", "runtime", "torch", "weights"},
     "evaluation": BASE | {"__init__", "data", "pycocotools", "runtime"},

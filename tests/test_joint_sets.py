@@ -62,7 +62,7 @@ def assert_columns(poses: Poses, whole: Poses, names: Sequence[str]) -> None:
 
 def test_the_columns_are_those_of_the_network(session: Recorded, photo: NDArray[np.uint8], whole: Poses) -> None:
     """Each pose stands in the network's output, brought to the photo, keypoint by keypoint under its name."""
-    ((scores, keypoints, keypoint_scores),) = session.seen.values()
+    ((scores, keypoints, keypoint_scores, _),) = session.seen.values()
     decode = session.about.decode
     letterbox = Letterbox.fit(photo.shape[:2], long_side=decode.long_side, short_side=decode.short_side)
     assert session.about.skeleton.keypoints == BODY19.keypoints

@@ -12,15 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posedet.data.sources import read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.checked_entries import coco_evaluator, read_entries
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import COCO, CROPPED, CROWDPOSE, OCHUMAN, PROTOCOLS, Protocol, protocol_for
 from posedet.skeleton import BODY19, Skeleton
 from posedet.skeleton import COCO as COCO_SKELETON
+from sets import photos_of
 from slow_keypoint_ap import TEN, reference
 
+
+def score(truth: Any, results: Any, protocol: Protocol) -> KeypointAP:
+    return evaluate_keypoints(photos_of(truth, protocol.skeleton), results, protocol)
+
+
 # ---- Truth and results made at random, with everything that the rules have a word for.
+
+
+PHOTO = {"file_name": "a.jpg", "width": 640, "height": 480}
 
 
 def random_case(seed: int, skeleton: Skeleton, num_photos: int = 14) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -29,7 +39,9 @@ def random_case(seed: int, skeleton: Skeleton, num_photos: int = 14) -> tuple[di
     images, annotations, results = [], [], []
     for number in range(num_photos):
         image_id = int(1000 - 7 * number)  # not in order
-        images.append({"id": image_id, "crowdIndex": float(random.choice([0.0, 0.1, 0.15, 0.2, 0.5, 0.8, 0.95, 2.5]))})
+        images.append(
+            {"id": image_id, **PHOTO, "crowdIndex": float(random.choice([0.0, 0.1, 0.15, 0.2, 0.5, 0.8, 0.95, 2.5]))}
+        )
         # Empty photos, few people, and photos with more than 20 results.
         for _ in range(int(random.choice([0, 1, 2, 5]))):
             side = float(random.choice([15, 40, 90, 130, 300]))
@@ -96,7 +108,7 @@ def assert_close(scores: KeypointAP, expected: dict[str, float]) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_equal_to_the_definition_and_to_pycocotools(seed: int) -> None:
     truth, results = random_case(seed, COCO_SKELETON)
-    scores = evaluate_keypoints(truth, results, COCO)
+    scores = score(truth, results, COCO)
     assert_close(scores, reference(truth, results, COCO_SKELETON.sigmas, box_area=False))
     assert_close(scores, pycocotools_directly(truth, results, COCO_SKELETON.sigmas))
     counted = [a for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
@@ -113,20 +125,20 @@ def test_the_random_cases_have_everything_in_them() -> None:
     assert max(per_photo) > 40 and 0 in per_photo and 0 in people
     assert any(a["iscrowd"] and a["num_keypoints"] for truth, _ in cases for a in truth["annotations"])
     assert any(not a["iscrowd"] and not a["num_keypoints"] for truth, _ in cases for a in truth["annotations"])
-    aps = [evaluate_keypoints(*case, COCO).ap for case in cases]
+    aps = [score(*case, COCO).ap for case in cases]
     assert min(aps) < 0.4 and max(aps) - min(aps) > 0.1
 
 
 def test_counts_of_keypoints_may_be_missing_or_written_as_floats() -> None:
     truth, results = random_case(40, COCO_SKELETON)
-    expected = evaluate_keypoints(truth, results, COCO)
+    expected = score(truth, results, COCO)
     for number, annotation in enumerate(truth["annotations"]):
         labelled = sum(flag > 0 for flag in annotation["keypoints"][2::3])
         if number % 2 and annotation["num_keypoints"] == labelled:
             del annotation["num_keypoints"]
         else:
             annotation["num_keypoints"] = float(annotation["num_keypoints"])
-    assert evaluate_keypoints(truth, results, COCO) == expected
+    assert score(truth, results, COCO) == expected
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -137,7 +149,7 @@ def test_crowdpose_equal_to_its_rules(seed: int) -> None:
         del annotation["area"]
     if seed == 0:  # nothing hard: undefined, and -1
         truth["images"] = [image | {"crowdIndex": min(image["crowdIndex"], 0.79)} for image in truth["images"]]
-    scores = evaluate_keypoints(truth, results, CROWDPOSE)
+    scores = score(truth, results, CROWDPOSE)
     sigmas = CROWDPOSE.skeleton.sigmas
     assert_close(scores, reference(truth, results, sigmas, box_area=True))
     for names, first in (
@@ -157,9 +169,9 @@ def test_result_boxes_decide_the_size_of_wrong_poses_as_in_pycocotools() -> None
     truth, results = random_case(50, COCO_SKELETON)
     random = np.random.default_rng(0)
     boxed = [result | {"bbox": [0, 0, *random.uniform(1, 200, 2).tolist()]} for result in results]
-    scores = evaluate_keypoints(truth, boxed, COCO)
+    scores = score(truth, boxed, COCO)
     assert_close(scores, pycocotools_directly(truth, boxed, COCO_SKELETON.sigmas))
-    assert scores.ap_medium != evaluate_keypoints(truth, results, COCO).ap_medium
+    assert scores.ap_medium != score(truth, results, COCO).ap_medium
 
 
 def test_several_categories_are_averaged_as_in_pycocotools() -> None:
@@ -167,7 +179,7 @@ def test_several_categories_are_averaged_as_in_pycocotools() -> None:
     truth["categories"] += [{"id": 5, "name": "statue"}, {"id": 9, "name": "ghost, of which there is none"}]
     for number, entry in enumerate(truth["annotations"] + results):
         entry["category_id"] = (1, 5)[number % 3 == 0]
-    scores = evaluate_keypoints(truth, results, COCO)
+    scores = score(truth, results, COCO)
     assert_close(scores, pycocotools_directly(truth, results, COCO_SKELETON.sigmas))
 
 
@@ -181,7 +193,7 @@ def dots(*persons: dict[str, Any]) -> dict[str, Any]:
     """A photo with people of one keypoint, 100 pixels apart, each with an area of 50 x 50."""
     common = {"image_id": 1, "category_id": 1, "area": 2500.0, "iscrowd": 0, "num_keypoints": 1}
     return {
-        "images": [{"id": 1}],
+        "images": [{"id": 1, **PHOTO}],
         "annotations": [
             common | {"id": n + 1, "keypoints": [100 * n, 0, 2], "bbox": [100 * n - 25, -25, 50, 50]} | person
             for n, person in enumerate(persons)
@@ -197,22 +209,26 @@ def found(*poses: tuple[float, float]) -> list[dict[str, Any]]:
 
 def test_by_hand() -> None:
     both = dots({}, {})
-    assert evaluate_keypoints(both, found((0, 0.9), (100, 0.8)), DOTS).ap == pytest.approx(1)
+    assert score(both, found((0, 0.9), (100, 0.8)), DOTS).ap == pytest.approx(1)
     # One of two found: precision 1 at the 51 recalls up to 0.50.
-    half = evaluate_keypoints(both, found((0, 0.9)), DOTS)
+    half = score(both, found((0, 0.9)), DOTS)
     assert (half.ap, half.ar, half.ap_medium, half.ap_large) == (pytest.approx(51 / 101), 0.5, half.ap, -1)
     # A wrong one scored above: precision 1/2.
-    assert evaluate_keypoints(both, found((300, 1.0), (0, 0.9)), DOTS).ap == pytest.approx(51 / 101 / 2)
+    assert score(both, found((300, 1.0), (0, 0.9)), DOTS).ap == pytest.approx(51 / 101 / 2)
     # exp(-d^2 / (8 x 0.1^2 x 2500)) = 0.72: above five of the ten thresholds.
     near = float(np.sqrt(-200 * np.log(0.72)))
-    assert evaluate_keypoints(dots({}), found((near, 0.9)), DOTS).ap == pytest.approx(0.5)
+    assert score(dots({}), found((near, 0.9)), DOTS).ap == pytest.approx(0.5)
 
 
 def test_the_evaluator_writes_nothing_into_checked_entries() -> None:
     """They are matched again and again, with some changed."""
-    checked = read_entries(dots({"id": 8}, {"id": 0, "ignore": 1}), found((0, 0.9), (100, 0.8)), DOTS)
+    checked = read_entries(photos_of(dots({"id": 8}, {"id": 0, "ignore": 1}), DOT), found((0, 0.9), (100, 0.8)), DOTS)
     before = copy.deepcopy((checked.persons, checked.poses))
-    assert checked.to_find.tolist() == [True, False] and checked.category_ids == [1] and list(checked.photos) == [1]
+    assert (
+        checked.to_find.tolist() == [True, False]
+        and checked.category_ids == [1]
+        and [photo.image_id for photo in checked.photos] == [1]
+    )
     matched = [image for image in coco_evaluator(checked).evalImgs if image]
     assert [image["dtIds"] for image in matched][:1] == [[1, 2]] and matched[0]["gtIds"] == [1, 2]
     assert all(
@@ -222,9 +238,9 @@ def test_the_evaluator_writes_nothing_into_checked_entries() -> None:
 
 
 def test_nothing_found_and_nothing_to_find() -> None:
-    nothing = evaluate_keypoints(dots({}), [], DOTS)
+    nothing = score(dots({}), [], DOTS)
     assert (nothing.ap, nothing.ar, nothing.num_poses) == (0.0, 0.0, 0)
-    nobody = evaluate_keypoints(dots(), found((0, 0.9)), DOTS)
+    nobody = score(dots(), found((0, 0.9)), DOTS)
     assert (nobody.ap, nobody.ar, nobody.num_persons) == (-1, -1, 0)
 
 
@@ -240,62 +256,89 @@ def test_nothing_found_and_nothing_to_find() -> None:
 )
 def test_ignored_people_are_neither_missed_nor_wrongly_found(ignored: dict[str, Any]) -> None:
     truth = dots({}, ignored)
-    missed = evaluate_keypoints(truth, found((0, 0.8)), DOTS)
+    missed = score(truth, found((0, 0.8)), DOTS)
     assert (missed.ap, missed.ar, missed.num_persons) == (pytest.approx(1), 1, 1)
-    assert evaluate_keypoints(truth, found((100, 0.9), (0, 0.8)), DOTS).ap == pytest.approx(1)
-    assert evaluate_keypoints(dots({}, {}), found((0, 0.8)), DOTS).ar == 0.5
+    assert score(truth, found((100, 0.9), (0, 0.8)), DOTS).ap == pytest.approx(1)
+    assert score(dots({}, {}), found((0, 0.8)), DOTS).ar == 0.5
 
 
 def test_many_poses_may_lie_in_a_crowd_but_only_one_on_an_ignored_person() -> None:
     poses = found((100, 0.9), (100, 0.85), (0, 0.8))
-    assert evaluate_keypoints(dots({}, {"iscrowd": 1}), poses, DOTS).ap == pytest.approx(1)
-    assert evaluate_keypoints(dots({}, {"ignore": 1}), poses, DOTS).ap == pytest.approx(0.5)
+    assert score(dots({}, {"iscrowd": 1}), poses, DOTS).ap == pytest.approx(1)
+    assert score(dots({}, {"ignore": 1}), poses, DOTS).ap == pytest.approx(0.5)
+
+
+AREAS = [
+    ({"area": 2500.0}, 2500),
+    ({"area": 0}, 0.53 * 40 * 50),
+    ({}, 0.53 * 40 * 50),
+    ({"bbox": [0, 0, 0, 50]}, 20 * 30),
+    ({"bbox": [0, 0, 40, 0], "keypoints": [3, 4, 2, 23, 4, 2]}, 1),
+    ({"bbox": [0, 0, 0, 0], "keypoints": [3, 4, 2, 9, 9, 0]}, 1),
+]
+
+
+@pytest.mark.parametrize(("change", "area"), AREAS)
+def test_a_missing_area_is_that_of_the_box_or_the_keypoints(change: dict[str, Any], area: float) -> None:
+    """The same for training, evaluation and check: what is read has it; a protocol of boxes never looks at it."""
+    two = Skeleton("two", ("a", "b"), (), (), (0.1, 0.1))
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": [3, 4, 2, 23, 34, 2], "bbox": [0, 0, 40, 50]}
+    truth = dots() | {"annotations": [entry | change]}
+    (photo,) = photos_of(truth, two)
+    assert photo.persons[0].area == pytest.approx(area)
+    (scored,) = read_entries([photo], [], protocol_for(two)).persons
+    assert scored["area"] == photo.persons[0].area
+    by_box = Protocol(**{**vars(protocol_for(two)), "area": "box"})
+    (scored,) = read_entries([photo], [], by_box).persons
+    assert scored["area"] == pytest.approx(0.53 * 40 * 50 if change.get("area") == 2500 else area)
 
 
 def test_an_annotation_with_id_0_can_be_found() -> None:
-    assert evaluate_keypoints(dots({"id": 0}), found((0, 0.9)), DOTS).ap == pytest.approx(1)
+    assert score(dots({"id": 0}), found((0, 0.9)), DOTS).ap == pytest.approx(1)
 
 
 def test_sigmas_of_the_skeleton_count() -> None:
     far = found((30.0, 0.9))
     wide = protocol_for(Skeleton("wide", ("centre",), (), (), (0.3,)))
     # exp(-900 / (8 sigma^2 2500)): 0.011 and 0.607.
-    assert evaluate_keypoints(dots({}), far, DOTS).ap == 0
-    assert evaluate_keypoints(dots({}), far, wide).ap == pytest.approx(0.3)
+    assert score(dots({}), far, DOTS).ap == 0
+    assert score(dots({}), far, wide).ap == pytest.approx(0.3)
 
 
 def test_only_the_best_of_a_photo_count() -> None:
     poses = found(*[(500, 0.9)] * 20, (0, 0.5))
-    assert evaluate_keypoints(dots({}), poses, DOTS).ar == 0
+    assert score(dots({}), poses, DOTS).ar == 0
     more = Protocol(**{**vars(DOTS), "max_detections": 21})
-    assert evaluate_keypoints(dots({}), poses, more).ar == 1
+    assert score(dots({}), poses, more).ar == 1
 
 
 def test_keypoints_of_the_truth_are_found_by_name() -> None:
     """19 keypoints in another order: as if the file had COCO's 17 alone."""
     truth, results = random_case(70, COCO_SKELETON)
     truth["annotations"] = [a for a in truth["annotations"] if a["num_keypoints"]]
-    plain = evaluate_keypoints(truth, results, COCO)
+    plain = score(truth, results, COCO)
     names = list(reversed(BODY19.keypoints))
     truth["categories"][0]["keypoints"] = names
     for annotation in truth["annotations"]:
         triples = np.array([*annotation["keypoints"], 5, 5, 2, 9, 9, 2]).reshape(19, 3)
         annotation["keypoints"] = triples[::-1].ravel().tolist()
-    assert evaluate_keypoints(truth, results, COCO) == plain
+    assert score(truth, results, COCO) == plain
     # Who has none of the wanted keypoints labelled is ignored.
     only_head = [5, 5, 2, 9, 9, 2, *[0] * 51]
     truth["annotations"] = [{**truth["annotations"][0], "keypoints": only_head, "num_keypoints": 2}]
-    assert evaluate_keypoints(truth, results, COCO).num_persons == 0
+    assert score(truth, results, COCO).num_persons == 0
 
 
 def test_files_and_content_give_the_same_silently_and_unchanged(tmp_path: Path, capsys) -> None:
     truth, results = random_case(80, COCO_SKELETON)
     before = copy.deepcopy((truth, results))
-    scores = evaluate_keypoints(truth, results, COCO)
+    scores = score(truth, results, COCO)
     assert (truth, results) == before
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "truth.json.gz").write_bytes(gzip.compress(json.dumps(truth).encode()))
-    assert evaluate_keypoints(tmp_path / "truth.json.gz", str(tmp_path / "results.json"), COCO) == scores
+    photos = read_photos(str(tmp_path / "truth.json.gz"), COCO_SKELETON, check_files=False)
+    assert evaluate_keypoints(photos, str(tmp_path / "results.json"), COCO) == scores
+    assert evaluate_keypoints(photos, tmp_path / "results.json", COCO) == scores
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -309,7 +352,7 @@ def test_protocols() -> None:
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(PoseDetError) as caught:
-        evaluate_keypoints(dots({}), found((0, 0.5)), DOTS)
+        score(dots({}), found((0, 0.5)), DOTS)
     assert str(caught.value) == 'evaluation needs pycocotools: pip install "posedet[evaluate]"'
 
 
@@ -335,12 +378,12 @@ def test_damaged_results_are_named(tmp_path: Path, change: dict[str, Any], messa
     good, bad = found((0, 0.5), (1, 0.4))
     results = [good | {"id": 5, "bbox": [1, 2, 3, 4]}, bad | {"bbox": [1, 2, 3, 4]} | change]
     with pytest.raises(DataError) as caught:
-        evaluate_keypoints(truth, results, DOTS)
+        score(truth, results, DOTS)
     assert str(caught.value) == message
     path = tmp_path / "found.json"
     path.write_text(json.dumps(results))
     with pytest.raises(DataError) as caught:
-        evaluate_keypoints(truth, path, DOTS)
+        score(truth, path, DOTS)
     assert str(caught.value) == f"{path}: {message}"
 
 
@@ -349,13 +392,13 @@ def test_missing_fields_of_results_are_named(key: str) -> None:
     results = found((0, 0.5))
     del results[0][key]
     with pytest.raises(DataError, match=rf"^results\[0\]: '{key}' is missing$"):
-        evaluate_keypoints(dots({}), results, DOTS)
+        score(dots({}), results, DOTS)
 
 
 def test_damaged_truth_is_named() -> None:
     def message(change: dict[str, Any], protocol: Protocol = DOTS, **parts: Any) -> str:
         with pytest.raises(DataError) as caught:
-            evaluate_keypoints(dots({}, change) | parts, [], protocol)
+            score(dots({}, change) | parts, [], protocol)
         return str(caught.value)
 
     assert message({"id": 1}) == "truth: annotations[1].id: 1 stands there twice"
@@ -364,13 +407,16 @@ def test_damaged_truth_is_named() -> None:
     assert (
         message({"num_keypoints": -1}) == "truth: annotations[1].num_keypoints: -1, expected a number from 0 to 1e+09"
     )
-    assert message({"image_id": 9}) == "truth: annotations[1].image_id: 9 is not among the truth's images"
-    assert message({}, images=[]) == "truth: images: none, so there is nothing to evaluate"
-    assert message({}, categories=[]).startswith("truth: categories: no keypoint of skeleton 'dot' among []")
+    assert message({"image_id": 9}) == "truth: annotations[1].image_id: 9 is not among the file's images"
+    assert message({}, images=[], annotations=[]) == "no photos, so there is nothing to evaluate"
+    assert message({}, categories=[]) == "truth: categories: none has 'keypoints'; is this a file of keypoints?"
+    twice = photos_of(dots({}), DOT) * 2
+    with pytest.raises(DataError, match=r"^two photos have the same image id$"):
+        evaluate_keypoints(twice, [], DOTS)
     crowded = Protocol(**{**vars(DOTS), "crowd_bins": (0.2, 0.8)})
-    assert message({}, crowded) == "truth: images[0]: 'crowdIndex' is missing"
+    assert message({}, crowded) == "truth: images[0]: the crowd index ('crowdIndex') is missing"
     with pytest.raises(DataError, match=r"^results: \{\}, expected a list$"):
-        evaluate_keypoints(dots({}), {}, DOTS)  # type: ignore[arg-type]
+        score(dots({}), {}, DOTS)  # type: ignore[arg-type]
 
 
 junk = st.recursive(
@@ -393,7 +439,7 @@ def test_whatever_is_given_it_is_scored_or_refused_in_one_line(drawn: st.DataObj
         place = place[key]
     place[key] = drawn.draw(junk.filter(lambda value: not isinstance(value, str)) if place is given_ else junk)
     try:
-        assert -1 <= evaluate_keypoints(given_["truth"], given_["results"], DOTS).ap <= 1 + 1e-12
+        assert -1 <= score(given_["truth"], given_["results"], DOTS).ap <= 1 + 1e-12
     except DataError as refused:
         assert "\n" not in str(refused) and str(refused).startswith(("truth: ", "results"))
 
@@ -414,5 +460,5 @@ def test_scaling_and_shifting_everything_changes_nothing(seed: int, scale: float
         entry["bbox"] = [x * scale + shift, y * scale + shift, width * scale, height * scale]
         entry["area"] *= scale**2
     names = [name for name in TEN if "medium" not in name and "large" not in name]
-    plain = evaluate_keypoints(truth, results, COCO)
-    assert_close(evaluate_keypoints(moved_truth, moved_results, COCO), {name: getattr(plain, name) for name in names})
+    plain = score(truth, results, COCO)
+    assert_close(score(moved_truth, moved_results, COCO), {name: getattr(plain, name) for name in names})

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from posedet.config import load_config
+from posedet.model.build import build_network
 from posedet.model.embedding import TapTable, sample
-from posedet.model.network import build_network
 from posedet.model.pyramid import FeaturePyramid, HighResolutionPyramid
 from posedet.skeleton import COCO
 
@@ -111,19 +111,19 @@ def test_published_head_layer_by_layer():
         return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
 
     def embedding(maps: list[Tensor], name: str) -> Tensor:
-        samples = sample(TapTable.of(maps, seen, network.strides, 0.0), coarse, None)
+        samples = sample(TapTable.of(maps, seen, network.geometry.strides, 0.0), coarse, None)
         mixed = torch.einsum("bskc,kcd->bsd", samples, t[f"{name}.embedding.weight"])
         return F.linear(F.relu(mixed), t[f"{name}.output.weight"], t[f"{name}.output.bias"])
 
     unit = output.proposals.strides[:, None]
     offsets = [F.conv2d(x, t["bypass.offsets.weight"], t["bypass.offsets.bias"]) for x in branch("bypass.tower", 3)]
     places = output.proposals.locations
-    dy, dx = rows(offsets)[..., 0::2], rows(offsets)[..., 1::2]
+    dx, dy = rows(offsets)[..., 0::2], rows(offsets)[..., 1::2]
     coarse = torch.stack((places[:, :1] + unit * dx, places[:, 1:] + unit * dy), -1)
     assert (coarse - places[:, None]).abs().mean() > 4
     torch.testing.assert_close(output.poses[0], coarse, atol=1e-2, rtol=1e-4)
     correction = embedding(branch("refine_taps", 2), "refinements.0")
-    refined = coarse + unit[..., None] * torch.stack((correction[..., 1::2], correction[..., 0::2]), -1)
+    refined = coarse + unit[..., None] * torch.stack((correction[..., 0::2], correction[..., 1::2]), -1)
     torch.testing.assert_close(output.poses[1], refined, atol=1e-2, rtol=1e-4)
     logits = embedding(branch("score_taps", 2), "score")[..., 0]
     torch.testing.assert_close(output.logits, logits, atol=1e-3, rtol=1e-4)

@@ -1,7 +1,6 @@
 """The terms of the loss: the official numbers, loops over persons and joints beside them, and what must stay finite."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from people import Labelled, Region, batch_of, persons_of, proposals_at
 from posedet.config import Config, load_config
-from posedet.model.network import NetworkOutput, build_network
+from posedet.model.build import build_network
+from posedet.model.network import Geometry, NetworkOutput
 from posedet.oks import oks
 from posedet.skeleton import COCO, find_skeleton
 from posedet.training.assignment import NOBODY, Selection, assign_by_oks, in_ignored, pose_oks
 from posedet.training.batches import Batch
 from posedet.training.heatmaps import all_level_targets, own_level_targets
-from posedet.training.loop import Objective
 from posedet.training.losses import (
     PoseLoss,
     clamped_distance,
@@ -27,11 +26,13 @@ from posedet.training.losses import (
     heatmap_l2_loss,
     losses,
     oks_loss,
-    positives_in,
+    oks_weight_at,
     quality_focal_loss,
     smooth_distance,
 )
 from posedet.training.processes import ALONE
+from posedet.training.setup import Objective
+from posedet.training.targets import Assigner, Targets, positives_in
 
 PAPER, OURS = load_config("dla34-coco"), load_config("posedet-s")
 SIGMAS = torch.tensor(COCO.sigmas)
@@ -42,6 +43,26 @@ laws = settings(max_examples=20, deadline=None, derandomize=True)
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+def people_in(batch: Batch, config: Config = PAPER) -> Targets:
+    """Targets of which only the people are known: what a loss of poses looks at."""
+    nothing = torch.empty(0)
+    return Targets(
+        keypoints=batch.keypoints,
+        weights=batch.weights,
+        visible=batch.visible,
+        areas=persons_of(batch, config).areas,
+        owner=nothing,
+        ignored=nothing,
+        learnt=nothing,
+        scores=nothing,
+        score_weights=nothing,
+        hard_scores=False,
+        num_scored=nothing,
+        heatmaps=[],
+        heatmap_weights=[],
+    )
 
 
 # --- distance (facts 15.8) ---
@@ -60,12 +81,12 @@ def test_official_distance():
 def test_official_pose_loss_of_two_images():
     """Divided by the positives of both images, at least one each; strides, and so units, belong to the locations."""
     batch = batch_of([Labelled(PLACES, WEIGHTS[0])], [], num_keypoints=4)
-    selection = Selection(persons_of(batch), torch.empty(0), torch.empty(0))
+    targets = people_in(batch)
     poses = torch.zeros(2, 3, 4, 2)
     poses[0, 1] = GUESSES
     owner = torch.tensor([[NOBODY, 0, NOBODY], [NOBODY] * 3])
     strides = torch.tensor([8.0, 16, 32]).expand(2, -1)
-    loss = PoseLoss(batch, selection, SIGMAS[:4], PAPER.loss, 0.0, ALONE)(poses, owner, strides)
+    loss = PoseLoss(targets, SIGMAS[:4], PAPER.loss, 0.0, ALONE)(poses, owner, strides)
     assert PAPER.loss.coarse * loss.item() == pytest.approx(0.303906, abs=1e-6)
     assert PAPER.loss.refined * loss.item() == pytest.approx(0.607813, abs=1e-6)
 
@@ -159,8 +180,7 @@ def test_official_pose_loss_as_in_the_loop(seed):
     owner = some_owner(generator, batch, 20)
     spread = torch.from_numpy(generator.choice([1.0, 30.0, 300.0], (3, 20, 1, 1)))
     poses = (32 + spread * torch.from_numpy(generator.normal(size=(3, 20, 5, 2)))).float()
-    selection = Selection(persons_of(batch), owner, torch.empty(0))
-    loss = PoseLoss(batch, selection, SIGMAS[:5], PAPER.loss, 0.0, ALONE)(poses, owner, strides.expand(3, -1))
+    loss = PoseLoss(people_in(batch), SIGMAS[:5], PAPER.loss, 0.0, ALONE)(poses, owner, strides.expand(3, -1))
     assert loss.item() == pytest.approx(slow_pose_loss(poses, owner, batch, strides), rel=1e-5, abs=1e-6)
 
 
@@ -193,15 +213,15 @@ def test_oks_loss_beside_the_distance():
     """Both are scaled by how sure the teacher is of the person; the official distance alone is not."""
     weights = (0.5, 0.25, 0.5, 0)
     batch = batch_of([Labelled(PLACES, weights, area=900)], num_keypoints=4)
-    selection = Selection(persons_of(batch, OURS), torch.empty(0), torch.empty(0))
+    targets = people_in(batch, OURS)
     poses, owner, strides = (PLACES + 3)[None, None], torch.tensor([[0]]), torch.tensor([[16.0]])
     units, sigmas = torch.tensor([64.0]), SIGMAS[:4]
     rows = torch.tensor([weights])
     distance = smooth_distance(poses[0], PLACES[None], rows, units)
     similarity = oks_loss(poses[0], PLACES[None], rows, torch.tensor([900.0]), sigmas)
-    alone = PoseLoss(batch, selection, sigmas, OURS.loss, 0.0, ALONE)(poses, owner, strides)
+    alone = PoseLoss(targets, sigmas, OURS.loss, 0.0, ALONE)(poses, owner, strides)
     assert alone.item() == pytest.approx(distance.item())
-    both = PoseLoss(batch, selection, sigmas, OURS.loss, 0.7, ALONE)(poses, owner, strides)
+    both = PoseLoss(targets, sigmas, OURS.loss, 0.7, ALONE)(poses, owner, strides)
     assert both.item() == pytest.approx(0.5 * (distance + 0.7 * similarity).item())
 
 
@@ -356,8 +376,8 @@ def test_official_terms_as_in_the_loop(seed):
     output, owner = made_up(generator, batch, strides, side, 1)
     persons = persons_of(batch)
     selection = Selection(persons, owner, torch.zeros_like(owner, dtype=torch.bool))
-    network = SimpleNamespace(strides=strides, heatmap_strides=strides, origin=0.0)
-    terms = losses(network, output, batch, selection, sigmas=SIGMAS, config=PAPER, step=0)
+    targets = Assigner(PAPER, SIGMAS, Geometry(strides, strides, strides, 0.0)).targets(output, batch, selection)
+    terms = losses(output, targets, PAPER.loss, sigmas=SIGMAS, oks_weight=oks_weight_at(0, PAPER.loss))
 
     similarity = pose_oks(output.poses[0], batch, persons, SIGMAS)
     learnt = assign_by_oks(similarity, positive=0.7, rescue=0.52)
@@ -370,8 +390,8 @@ def test_official_terms_as_in_the_loop(seed):
                 score += slow_focal(logit, o >= 0.6)
             elif o == -1 and not persons.labelled[b].any() and not (batch.crowds[b] == 0).any():
                 score += slow_focal(logit, False)  # nobody at all: background
-    targets, masks = all_level_targets(batch, [(side // s,) * 2 for s in strides], strides, 2.0)
-    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, targets, masks, strict=True)]
+    levels = all_level_targets(batch, [(side // s,) * 2 for s in strides], strides, 2.0)
+    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, *levels, strict=True)]
     expected = {
         "coarse": 0.1 * slow_pose_loss(output.poses[0], owner, batch, output.proposals.strides),
         "refined1": 0.2 * slow_pose_loss(output.poses[1], learnt, batch, output.proposals.strides),
@@ -402,9 +422,9 @@ def test_our_terms_as_in_the_loop(seed, step):
     )
     persons = persons_of(batch, OURS)
     ignored = in_ignored(persons, output.proposals)
-    network = SimpleNamespace(strides=strides, heatmap_strides=fine, origin=0.5)
     selection = Selection(persons, owner, ignored)
-    terms = losses(network, output, batch, selection, sigmas=SIGMAS, config=OURS, step=step)
+    targets = Assigner(OURS, SIGMAS, Geometry(strides, fine, fine, 0.5)).targets(output, batch, selection)
+    terms = losses(output, targets, OURS.loss, sigmas=SIGMAS, oks_weight=oks_weight_at(step, OURS.loss))
 
     oks_weight = min(1.0, step / 500)
 
@@ -444,17 +464,16 @@ def test_our_terms_as_in_the_loop(seed, step):
                     known += 1
                     logit = output.keypoint_logits[b, s, k].item()
                     keypoint_score += math.log1p(math.exp(-logit if batch.visible[b, p, k] else logit))
-    targets, masks = own_level_targets(
+    levels = own_level_targets(
         batch,
         persons,
         [(side // s,) * 2 for s in fine],
         fine,
         level_strides=strides,
-        level_divisor=4.0,
         origin=0.5,
         sigma=1.0,
     )
-    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, targets, masks, strict=True)]
+    heatmaps = [slow_heatmap_loss(*each) for each in zip(output.heatmaps, *levels, strict=True)]
     units = output.proposals.strides
     expected = {
         "coarse": pose_terms(whole.poses[0], owner, units.expand(2, -1)),
@@ -507,7 +526,7 @@ def check_finite(config: Config, image: str) -> None:
     torch.manual_seed(0)
     network = build_network(config.model, skeleton).train()
     batch = batch_of(*images_of(skeleton.num_keypoints)[image], num_keypoints=skeleton.num_keypoints, side=64)
-    terms = Objective(config, skeleton, torch.device("cpu"))(network, network, batch, 1000)
+    terms = Objective(config, skeleton, network.geometry, torch.device("cpu"))(network, batch, 1000)
     assert all(term.isfinite() and term >= 0 for term in terms.values()), terms
     torch.stack(list(terms.values())).sum().backward()
     for name, parameter in network.named_parameters():

@@ -15,6 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.commands.main import main
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import read_photos
 from posedet.diagnosis.error_report import error_page, report_errors
 from posedet.diagnosis.findings import findings
 from posedet.diagnosis.groups import (
@@ -40,9 +42,10 @@ from posedet.diagnosis.matching import (
 from posedet.diagnosis.pictures import Case, best_cases, picture, worst_cases
 from posedet.errors import DataError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import COCO, protocol_for
+from posedet.evaluation.protocols import COCO, Protocol, protocol_for
 from posedet.skeleton import COCO as SKELETON
 from posedet.skeleton import Skeleton
+from sets import photos_of
 
 CATEGORY = {"id": 1, "name": "person", "keypoints": list(SKELETON.keypoints)}
 MIRROR = np.array([0, 2, 1])
@@ -73,6 +76,10 @@ def pose(points: np.ndarray, score: float = 0.9, *, image_id: int = 1, keypoint_
     return {"image_id": image_id, "category_id": 1, "keypoints": table.ravel().tolist(), "score": score}
 
 
+def photos_in(truth: dict[str, Any], protocol: Protocol = COCO) -> tuple[AnnotatedPhoto, ...]:
+    return photos_of(truth, protocol.skeleton)
+
+
 def truth_of(*people: dict[str, Any]) -> dict[str, Any]:
     image_ids = sorted({each["image_id"] for each in people} | {1})
     images = [{"id": each, "file_name": f"{each}.jpg", "width": 640, "height": 240} for each in image_ids]
@@ -80,7 +87,7 @@ def truth_of(*people: dict[str, Any]) -> dict[str, Any]:
 
 
 def matched(people: list[dict[str, Any]], poses: list[dict[str, Any]]) -> Matching:
-    return match(truth_of(*people), poses, COCO)
+    return match(photos_in(truth_of(*people)), poses, COCO)
 
 
 def other_way(points: np.ndarray, num_pairs: int) -> np.ndarray:
@@ -115,7 +122,8 @@ def noisy_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @given(st.integers(0, 10**6))
 def test_ap_is_that_of_pycocotools(seed: int) -> None:
     truth, poses = noisy_set(seed)
-    scores, found = evaluate_keypoints(truth, poses, COCO), match(truth, poses, COCO)
+    photos = photos_in(truth)
+    scores, found = evaluate_keypoints(photos, poses, COCO), match(photos, poses, COCO)
     assert (found.ap(), found.ap(0), found.ap(5)) == pytest.approx((scores.ap, scores.ap50, scores.ap75), abs=1e-12)
     if found.to_find.any():
         assert group_ap(found, found.to_find) == pytest.approx(scores.ap, abs=1e-12)
@@ -192,7 +200,7 @@ def test_what_each_error_costs() -> None:
         "missed people": 1,
     }
     # Of three people one is found, behind two wrong poses: a precision of 1/3 at 34 of 101 recalls.
-    before = evaluate_keypoints(truth_of(*people), poses, COCO)
+    before = evaluate_keypoints(photos_in(truth_of(*people)), poses, COCO)
     assert before.ap == pytest.approx(34 / 101 / 3)
     # Without the pose of nobody: behind one. With true scores: first. Not asked for the third: 51 recalls.
     assert found["false positives"].ap == pytest.approx(34 / 101 / 2)
@@ -339,7 +347,8 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
     truth, results, folder = noisy_files
     hostile = "<script>alert(1)</script>&\"'"
     output = tmp_path / "page.html"
-    said, costs = report_errors(truth, results, COCO, output, folder, name=hostile)
+    people = read_photos(f"{truth}:{folder}", SKELETON)
+    said, costs = report_errors(people, results, COCO, output, truth=truth.name, name=hostile)
     content = output.read_text()
     page = Page(content)
     assert (
@@ -354,13 +363,13 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
     assert page.tags.count("svg") == 3
     for finding in said:
         assert finding.headline in page.text and finding.text in page.text
-    scores = evaluate_keypoints(truth, results, COCO)
+    scores = evaluate_keypoints(people, results, COCO)
     assert f"AP is {100 * scores.ap:.1f}." in page.text
-    gains = {each.name: f"{100 * (each.ap - scores.ap):+.1f}" for each in corrections(match(truth, results, COCO))}
+    gains = {each.name: f"{100 * (each.ap - scores.ap):+.1f}" for each in corrections(match(people, results, COCO))}
     rows = [line.strip("| ").split(" | ") for line in costs.splitlines()]
     assert rows[0] == ["put right", "how many", "AP", "gain"] and {row[0]: row[3] for row in rows[2:]} == gains
     assert rows[-1][0] == "all keypoints" and float(rows[2][3]) == max(float(row[3]) for row in rows[2:-1])
-    assert (said, costs) == report_errors(truth, results, COCO, output, None)
+    assert (said, costs) == report_errors(people, results, COCO, output, truth=truth.name, pictures=False)
     assert "img" not in Page(output.read_text()).tags
 
 
@@ -374,7 +383,7 @@ def nose_truth(x: float, y: float) -> dict[str, Any]:
 
 def test_pictures_show_where_the_poses_lie(tmp_path: Path) -> None:
     """40 pixels and a margin of 18 to each side, 76 x 36, enlarged to 300 x 142."""
-    found = match(nose_truth(50, 50), [pose(np.array(((90.0, 50),)))], NOSE)
+    found = match(photos_in(nose_truth(50, 50), NOSE), [pose(np.array(((90.0, 50),)))], NOSE)
     Image.new("RGB", (640, 240), (0, 0, 255)).save(tmp_path / "1.png")
     jpeg = picture(found, Case(1, 0, 0, ""), {1: tmp_path / "1.png"})
     red = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)[..., 0]
@@ -428,7 +437,8 @@ def test_bad_results_are_named(
 
 def test_nothing_to_show() -> None:
     truth, poses = truth_of(person(1, body(0))), [pose(body(0))]
-    for people, found, what in ((truth, [], "no pose predicted"), (truth_of(), poses, "no person to find")):
+    for annotated, found, what in ((truth, [], "no pose predicted"), (truth_of(), poses, "no person to find")):
+        people = photos_in(annotated)
         with pytest.raises(DataError) as caught:
             error_page(match(people, found, COCO), evaluate_keypoints(people, found, COCO), None, model="m", truth="t")
         assert str(caught.value) == f"t: {what} in 1 photos, so there are no errors to show"
@@ -436,7 +446,7 @@ def test_nothing_to_show() -> None:
 
 def test_a_skeleton_of_one_keypoint() -> None:
     """Nobody has sides, sizes or flags to speak of; the page still stands."""
-    truth = nose_truth(50, 50)
+    truth = photos_in(nose_truth(50, 50), NOSE)
     poses = [pose(np.array(((52.0, 50),)))]
     page, said, _ = error_page(
         match(truth, poses, NOSE), evaluate_keypoints(truth, poses, NOSE), None, model="m", truth="t"
@@ -459,7 +469,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "posedet: error: --model does not go with --results: nothing is run\n"
     unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
     assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
-    expected = f"--output {tmp_path}: a folder; give the page a name in it, such as errors.html"
+    expected = f"{tmp_path}: a folder; give the page a name in it, such as errors.html"
     assert capsys.readouterr().err == f"posedet: error: {expected}\n"
     assert main(["errors", str(photos / "no.json"), "--output", str(output)]) == 2
     assert capsys.readouterr().err == f"posedet: error: {photos / 'no.json'}: no such file\n"

@@ -18,7 +18,7 @@ STEPS = 14  # of four photos: as many epochs
 def test_epoch_after_epoch_the_same(tmp_path: Path) -> None:
     """Tensors and Python's other objects are counted; photos are prepared in the process itself."""
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints, num_photos=4)
-    photos, repeats = read_sets([str(annotations)], BODY19)
+    photos = read_sets([str(annotations)], BODY19)
     config = load_config("posedet-s", [f"train.steps={STEPS}", "train.batch_size=4", "data.patch=64"])
     counted: list[tuple[int, int]] = []
 
@@ -28,7 +28,7 @@ def test_epoch_after_epoch_the_same(tmp_path: Path) -> None:
             num_tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
             counted.append((num_tensors, sys.getallocatedblocks()))
 
-    train(config, photos, repeats, tmp_path / "run", workers=0, after_step=count)
+    train(config, photos, tmp_path / "run", workers=0, after_step=count)
     (tensors, blocks), (tensors_later, blocks_later) = counted
     assert tensors_later == tensors
     # A patch is ten objects, and four of them are made in a step.

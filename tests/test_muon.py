@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posedet.config import load_config
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.skeleton import find_skeleton
 from posedet.training.muon import Muon, is_matrix, orthogonal
 

@@ -7,14 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import load_config
+from posedet.errors import ConfigError
+from posedet.model.build import build_network, freeze
 from posedet.model.deployed import DeployedNet
 from posedet.model.embedding import TapTable, sample
-from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.network import PoseDetNet, Proposals
 from posedet.skeleton import BODY19, COCO, find_skeleton
 from slow_bilinear import slow_bilinear
 
 # The paper's head on a small backbone, with few channels: the same code, but fast.
-SMALL = ["model.backbone=mobilenetv2", "model.channels=32", "model.tap_channels=32", "model.embedding_channels=32"]
+SMALL = [
+    "assign.selected=64",
+    "model.backbone=mobilenetv2",
+    "model.channels=32",
+    "model.tap_channels=32",
+    "model.embedding_channels=32",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +55,14 @@ def test_chosen_bias_of_heatmaps_and_keypoints():
     assert network.heatmap.output.bias.tolist() == pytest.approx([-4.6] * 19)
     assert network.bypass.presence.bias.item() == pytest.approx(-4.595120)
     assert network.score.output.bias.tolist() == pytest.approx([-4.595120] + [0] * 19)
+
+
+def test_backbones_that_are_unknown_or_cannot_be_frozen():
+    with pytest.raises(ConfigError, match=r"^model\.backbone is 'dla35', expected 'mobilenetv2' or 'dla34' or"):
+        build_network(load_config("posedet-s", ["model.backbone=dla35"]).model, BODY19)
+    network = build_network(load_config("dla34-coco").model, COCO)
+    with pytest.raises(ConfigError, match=r"^'train\.frozen_blocks' is 3, expected 0: this backbone cannot be frozen"):
+        freeze(network, 3)
 
 
 # --- the network's words ---
@@ -96,18 +112,18 @@ def test_pixels_are_normalised(preset, mean, std):
 
 
 def set_bias(output: nn.Module, cells: list[tuple[float, float]]) -> None:
-    """Make an output of displacements say these, (y, x) for each joint, wherever it is asked."""
+    """Make an output of displacements say these, (x, y) for each keypoint, wherever it is asked."""
     with torch.no_grad():
         output.weight.zero_()
         output.bias.copy_(torch.tensor(cells).flatten())
 
 
 def test_poses_are_in_pixels():
-    """Facts 15.7: stride 16, row 3, column 5, offset (dy, dx) = (-1.25, 2.5) is x = 120, y = 28."""
+    """At stride 16, row 3, column 5, an offset (dx, dy) = (2.5, -1.25) is x = 120, y = 28."""
     network = small("dla34-coco").eval()
-    cells = [(-1.25, 2.5), *((0.5 * k, -0.25 * k) for k in range(1, 17))]
+    cells = [(2.5, -1.25), *((-0.25 * k, 0.5 * k) for k in range(1, 17))]
     set_bias(network.bypass.offsets, cells)
-    set_bias(network.refinements[0].output, [(1.0, -2.0)] * 17)
+    set_bias(network.refinements[0].output, [(-2.0, 1.0)] * 17)
     with torch.no_grad():
         output = network(images(1, 128, 192))
     # 24 columns and 16 rows of stride 8 come first, then 12 columns of stride 16.
@@ -115,7 +131,7 @@ def test_poses_are_in_pixels():
     assert output.proposals.locations[location].tolist() == [80, 48]
     assert output.proposals.strides[location].item() == 16
     assert output.poses[0][0, location, 0].tolist() == [120, 28]
-    expected = [(80 + 16 * x, 48 + 16 * y) for y, x in cells]
+    expected = [(80 + 16 * x, 48 + 16 * y) for x, y in cells]
     torch.testing.assert_close(output.poses[0][0, location], torch.tensor(expected))
     # The refinement is another displacement in cells of the same stride.
     unit = output.proposals.strides[:, None, None]
@@ -266,7 +282,9 @@ def test_which_pose_is_judged(preset, presence, score_at):
     with torch.no_grad():
         output = network(photo)
         maps = network.pyramid(network.backbone((photo - network.image_mean) / network.image_std))
-        table = TapTable.of(network.score_taps(maps.taps), maps.levels, network.tap_strides, network.origin)
+        table = TapTable.of(
+            network.score_taps(maps.taps), maps.levels, network.geometry.tap_strides, network.geometry.origin
+        )
         judged = {"coarse": output.poses[0], "refined": output.poses[-1]}
         logits = {name: network.score(sample(table, poses, None))[..., 0] for name, poses in judged.items()}
     torch.testing.assert_close(output.logits, logits[score_at], atol=1e-3, rtol=1e-4)
@@ -326,10 +344,10 @@ def test_a_tenth_reaches_the_bypass(branch, presence):
     maps = network.pyramid(network.backbone((photo - network.image_mean) / network.image_std))
     taps = network.refine_taps if branch == "refinement" else network.score_taps
     positions = coarse.detach().requires_grad_()
-    samples = sample(TapTable.of(taps(maps.taps), maps.levels, network.strides, 0.0), positions, None)
+    samples = sample(TapTable.of(taps(maps.taps), maps.levels, network.geometry.strides, 0.0), positions, None)
     if branch == "refinement":
         cells = network.refinements[0](samples)
-        correction = torch.stack((cells[..., 1::2], cells[..., 0::2]), -1) * strides[:, None, None]
+        correction = torch.stack((cells[..., 0::2], cells[..., 1::2]), -1) * strides[:, None, None]
         again = positions.detach() + correction
     else:
         again = network.score(samples)[..., 0]

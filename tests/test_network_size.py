@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import load_config
+from posedet.model.build import build_network
 from posedet.model.embedding import PoseEmbedding
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.network import PoseDetNet
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton, find_skeleton
 
 FIFTEEN = BODY19.subset(BODY19.keypoints[:15])

@@ -1,6 +1,5 @@
 """OCHuman's own file, by hand in small, and what is wrong with one."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,18 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 
-from posedet.data.formats.ochuman import coco_form
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
+from posedet.data.check import check
+from posedet.data.sources import read_photos
 from posedet.errors import DataError
 from posedet.evaluation.protocols import OCHUMAN
 from posedet.evaluation.run import evaluate
 from posedet.poses import Poses
-from posedet.skeleton import COCO
+from posedet.skeleton import COCO, Skeleton
 
 # The order of the 19 keypoints in OCHuman's file.
 NAMES = [f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist")]
 NAMES += [f"{side}_{part}" for side in ("right", "left") for part in ("hip", "knee", "ankle")]
 NAMES += ["head", "neck", "right_ear", "left_ear", "nose", "right_eye", "left_eye"]
+ALL = Skeleton.from_dict({"name": "all", "keypoints": NAMES})
 
 
 def person(first: float, flags: list[int] | None = None) -> dict[str, Any]:
@@ -53,21 +56,25 @@ def ochuman() -> dict[str, Any]:
     }
 
 
-def test_coco_form() -> None:
-    data = ochuman()
-    before = copy.deepcopy(data)
-    coco = coco_form(data, "ochuman.json")
-    assert data == before
-    assert coco["images"] == [
-        {"id": 1, "file_name": "a.jpg", "height": 480, "width": 640},
-        {"id": 2, "file_name": "b.jpg", "height": 480, "width": 640},
+def read(data: Any, folder: Path, skeleton: Skeleton = ALL) -> tuple[AnnotatedPhoto, ...]:
+    (folder / "o.json").write_text(json.dumps(data))
+    return read_photos(f"{folder}/o.json:{folder}", skeleton, check_files=False)
+
+
+def test_all_fields(tmp_path: Path) -> None:
+    photos = read(ochuman(), tmp_path)
+    assert [(photo.image_id, photo.path, photo.size) for photo in photos] == [
+        (1, tmp_path / "a.jpg", (480, 640)),
+        (2, tmp_path / "b.jpg", (480, 640)),
     ]
-    assert coco["categories"] == [{"id": 1, "name": "person", "keypoints": NAMES}]
-    assert [(each["id"], each["image_id"]) for each in coco["annotations"]] == [(1, 1), (2, 1), (3, 2)]
-    first, _, third = coco["annotations"]
-    assert first["bbox"] == [10, 20, 30, 60] and first["area"] == 1800 and first["num_keypoints"] == 19
+    assert [photo.categories for photo in photos] == [{1: tuple(NAMES)}] * 2
+    assert [photo.place for photo in photos] == [f"{tmp_path}/o.json: images[2]", f"{tmp_path}/o.json: images[0]"]
+    assert [[each.annotation_id for each in photo.persons] for photo in photos] == [[1, 2], [3]]
+    first, third = photos[0].persons[0], photos[1].persons[0]
+    assert first.box.tolist() == [10, 20, 40, 80] and first.area == 1800 and first.labelled.sum() == 19
     # Missing, seen, hidden by oneself, hidden by others -> not labelled, seen, seen, hidden.
-    assert third["keypoints"][2::3] == [0, 2, 2, 1] + [2] * 15 and third["num_keypoints"] == 18
+    assert third.visibility.tolist() == [0, 2, 2, 1] + [2] * 15
+    assert third.place == f"{tmp_path}/o.json: images[0].annotations[1] (b.jpg)"
 
 
 def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
@@ -89,34 +96,70 @@ def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
         poses = found(path)
         return Poses(poses.keypoints[:, COCO.mirror], poses.scores, poses.keypoint_scores, COCO)
 
-    scores = evaluate(found, tmp_path / "ochuman.json", tmp_path, OCHUMAN)
+    photos = read_photos(f"{tmp_path}/ochuman.json:{tmp_path}", COCO)
+    scores = evaluate(found, photos, OCHUMAN)
     assert (scores.protocol, scores.num_photos, scores.num_persons, scores.ap) == ("ochuman", 2, 3, 1)
-    assert evaluate(exchanged, tmp_path / "ochuman.json", tmp_path, OCHUMAN).ap < 0.2
+    assert evaluate(exchanged, photos, OCHUMAN).ap < 0.2
 
 
-def test_the_published_conversion_is_taken_as_it_is(tmp_path: Path) -> None:
-    """Also its photos count from 1, and areas are the box's: converted by us or by its authors, the same AP."""
-    published = coco_form(ochuman(), "ochuman.json")
-    assert coco_form(published, "val.json") is published
-    (tmp_path / "own.json").write_text(json.dumps(ochuman()))
-    (tmp_path / "published.json").write_text(json.dumps(published))
-    for image in published["images"]:
+def published() -> dict[str, Any]:
+    """As the authors convert it to COCO's form."""
+    people = [(1, person(10)), (1, person(200)), (2, person(50, [0, 2, 2, 1] + [2] * 15))]
+    return {
+        "images": [
+            {"id": number, "file_name": name, "height": 480, "width": 640}
+            for number, name in enumerate(("a.jpg", "b.jpg"), 1)
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": 1,
+                "keypoints": each["keypoints"],
+                "num_keypoints": 18 if image_id == 2 else 19,
+                "bbox": [*each["bbox"][:2], 30, 60],
+                "area": 1800,
+                "iscrowd": 0,
+            }
+            for number, (image_id, each) in enumerate(people, 1)
+        ],
+        "categories": [{"id": 1, "name": "person", "keypoints": NAMES}],
+    }
+
+
+def test_the_published_conversion_is_read_too(tmp_path: Path) -> None:
+    """Converted by us or by its authors, the same AP."""
+    for image in published()["images"]:
         (tmp_path / image["file_name"]).touch()
 
     def guess(path: Path) -> Poses:
         keypoints = [[(9 + NAMES.index(name), 25 + 3 * NAMES.index(name)) for name in COCO.keypoints]]
         return Poses(keypoints, [0.5], np.ones((1, 17)), COCO)
 
-    own, other = (evaluate(guess, tmp_path / f"{name}.json", tmp_path, OCHUMAN) for name in ("own", "published"))
+    own, other = (evaluate(guess, read(data, tmp_path, COCO), OCHUMAN) for data in (ochuman(), published()))
     assert own == other and 0 < own.ap < 1
     assert_array_equal(own.num_persons, 3)
 
 
-def test_image_ids_may_be_numbers() -> None:
+def test_image_ids_may_be_numbers(tmp_path: Path) -> None:
     data = ochuman()
     for image in data["images"]:
         image["image_id"] = int(image["image_id"])
-    assert coco_form(data, "x") == coco_form(ochuman(), "x")
+    assert fingerprint(read(data, tmp_path)) == fingerprint(read(ochuman(), tmp_path))
+
+
+def test_check_goes_on_after_a_mistake(tmp_path: Path) -> None:
+    data = ochuman()
+    data["images"][2]["annotations"][0]["bbox"] = [5, 5, 4, 6]
+    data["images"][2]["annotations"][1]["keypoints"].pop()
+    data["images"][1]["image_id"] = "x1"
+    (tmp_path / "o.json").write_text(json.dumps(data))
+    for name in ("a", "b"):
+        Image.new("RGB", (640, 480)).save(tmp_path / f"{name}.jpg")
+    report = check(f"{tmp_path}/o.json:{tmp_path}")
+    places = [finding.text.removeprefix(f"{tmp_path}/o.json: ").partition(":")[0] for finding in report.findings]
+    assert places[:3] == ["images[1].image_id", "images[2].annotations[0].bbox", "images[2].annotations[1].keypoints"]
+    assert (report.num_photos, report.num_persons) == (2, 1)
 
 
 def damaged(change: Any) -> dict[str, Any]:
@@ -130,7 +173,7 @@ def damaged(change: Any) -> dict[str, Any]:
     [
         (
             lambda data: data.pop("keypoint_names"),
-            "o.json: 'keypoint_names' is missing; is this OCHuman's own file, or one in COCO's form?",
+            "o.json: 'categories' is missing; is this a COCO-style file of keypoints?",
         ),
         (lambda data: data.update(keypoint_names=[1]), "o.json: keypoint_names: [1], expected a list of names"),
         (lambda data: data["images"][2].pop("annotations"), "o.json: images[2]: 'annotations' is missing"),
@@ -153,18 +196,18 @@ def damaged(change: Any) -> dict[str, Any]:
         ),
         (
             lambda data: data["images"][0].update(width=None),
-            "o.json: images[0].width: None, expected a number from 1 to 1e+09",
+            "o.json: images[0].width: None, expected a number from 1 to 1e+06",
         ),
         (lambda data: data.update(images={}), "o.json: images: {}, expected a list"),
     ],
 )
-def test_damage(change: Any, expected: str) -> None:
+def test_damage(change: Any, expected: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        coco_form(damaged(change), "o.json")
-    assert str(caught.value) == expected
+        read(damaged(change), tmp_path)
+    assert str(caught.value) == f"{tmp_path}/{expected}"
 
 
 @pytest.mark.parametrize("data", [None, [], 5, {}])
-def test_other_files(data: Any) -> None:
-    with pytest.raises(DataError, match=r"^o\.json: 'keypoint_names' is missing"):
-        coco_form(data, "o.json")
+def test_other_files(data: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"o\.json: ('categories' is missing|.*expected an object)"):
+        read(data, tmp_path)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from posedet.commands.main import main
 from posedet.config import Config, load_config
 from posedet.errors import ConfigError, ModelError, PoseDetError
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.skeleton import find_skeleton
 from posedet.weights.checkpoint import load_weights
 from posedet.weights.official import OFFICIAL_HEAD, convert, place

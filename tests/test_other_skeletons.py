@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from posedet import PoseDet, Poses
 from posedet.commands.main import main
-from posedet.model import network
+from posedet.model import build
 from posedet.skeleton import CROWDPOSE, Skeleton, skeleton_for
 from posedet.weights.checkpoint import load_info
 from sets import changed, made_up_set
@@ -42,6 +42,7 @@ class Tiny(nn.Module):
     """A backbone of four convolutions."""
 
     channels = (4, 8, 16, 32)
+    image_mean = image_std = (127.5, 127.5, 127.5)
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ def test_crowdpose_trains_with_the_papers_preset(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hand_is_trained_exported_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The skeleton travels from its file through the weights into the ONNX file, and out with the predictions."""
-    monkeypatch.setitem(network.BACKBONES, "mobilenetv2", Tiny)
+    monkeypatch.setitem(build.BACKBONES, "mobilenetv2", Tiny)
     hand = skeleton_for(str(HAND))
     annotations = made_up_set(tmp_path / "set.json", hand.keypoints, category="hand")
     settings = [

@@ -306,3 +306,66 @@ def test_to_supervision_says_what_to_install(monkeypatch, installed):
     with pytest.raises(PoseDetError) as caught:
         THREE.to_supervision()
     assert str(caught.value) == "'to_supervision' needs supervision: pip install \"supervision>=0.29\""
+
+
+# --- whatever else is known of poses ----------------------------------------------------------------------------------
+
+
+def with_extra(count: int = 3) -> Poses:
+    """Poses with track ids and a spread of every keypoint along x and y."""
+    generator = np.random.default_rng(0)
+    extra = {"ids": np.arange(7, 7 + count), "keypoint_spreads": generator.random((count, 17, 2)).astype(np.float32)}
+    keypoints, scores = generator.random((count, 17, 2)), generator.random(count)
+    return Poses(keypoints, scores, generator.random((count, 17)), COCO, extra)
+
+
+def test_extra_is_cut_with_the_poses_and_their_keypoints() -> None:
+    poses = with_extra()
+    assert poses[[2, 0]].extra["ids"].tolist() == [9, 7]
+    chosen = poses[1:].select(["left_wrist", "nose"])
+    assert chosen.extra["ids"].tolist() == [8, 9]
+    np.testing.assert_array_equal(chosen.extra["keypoint_spreads"], poses.extra["keypoint_spreads"][1:][:, [9, 0]])
+
+
+def test_joined_poses_keep_what_all_have() -> None:
+    first, second = with_extra(2), with_extra(1)
+    plain = Poses(second.keypoints, second.scores, second.keypoint_scores, COCO, {"ids": np.array([3])})
+    both = Poses.joined([first, plain])
+    np.testing.assert_array_equal(both.keypoints, np.concatenate([first.keypoints, second.keypoints]))
+    assert {name: len(array) for name, array in both.extra.items()} == {"ids": 3}
+    assert both.extra["ids"].tolist() == [7, 8, 3]
+
+
+def test_extra_goes_through_json() -> None:
+    poses = with_extra()
+    again = Poses.from_dict(json.loads(json.dumps(poses.to_dict())))
+    assert again.extra["ids"].dtype.kind == "i"
+    for name, array in poses.extra.items():
+        np.testing.assert_array_equal(again.extra[name], array)
+    assert "extra" not in Poses.empty(COCO).to_dict() and not Poses.from_dict(Poses.empty(COCO).to_dict()).extra
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ids": [1]}, r"extra\['ids'\]: shape \(1,\), expected \(3, ...\)"),
+        (
+            {"keypoint_spreads": np.zeros((3, 16))},
+            r"extra\['keypoint_spreads'\]: shape \(3, 16\), expected \(3, 17, ...\)",
+        ),
+    ],
+)
+def test_extra_of_another_shape_is_refused(change: dict[str, Any], said: str) -> None:
+    poses = with_extra()
+    with pytest.raises(DataError, match=said):
+        Poses(poses.keypoints, poses.scores, poses.keypoint_scores, COCO, change)
+
+
+@pytest.mark.parametrize("wrong", [{"other": 1}, {"ids": "x"}, {"ids": [1, 2]}, 5])
+def test_extra_of_a_file_is_checked(wrong: Any) -> None:
+    data = with_extra().to_dict()
+    for entry in data["poses"]:
+        entry["extra"] = {"ids": 1}
+    data["poses"][1]["extra"] = wrong
+    with pytest.raises(DataError, match=r"extra"):
+        Poses.from_dict(data)

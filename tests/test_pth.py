@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from posedet.config import load_config
 from posedet.errors import ModelError
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.skeleton import BODY19, COCO, find_skeleton
 from posedet.weights import pth
 from posedet.weights.checkpoint import load_start

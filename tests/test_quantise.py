@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from posedet import PoseDet
 from posedet.commands.main import main
@@ -14,6 +15,8 @@ from posedet.errors import DataError, ModelError
 from posedet.oks import oks, pose_areas
 from posedet.weights.quantise import ask_input_for_sizes, quantise
 
+# Without these instructions sums of two products of bytes saturate at 16 bits, so that poses move more.
+HAS_VNNI = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "avx_vnni"))
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
 
 
@@ -68,7 +71,7 @@ def test_its_poses_are_those_of_the_float_file(int8: Path, runtime: str, photos:
         similarity = oks(found.keypoints, expected.keypoints, expected.skeleton.sigmas, pose_areas(expected.keypoints))
         similarities += similarity.max(axis=0, initial=0).tolist()
     assert len(similarities) >= 8
-    assert np.mean(similarities) > 0.95
+    assert np.mean(similarities) > (0.95 if HAS_VNNI else 0.88)
 
 
 def test_both_runtimes_score_alike(int8: Path, photos: Path) -> None:
@@ -76,7 +79,7 @@ def test_both_runtimes_score_alike(int8: Path, photos: Path) -> None:
     detectors = [PoseDet(int8, threads=1, runtime=runtime) for runtime in ("onnxruntime", "openvino")]
     for name in ("skiers", "group"):
         scores = [np.sort(each.candidates(photos / f"{name}.jpg", long_side=576).scores) for each in detectors]
-        assert np.abs(scores[0] - scores[1]).mean() < 0.01
+        assert np.abs(scores[0] - scores[1]).mean() < (0.01 if HAS_VNNI else 0.03)
 
 
 def test_maps_of_odd_sizes_are_asked_themselves() -> None:

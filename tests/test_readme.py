@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the start page show is what happens."""
 
 import doctest
 import re
@@ -9,19 +9,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_python_with_output(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_python_with_output(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(>>>.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(>>>.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     runner = doctest.DocTestRunner()
     for block in blocks:
-        runner.run(doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0))
+        runner.run(doctest.DocTestParser().get_doctest(block, {}, page, page, 0))
     assert runner.tries >= 3 and runner.failures == 0
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
-        if not target.startswith(("http://", "https://")):
-            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from posedet.config import load_config
-from posedet.data.annotations import read_annotations
-from posedet.model.network import PoseDetNet, build_network
+from posedet.data.sources import read_photos
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.skeleton import BODY19, COCO
-from posedet.training.loop import mean_pose
+from posedet.training.setup import mean_pose
 
 PHOTOS = Path(__file__).parent.parent / "photos"
 
@@ -60,7 +61,7 @@ def test_anchors_read_the_mean_pose_around_the_location(monkeypatch: pytest.Monk
 
 
 def test_mean_pose_stands_upright() -> None:
-    pose = mean_pose(list(read_annotations(PHOTOS / "truth.json", PHOTOS, BODY19)))
+    pose = mean_pose(read_photos(f"{PHOTOS}/truth.json:{PHOTOS}", BODY19))
     names = BODY19.keypoints
     height = [pose[names.index(name), 1] for name in ("nose", "left_shoulder", "left_hip", "left_knee", "left_ankle")]
     assert height == sorted(height)

@@ -11,16 +11,18 @@ from PIL import Image
 
 from posedet.commands.main import main
 from posedet.config import Config, load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
+from posedet.data.sources import read_photos
 from posedet.errors import ConfigError, DataError
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import NetworkOutput, PoseDetNet, Proposals
 from posedet.skeleton import BODY19, COCO, Skeleton
-from posedet.training import losses as losses_module
 from posedet.training import show as show_module
 from posedet.training.assignment import NOBODY, Selection, person_levels
 from posedet.training.batches import Batch, PhotoStream
-from posedet.training.loop import Objective, train
+from posedet.training.loop import train
 from posedet.training.show import LINE, Sample, draw_sample, sample, show
+from posedet.training.targets import Assigner, Targets
 
 SIDE = 128
 SETTINGS = [f"data.patch={SIDE}", "train.batch_size=2", "train.steps=1", "train.seed=3", "train.amp='none'"]
@@ -29,7 +31,7 @@ PRESETS = [("posedet-s", BODY19), ("dla34-coco", COCO)]
 
 def annotated(photos: Path, skeleton: Skeleton) -> list[AnnotatedPhoto]:
     """Photos whose every patch shows somebody."""
-    everything = read_annotations(photos / "truth.json", photos, skeleton)
+    everything = read_photos(f"{photos}/truth.json:{photos}", skeleton)
     return [photo for photo in everything if photo.path.stem in ("tennis", "skiers", "child")]
 
 
@@ -40,23 +42,24 @@ class Seen:
         self.batches: list[Batch] = []
         self.selections: list[Selection] = []
         self.targets: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
-        select, heatmap_targets = Objective.select, losses_module.heatmap_targets
+        select, targets = Assigner.select, Assigner.targets
 
-        def recorded(objective: Objective, network: PoseDetNet, proposals: object, batch: Batch) -> Selection:
+        def recorded(assigner: Assigner, proposals: Proposals, batch: Batch) -> Selection:
             self.batches.append(batch)
-            self.selections.append(select(objective, network, proposals, batch))
+            self.selections.append(select(assigner, proposals, batch))
             return self.selections[-1]
 
-        def recorded_targets(*arguments: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-            self.targets.append(heatmap_targets(*arguments))
-            return self.targets[-1]
+        def recorded_targets(assigner: Assigner, output: NetworkOutput, batch: Batch, selection: Selection) -> Targets:
+            found = targets(assigner, output, batch, selection)
+            self.targets.append((found.heatmaps, found.heatmap_weights))
+            return found
 
-        monkeypatch.setattr(Objective, "select", recorded)
-        monkeypatch.setattr(losses_module, "heatmap_targets", recorded_targets)
+        monkeypatch.setattr(Assigner, "select", recorded)
+        monkeypatch.setattr(Assigner, "targets", recorded_targets)
 
 
 def shown(config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int) -> tuple[Sample, PoseDetNet]:
-    stream = PhotoStream(photos, [1] * len(photos), skeleton, config.data, config.train.seed)
+    stream = PhotoStream(PhotoSet(tuple(photos)), skeleton, config.data, config.train.seed)
     network = build_network(config.model, skeleton).train()
     return sample(network, stream, number, config), network
 
@@ -70,7 +73,7 @@ def test_samples_are_those_of_training(
     people = annotated(photos, skeleton)
     with monkeypatch.context() as patch:
         seen = Seen(patch)
-        train(config, people, [1] * len(people), tmp_path, skeleton=skeleton, workers=0)
+        train(config, PhotoSet(tuple(people)), tmp_path, skeleton=skeleton, workers=0)
     (batch,), (selection,), ((targets, masks),) = seen.batches, seen.selections, seen.targets
     num_positives = 0
     for number in range(2):
@@ -138,20 +141,20 @@ def test_captions_count_the_positives(
         drawn, network = shown(config, skeleton, people, number)
         draw_sample(drawn, network, skeleton, number)
         persons, owner = drawn.selection.persons, drawn.selection.owner[0]
-        levels = person_levels(persons.sizes, network.strides, config.assign.level_divisor)[0]
-        counts = dict.fromkeys(network.strides, 0)
+        levels = person_levels(persons.sizes, network.geometry.strides)[0]
+        counts = dict.fromkeys(network.geometry.strides, 0)
         for p in persons.valid[0].nonzero()[:, 0].tolist():
             mine = (owner == p).nonzero()[:, 0]
             assert len(mine) <= config.assign.positives
-            assert set(drawn.proposals.strides[mine].tolist()) <= {network.strides[int(levels[p])]}
-            counts[network.strides[int(levels[p])]] += len(mine)
+            assert set(drawn.proposals.strides[mine].tolist()) <= {network.geometry.strides[int(levels[p])]}
+            counts[network.geometry.strides[int(levels[p])]] += len(mine)
         assert [text for text in written if "positives" in text and text.startswith("stride")] == [
             f"stride {stride}: {count} positives" for stride, count in counts.items()
         ]
         peaks = [int((target == 1).sum()) for target in drawn.targets]
         assert [text for text in written if text.startswith("heatmap")] == [
             f"heatmap targets, stride {stride}: {count} peaks"
-            for stride, count in zip(network.heatmap_strides, peaks, strict=True)
+            for stride, count in zip(network.geometry.heatmap_strides, peaks, strict=True)
         ]
         total += sum(counts.values())
     assert total > 0
@@ -165,7 +168,7 @@ def test_the_command_leaves_a_picture_for_each_sample(photos: Path, tmp_path: Pa
     files = sorted((tmp_path / "a" / "b").iterdir())
     assert [file.name for file in files] == ["sample-0000.png", "sample-0001.png"]
     config = load_config("posedet-s", SETTINGS)
-    everybody = list(read_annotations(photos / "truth.json", photos, BODY19))
+    everybody = list(read_photos(f"{photos}/truth.json:{photos}", BODY19))
     drawn, network = shown(config, BODY19, everybody, 1)
     with Image.open(files[1]) as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(draw_sample(drawn, network, BODY19, 1)))
@@ -175,10 +178,10 @@ def test_nothing_to_show(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     config = load_config("dla34-coco")
     nobody = [AnnotatedPhoto(1, photos / "food.jpg", (427, 640), (), only_main_person=False, crowd_index=None)]
     with pytest.raises(DataError, match=r"^there are no photos to train on$"):
-        show(config, nobody, [1], COCO, tmp_path)
+        show(config, PhotoSet(tuple(nobody)), COCO, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"--output .*file: cannot be made \(File exists\); choose another folder"):
-        show(load_config("posedet-s"), nobody, [1], BODY19, tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"file: cannot be made \(File exists\); choose another folder"):
+        show(load_config("posedet-s"), PhotoSet(tuple(nobody)), BODY19, tmp_path / "file")
     data = f"{photos / 'truth.json'}:{photos}"
     command = ["data", "show", "posedet-s", "--data", data, "--output", str(tmp_path), "--count", "0"]
     assert main(command) == 2

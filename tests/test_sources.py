@@ -9,9 +9,9 @@ import pytest
 
 from posedet.commands.main import main
 from posedet.config import load_config
-from posedet.data.annotations import Person, read_annotations
+from posedet.data.annotations import Person
 from posedet.data.augment import make_patch
-from posedet.data.sources import read_sets
+from posedet.data.sources import read_photos, read_sets
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, CROWDPOSE15, Skeleton
 from posedet.training.batches import PhotoStream
@@ -40,14 +40,15 @@ def mixed(tmp_path: Path) -> list[str]:
 
 
 def test_mixed_sets_are_matched_by_name(mixed: list[str]) -> None:
-    photos, repeats = read_sets(mixed, WRISTS)
+    found = read_sets(mixed, WRISTS)
+    photos = found.photos
     assert [(photo.path.parent.name, photo.path.name) for photo in photos] == [
         ("a", "1.jpg"),
         ("a", "2.jpg"),
         ("elsewhere", "1.jpg"),
         ("images", "c.jpg"),
     ]
-    assert repeats == [1, 1, 3, 2]
+    assert found.repeats == (1, 1, 3, 2) and len(found) == 4
     labelled = [photo.persons[0].visibility.astype(bool).tolist() for photo in photos]
     assert labelled == [[True] * 3, [True] * 3, [False, True, True], [True] * 3]
     table = np.array(json.loads(Path(mixed[0]).read_text())["annotations"][0]["keypoints"]).reshape(17, 3)
@@ -60,8 +61,8 @@ def test_mixed_sets_are_matched_by_name(mixed: list[str]) -> None:
 
 
 def test_an_epoch_shows_each_photo_as_often_as_asked(mixed: list[str]) -> None:
-    photos, repeats = read_sets(mixed, WRISTS)
-    stream = PhotoStream(photos, repeats, WRISTS, DATA, 0)
+    photos = read_sets(mixed, WRISTS)
+    stream = PhotoStream(photos, WRISTS, DATA, 0)
     assert stream.epoch_length == 7
     orders = []
     for epoch in range(4):
@@ -70,7 +71,7 @@ def test_an_epoch_shows_each_photo_as_often_as_asked(mixed: list[str]) -> None:
         orders.append(tuple(names))
     assert len(set(orders)) > 1
     # Whoever asks, in whatever order.
-    again = PhotoStream(photos, repeats, WRISTS, DATA, 0)
+    again = PhotoStream(photos, WRISTS, DATA, 0)
     assert [again.photo_at(number).path for number in range(27, -1, -1)] == [
         stream.photo_at(number).path for number in range(27, -1, -1)
     ]
@@ -78,8 +79,7 @@ def test_an_epoch_shows_each_photo_as_often_as_asked(mixed: list[str]) -> None:
 
 def test_what_a_set_does_not_label_is_not_learnt(mixed: list[str]) -> None:
     """Its weight is 0 in every patch, mirrored or not; the others' is not."""
-    photos, _ = read_sets(mixed, WRISTS)
-    partly = photos[2]
+    partly = read_sets(mixed, WRISTS).photos[2]
     for seed in range(12):
         patch = make_patch(partly, [], WRISTS, DATA, np.random.default_rng(seed))
         assert (patch.weights[:, 0] == 0).all()
@@ -166,8 +166,8 @@ def test_photos_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     photo = tmp_path / "set" / "2.jpg"
     photo.unlink()
     assert refused(capsys, tmp_path, "posedet-s", "--data", annotations) == (
-        f"{annotations}: images[1].file_name: '{photo}': no such photo (1 of 3 are missing); "
-        "is the folder of photos right?"
+        f"{annotations}: images[1]: '{photo}': no such photo (1 of 3 are missing); "
+        "--data JSON[:FOLDER][*N] says where they are"
     )
 
 
@@ -188,13 +188,16 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--set", "assign.selected=0"), "assign.selected is 0, expected at least 1 with model.presence"),
+        (("--set", "assign.selected=0"), "posedet-s: 'assign.selected' is 0, expected at least 1 with model.presence"),
         (("--workers", "-1"), "--workers -1: expected at least 0"),
         (("--validate-every", "0"), "--validate-every 0: expected at least 1"),
         (("--device", "abacus"), "device 'abacus' cannot be used: "),
         (("--validate", "none.json"), "none.json: no such file"),
-        (("--validate", "{json}:elsewhere"), "elsewhere: no such folder; --validate JSON:FOLDER says where"),
-        (("--validate", "{json}"), "{json}: annotations[0]: 'area' is missing"),
+        (
+            ("--validate", "{json}:elsewhere"),
+            "{json}: images[0]: 'elsewhere/1.jpg': no such photo (3 of 3 are missing); --validate JSON:FOLDER says",
+        ),
+        (("--validate", "{json}*2"), "{json}*2: a number after a star is for photos to train on; others are seen once"),
     ],
 )
 def test_options_that_cannot_be(
@@ -210,7 +213,7 @@ def test_options_that_cannot_be(
 def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
     assert main(["train", "posedet-s", "--data", str(annotations), "--run", str(annotations), "--workers", "0"]) == 2
-    line = f"posedet: error: --run {annotations}: cannot be made (File exists); choose another folder"
+    line = f"posedet: error: {annotations}: cannot be made (File exists); choose another folder for the run"
     assert capsys.readouterr().err.splitlines() == [line]
 
 
@@ -242,7 +245,7 @@ def fifteen(
         content["annotations"][0]["keypoints"] = [number for point in table for number in point]
 
     annotations = changed(made_up_set(tmp_path / name, names, num_photos=1), change)
-    (photo,) = read_annotations(annotations, annotations.with_suffix(""), CROWDPOSE15)
+    (photo,) = read_photos(str(annotations), CROWDPOSE15)
     return photo.persons[0]
 
 

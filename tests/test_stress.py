@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.commands.main import main
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import read_photos
 from posedet.diagnosis.alteration import (
     UNCHANGED,
     Change,
@@ -22,7 +23,7 @@ from posedet.diagnosis.alteration import (
     rotated,
     shrunk,
 )
-from posedet.diagnosis.stress import View, annotation_of, cut_people, small_people, stress, stress_card
+from posedet.diagnosis.stress import View, cut_people, shown, small_people, stress, stress_card
 from posedet.errors import ConfigError, DataError
 from posedet.evaluation.protocols import COCO
 from posedet.image import size_of
@@ -135,7 +136,7 @@ CATEGORY = {"id": 1, "name": "person", "keypoints": list(SKELETON.keypoints)}
 
 
 def read(path: Path) -> tuple[AnnotatedPhoto, ...]:
-    return read_annotations(path, path.parent / "set", SKELETON)
+    return read_photos(str(path), SKELETON)
 
 
 def see_dots(photo: np.ndarray) -> Poses:
@@ -177,14 +178,12 @@ def test_views_of_single_people(photo_set: Path) -> None:
     assert [view.person for view in small.unaltered] == [person for photo in photos for person in photo.persons]
     for wanted in (64, 32, 16):
         for view in small.altered[f"{wanted} px high"]:
-            shown = annotation_of(view.person, view, COCO)
-            assert shown["bbox"][3] == pytest.approx(wanted, abs=0.3)
-            assert shown["area"] / view.person.area == pytest.approx(
+            small_person = shown(view.person, view, COCO)
+            assert np.ptp(small_person.box[1::2]) == pytest.approx(wanted, abs=0.3)
+            assert small_person.area / view.person.area == pytest.approx(
                 (wanted / np.ptp(view.person.box[1::2])) ** 2, rel=0.02
             )
-            others = [
-                annotation_of(each, view, COCO)["ignore"] for each in view.photo.persons if each is not view.person
-            ]
+            others = [shown(each, view, COCO).ignore for each in view.photo.persons if each is not view.person]
             assert all(others)
     seen, whole = cut_people(photos)
     for share in (0.25, 0.5, 0.75):
@@ -199,25 +198,23 @@ def test_views_of_single_people(photo_set: Path) -> None:
             outside = np.maximum(-0.5 - low, high + 0.5 - np.array(pixels.shape[1::-1])) / (high - low)
             assert outside.max() == pytest.approx(share, abs=0.02)
             inside = ((points > -0.5) & (points < np.array(pixels.shape[1::-1]) - 0.5)).all(axis=1)
-            flags = np.reshape(annotation_of(counted.person, counted, COCO)["keypoints"], (17, 3))[:, 2]
-            assert_array_equal(flags > 0, inside)
-            assert annotation_of(view.person, view, COCO)["num_keypoints"] == 17
+            assert_array_equal(shown(counted.person, counted, COCO).labelled, inside)
+            assert shown(view.person, view, COCO).labelled.sum() == 17
 
 
 def test_truth_in_a_mirror_and_turned(photo_set: Path) -> None:
     photo = read(photo_set)[0]
     person = photo.persons[0]
-    shown = annotation_of(person, View(photo, mirrored(320)), COCO)
-    table = np.reshape(shown["keypoints"], (17, 3))
+    seen = shown(person, View(photo, mirrored(320)), COCO)
     for left, right in SKELETON.pairs:
-        assert table[left, :2].tolist() == [319 - person.keypoints[right, 0], person.keypoints[right, 1]]
+        assert seen.keypoints[left].tolist() == [319 - person.keypoints[right, 0], person.keypoints[right, 1]]
     x1, y1, x2, y2 = person.box.tolist()
-    assert_allclose(shown["bbox"], [320 - x2, y1, x2 - x1, y2 - y1], atol=1e-9)
+    assert_allclose(seen.box, [320 - x2, y1, 320 - x1, y2], atol=1e-9)
     for angle in (15, 30, 90):
-        shown = annotation_of(person, View(photo, rotated((240, 320), angle)), COCO)
-        assert shown["area"] == pytest.approx(6000)
-        assert shown["bbox"][2] * shown["bbox"][3] == pytest.approx((x2 - x1) * (y2 - y1))
-    assert shown["bbox"][2:] == pytest.approx([y2 - y1, x2 - x1])  # by 90 degrees
+        seen = shown(person, View(photo, rotated((240, 320), angle)), COCO)
+        assert seen.area == pytest.approx(6000)
+        assert (seen.box[2:] - seen.box[:2]).prod() == pytest.approx((x2 - x1) * (y2 - y1))
+    assert seen.box[2:] - seen.box[:2] == pytest.approx([y2 - y1, x2 - x1])  # by 90 degrees
 
 
 def test_a_photo_of_another_size_and_nobody_to_find(photo_set: Path) -> None:
@@ -232,7 +229,7 @@ def test_a_photo_of_another_size_and_nobody_to_find(photo_set: Path) -> None:
 
 def test_files_are_the_same_each_time(photo_set: Path, tmp_path: Path) -> None:
     def run(name: str, count: int | None = None) -> tuple[str, dict]:
-        text = stress(see_dots, photo_set, photo_set.parent / "set", COCO, tmp_path / name, count=count, model="dots")
+        text = stress(see_dots, read(photo_set), COCO, tmp_path / name, truth="set.json", count=count, model="dots")
         assert (tmp_path / name / "stress.md").read_text() == text + "\n"
         assert size_of(tmp_path / name / "stress.png")[1] > 500
         return text, json.loads((tmp_path / name / "stress.json").read_text())["results"]
@@ -242,7 +239,7 @@ def test_files_are_the_same_each_time(photo_set: Path, tmp_path: Path) -> None:
     text, results = first
     assert results["model"] == "dots" and results["num_photos"] == 1
     assert "| unaltered | 1 | 100.0 |  | 100.0 | 0.0 % |" in text.splitlines()
-    with pytest.raises(ConfigError, match=r"^--count 0: expected at least 1 photo$"):
+    with pytest.raises(ConfigError, match=r"^count is 0, expected at least 1 photo$"):
         run("fourth", count=0)
 
 
@@ -255,5 +252,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     options = ["--photos", str(photos), "--threads", "1", "--output", str(tmp_path / "card")]
     assert main(["stress", str(truth), *options]) == 0
     assert "| mirrored | 1 |" in capsys.readouterr().out
+    assert main(["stress", str(truth), *options, "--count", "0"]) == 2
+    assert capsys.readouterr().err == "posedet: error: --count 0: expected at least 1 photo\n"
     assert main(["stress", str(tmp_path / "no.json"), *options]) == 2
     assert capsys.readouterr().err == f"posedet: error: {tmp_path / 'no.json'}: no such file\n"

@@ -17,13 +17,17 @@ import torch
 from torch import nn
 
 from posedet.config import Config, ModelConfig, load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
+from posedet.data.sources import read_photos
 from posedet.image import Letterbox
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network, freeze
+from posedet.model.network import PoseDetNet
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import BODY19
 from posedet.training.batches import Batch, PhotoStream, collate
-from posedet.training.loop import Objective, freeze, make_optimiser, rate_at, without_empty
+from posedet.training.loop import rate_at
+from posedet.training.setup import Objective, make_optimiser
 from posedet.weights.checkpoint import load_tensors
 
 PHOTOS = Path(__file__).parent.parent / "photos"
@@ -55,7 +59,6 @@ SWITCHES: list[tuple[tuple[str, ...], str, set[str]]] = [
     ((), "data.empty_photos=false", {"photos"}),
     ((), "assign.min_keypoints=12", POSES | AFTER | {"presence", "heatmap"}),
     ((), "assign.least_side=2.0", POSES | AFTER | {"presence", "heatmap"}),
-    ((), "assign.level_divisor=1.0", POSES | AFTER | {"presence", "heatmap"}),
     ((), "assign.centre='box'", POSES | AFTER | {"presence"}),
     ((), "assign.positives=1", POSES | AFTER | {"presence"}),
     ((), "assign.ignore_regions=false", AFTER | {"presence"}),
@@ -64,14 +67,11 @@ SWITCHES: list[tuple[tuple[str, ...], str, set[str]]] = [
     ((), "assign.rescue_oks=0.3", AFTER),
     ((), "assign.selected=100", AFTER),
     ((), "assign.score_target='labels'", {"score"}),
-    (("assign.score_target='labels'",), "assign.positive_oks=0.9", {"score"}),
-    (("assign.score_target='labels'",), "assign.negative_oks=0.1", {"score"}),
     ((), "loss.distance='clamped sum'", POSES),
     ((), "loss.coarse=2.0", {"coarse"}),
     ((), "loss.refined=2.0", {"refined"}),
     ((), "loss.oks=0.0", POSES),
     ((), "loss.oks_warmup=200", POSES),
-    ((), "loss.score=2.0", {"score"}),
     ((), "loss.presence=2.0", {"presence"}),
     ((), "loss.keypoint_score=2.0", {"keypoint_score"}),
     ((), "loss.heatmap=2.0", {"heatmap"}),
@@ -93,7 +93,6 @@ SWITCHES: list[tuple[tuple[str, ...], str, set[str]]] = [
     ((), "decode.score_threshold=0.9", {"poses"}),
     ((), "decode.nms='iou'", {"poses"}),
     ((), "decode.nms_threshold=0.9", {"poses"}),
-    ((), "decode.max_poses=1", {"poses"}),
     ((), "decode.min_area=1e5", {"poses"}),
     ((), "decode.clamp=true", {"poses"}),
 ]
@@ -102,12 +101,12 @@ SWITCHES: list[tuple[tuple[str, ...], str, set[str]]] = [
 @cache
 def photos() -> tuple[AnnotatedPhoto, ...]:
     """The shipped ones, the last as if without people."""
-    *others, last = read_annotations(PHOTOS / "truth.json", PHOTOS, BODY19)
+    *others, last = read_photos(f"{PHOTOS}/truth.json:{PHOTOS}", BODY19)
     return *others, replace(last, persons=())
 
 
 def stream(config: Config) -> PhotoStream:
-    return PhotoStream(list(photos()), [1] * len(photos()), BODY19, config.data, config.train.seed)
+    return PhotoStream(PhotoSet(photos()), BODY19, config.data, config.train.seed)
 
 
 @cache
@@ -132,7 +131,7 @@ def network(model: ModelConfig) -> PoseDetNet:
 def terms(config: Config) -> dict[str, Any]:
     net = network(config.model)
     values: dict[str, Any] = {}
-    for name, value in Objective(config, BODY19, torch.device("cpu"))(net, net, batch(), STEP).items():
+    for name, value in Objective(config, BODY19, net.geometry, torch.device("cpu"))(net, batch(), STEP).items():
         values.setdefault(name.rstrip("0123456789"), []).append(value.item())
     return values
 
@@ -155,15 +154,8 @@ def decoded(config: Config) -> dict[str, Any]:
     person = generator.uniform(0, 60, (19, 2))
     places = np.array([(100, 100), (103, 100), (115, 100), (118, 101), (300, -30)])
     keypoints = (person + places[:, None]).astype(np.float32)
-    found = decode(
-        np.array([0.95, 0.92, 0.9, 0.88, 0.6], np.float32),
-        keypoints,
-        np.ones((5, 19), np.float32),
-        letterbox=Letterbox.fit((480, 640), long_side=640),
-        skeleton=BODY19,
-        config=config.decode,
-        score_threshold=config.decode.score_threshold,
-    )
+    outputs = Outputs(np.array([0.95, 0.92, 0.9, 0.88, 0.6], np.float32), keypoints, np.ones((5, 19), np.float32))
+    found = decode(outputs, Letterbox.fit((480, 640), long_side=640), BODY19, config.decode)
     fitted = Letterbox.fit((480, 640), long_side=config.decode.long_side, short_side=config.decode.short_side)
     return {"poses": (found.scores.tolist(), found.keypoints.tolist()), "input": fitted}
 
@@ -171,7 +163,7 @@ def decoded(config: Config) -> dict[str, Any]:
 def patches(config: Config) -> dict[str, Any]:
     samples = stream(config)
     drawn = [samples[number] for number in SAMPLES]
-    seen = list(photos()) if config.data.empty_photos else without_empty(list(photos()), [1] * len(photos()))[0]
+    seen = PhotoSet(photos()) if config.data.empty_photos else PhotoSet(photos()).without_empty()
     return {
         "patches": [[np.asarray(part).tobytes() for part in patch[:-1]] for patch in drawn],
         "photos": [photo.path for photo in seen],

@@ -13,12 +13,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.commands.main import main
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
+from posedet.data.sources import read_photos
 from posedet.errors import DataError
 from posedet.evaluation.protocols import CROPPED
 from posedet.evaluation.run import evaluate
 from posedet.evaluation.truncation import View, cropped_views
 from posedet.poses import Poses
 from posedet.skeleton import COCO
+from sets import photos_of
 
 CATEGORY = {"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}
 
@@ -52,43 +55,43 @@ def photo_set(num_photos: int) -> dict[str, Any]:
     return data
 
 
-def views_of(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, View]]:
-    photos = {image["id"]: Path(f"{image['id']}.png") for image in data["images"]}
-    return cropped_views(data, "val.json", photos, COCO)
+def views_of(data: dict[str, Any]) -> dict[int, View]:
+    """Image id -> its view."""
+    return {view.photo.image_id: view for view in cropped_views(photos_of(data, COCO))}
 
 
 def test_the_laws_of_a_view() -> None:
     data = photo_set(60)
-    before = copy.deepcopy(data)
-    cropped, views = views_of(data)
-    assert data == before
-    originals = {each["id"]: each for each in data["annotations"]}
+    photos = photos_of(data, COCO)
+    before = copy.deepcopy(photos)
+    views = cropped_views(photos)
+    assert fingerprint(photos) == fingerprint(before)
+    originals = {each.annotation_id: each for photo in photos for each in photo.persons}
     sides, someone_cut = [], 0
-    for image in cropped["images"]:
-        left, top, right, bottom = views[image["id"]].window
-        assert (image["width"], image["height"]) == (right - left, bottom - top)
-        assert min(image["width"], image["height"]) >= 64
+    for view in views:
+        left, top, right, bottom = view.window
+        height, width = view.photo.size
+        assert (width, height) == (right - left, bottom - top) and view.whole_size == (200, 250)
+        assert min(width, height) >= 64
         # One straight cut.
         borders = (left > 0, top > 0, right < 250, bottom < 200)
         assert sum(borders) == 1
         sides.append(borders.index(True))
         shares = []
-        for shown in (each for each in cropped["annotations"] if each["image_id"] == image["id"]):
-            original = originals[shown["id"]]
-            was, now = (np.reshape(each["keypoints"], (17, 3)) for each in (original, shown))
-            labelled = was[:, 2] > 0
+        for shown in view.photo.persons:
+            original = originals[shown.annotation_id]
             # The truth is where it was, also beyond the border; the whole person's size counts.
-            assert_allclose(now[labelled, :2] + (left, top), was[labelled, :2])
-            assert_array_equal(now[:, 2], was[:, 2])
-            assert (shown["area"], shown["bbox"][2:]) == (original["area"], original["bbox"][2:])
-            assert_allclose(np.add(shown["bbox"][:2], (left, top)), original["bbox"][:2])
-            assert "segmentation" not in shown
-            x, y = now[labelled, :2].T
-            inside = (x >= -0.5) & (x < image["width"] - 0.5) & (y >= -0.5) & (y < image["height"] - 0.5)
-            assert shown["ignore"] == (inside.sum() < 3)
+            now = shown.keypoints[shown.labelled]
+            assert_allclose(now - (-left, -top), original.keypoints[original.labelled])
+            assert_array_equal(shown.visibility, original.visibility)
+            assert shown.area == original.area
+            assert_allclose(original.box - (left, top, left, top), shown.box)
+            x, y = now.T
+            inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+            assert shown.ignore == (inside.sum() < 3)
             axis = 0 if borders[0] or borders[2] else 1
-            values, extent = now[labelled, axis], np.ptp(now[labelled, axis])
-            beyond = max(-values.min(), values.max() - (image["width"], image["height"])[axis])
+            values, extent = now[:, axis], np.ptp(now[:, axis])
+            beyond = max(-values.min(), values.max() - (width, height)[axis])
             shares.append(beyond / extent)
         # Somebody lost a quarter to 60 %, to half a pixel.
         someone_cut += any(0.22 < share < 0.63 for share in shares)
@@ -104,7 +107,7 @@ def test_windows_are_the_same_for_ever() -> None:
         "annotations": [person(n, i, points) for n, i in enumerate((0, 1, 139, 2**40))],
         "categories": [CATEGORY],
     }
-    _, views = views_of(data)
+    views = views_of(data)
     assert {image_id: view.window for image_id, view in views.items()} == {
         0: (140, 0, 300, 260),
         1: (0, 0, 300, 144),
@@ -121,7 +124,7 @@ def test_who_counts() -> None:
         "annotations": [person(1, 5, main_points)],
         "categories": [CATEGORY],
     }
-    _, views = views_of(data)
+    views = views_of(data)
     left, top, right, bottom = views[5].window
     horizontal = (left, right) != (0, 300)
     line = {True: left or right, False: top or bottom}[horizontal]
@@ -147,9 +150,9 @@ def test_who_counts() -> None:
     ]
     # Who is to be cut is drawn among those with six labelled keypoints: give the others fewer, but for the test's own.
     data["annotations"] = [data["annotations"][0], *map(_with_few_labels, data["annotations"][1:])]
-    cropped, again = views_of(data)
+    again = views_of(data)
     assert again[5].window == (left, top, right, bottom)
-    kept = {each["id"]: each["ignore"] for each in cropped["annotations"]}
+    kept = {each.annotation_id: each.ignore for each in again[5].photo.persons}
     assert kept == {1: 0, 2: 1, 3: 0, 4: 1, 6: 0, 7: 1, 8: 1, 9: 1, 10: 1}
 
 
@@ -169,9 +172,9 @@ def test_any_photo_has_a_sound_view_or_none(image_id: int, x: float, y: float, s
         "categories": [CATEGORY],
     }
     try:
-        _, views = cropped_views(data, "val.json", {image_id: Path("x.png")}, COCO)
+        views = views_of(data)
     except DataError as error:
-        assert "whom a border could cut" in str(error)
+        assert "could be cut by a border" in str(error)
     else:
         left, top, right, bottom = views[image_id].window
         assert 0 <= left < right <= 230 and 0 <= top < bottom <= 100 and (right - left) * (bottom - top) < 23000
@@ -200,7 +203,8 @@ def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
         points = np.reshape(people, (-1, 17, 3))[..., :2] - (left, top)
         return Poses(points, np.ones(len(points)), np.ones((len(points), 17)), COCO)
 
-    scores = evaluate(knowing, set_on_disk / "val.json", set_on_disk / "val", CROPPED, output=set_on_disk / "out")
+    photos = read_photos(str(set_on_disk / "val.json"), COCO)
+    scores = evaluate(knowing, photos, CROPPED, output=set_on_disk / "out")
     assert scores.ap50 == 1 and scores.num_photos == 8
     results = json.loads((set_on_disk / "out" / "results.json").read_text())
     assert min(min(each["keypoints"][0::3]) for each in results) < -1  # outside of the view
@@ -210,7 +214,7 @@ def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
         limits = np.array([view.shape[1], view.shape[0]]) - 1
         return Poses(np.clip(poses.keypoints, 0, limits), poses.scores, poses.keypoint_scores, COCO)
 
-    assert evaluate(inside, set_on_disk / "val.json", set_on_disk / "val", CROPPED).ap < 0.8 * scores.ap
+    assert evaluate(inside, photos, CROPPED).ap < 0.8 * scores.ap
 
 
 def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,11 +225,11 @@ def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_view_reads_its_part_and_checks_the_size(set_on_disk: Path) -> None:
     path = set_on_disk / "val" / "3.png"
-    view = View(path, (200, 250), (100, 20, 230, 120)).read()
+    view = View(AnnotatedPhoto(3, path, (100, 130), ()), (200, 250), (100, 20, 230, 120)).read()
     assert view.shape == (100, 130, 3)
     assert view[0, 0].tolist() == [100, 20, 3] and view[-1, -1].tolist() == [229, 119, 3]
     with pytest.raises(DataError) as caught:
-        View(path, (300, 200), (0, 0, 100, 100)).read()
+        View(AnnotatedPhoto(3, path, (100, 100), ()), (300, 200), (0, 0, 100, 100)).read()
     assert str(caught.value) == f"{path}: 250 x 200 pixels, but its annotations say 200 x 300"
 
 
@@ -234,7 +238,7 @@ def test_nobody_to_cut() -> None:
     data["annotations"] = [_with_few_labels(each) for each in data["annotations"]]
     with pytest.raises(DataError) as caught:
         views_of(data)
-    assert str(caught.value) == "val.json: annotations: nobody with 6 labelled keypoints whom a border could cut"
+    assert str(caught.value) == "nobody in 1 photos has 6 labelled keypoints and could be cut by a border"
 
 
 @pytest.mark.parametrize(
@@ -242,12 +246,12 @@ def test_nobody_to_cut() -> None:
     [
         (
             lambda data: data["annotations"][0].update(bbox=[1, 2]),
-            "val.json: annotations[0].bbox: 2 numbers, expected 4 (x, y, width, height)",
+            "truth: annotations[0].bbox: 2 numbers, expected 4 (x, y, width, height)",
         ),
-        (lambda data: data["images"][0].pop("height"), "val.json: images[0]: 'height' is missing"),
+        (lambda data: data["images"][0].pop("height"), "truth: images[0]: 'height' is missing"),
         (
             lambda data: data.pop("categories"),
-            "val.json: 'categories' is missing; is this a COCO-style file of keypoints?",
+            "truth: 'categories' is missing; is this a COCO-style file of keypoints?",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from posedet.image import Letterbox, read_photo
 from posedet.oks import oks
 from posedet.runtime.decode import best, candidates
 from posedet.runtime.session import About, Outputs
-from posedet.runtime.tta import PAPER_SIZES, Augmented, averaged, joined, mirrored
+from posedet.runtime.tta import PAPER_SIZES, Augmented, averaged, mirrored
 from posedet.skeleton import COCO, Skeleton
 
 FACE = Skeleton("face", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.3, 0.3, 0.3))
@@ -27,7 +27,6 @@ DECODE = DecodeConfig(
     score_threshold=0.3,
     nms="oks",
     nms_threshold=0.5,
-    max_poses=100,
     min_area=1.0,
     clamp=False,
     skeleton="face",
@@ -51,7 +50,7 @@ class Faces:
         count = len(images)
         # Eyes are scored apart, so that scores must travel with them.
         scores = np.tile(np.float32([0.5, 0.9, 0.7]), (count, 1, 1))
-        return np.full((count, 1), 0.8, np.float32), keypoints, scores
+        return Outputs(np.full((count, 1), 0.8, np.float32), keypoints, scores)
 
 
 def face_at(size: tuple[int, int], spots: dict[str, tuple[float, float]]) -> np.ndarray:
@@ -138,7 +137,7 @@ def random_passes(seed: int) -> list[Poses]:
 @pytest.mark.parametrize("seed", range(8))
 def test_averaged_equals_the_slow_way(seed: int) -> None:
     passes = random_passes(seed)
-    found = joined(passes)
+    found = Poses.joined(passes)
     source = [n for n, each in enumerate(passes) for _ in range(len(each))]
     config = replace(DECODE, min_area=900.0)
     floor = 900.0 * (400 / 640) ** 2
@@ -196,11 +195,11 @@ def test_the_papers_merging_is_suppression_over_all_passes(photos: Path) -> None
     for long_side, short_side in sizes:
         letterbox = Letterbox.fit(photo.shape[:2], long_side=long_side, short_side=short_side)
         for image in (photo, np.ascontiguousarray(photo[:, ::-1])):
-            outputs = (each[0] for each in detector._session.run(letterbox.apply(image)[None]))
-            config, skeleton = detector.config, detector.about.skeleton
-            poses = candidates(*outputs, letterbox=letterbox, skeleton=skeleton, config=config, score_threshold=0.05)
+            outputs = detector._session.run(letterbox.apply(image)[None]).one(0)
+            config = replace(detector.config, score_threshold=0.05)
+            poses = candidates(outputs, letterbox, detector.about.skeleton, config)
             found.append(poses if image is photo else mirrored(poses, photo.shape[1]))
-    everything = joined(found)
+    everything = Poses.joined(found)
     expected = everything[best(everything, photo.shape[:2], detector.config)].select(detector.skeleton)
     got = Augmented(detector, merge="paper", sizes=sizes)(photo)
     assert len(got) > 0 and got.skeleton.num_keypoints == 14
@@ -213,7 +212,8 @@ def test_nobody(merge: str) -> None:
     class Nobody(Faces):
         def run(self, images: np.ndarray) -> Outputs:
             nothing = np.zeros((len(images), 5), np.float32)
-            return nothing, np.zeros((len(images), 5, 3, 2), np.float32), np.zeros((len(images), 5, 3), np.float32)
+            keypoints, scores = np.zeros((len(images), 5, 3, 2)), np.zeros((len(images), 5, 3))
+            return Outputs(nothing, keypoints.astype(np.float32), scores.astype(np.float32))
 
     poses = Augmented(PoseDet(Nobody()), merge=merge)(np.zeros((1, 1, 3), np.uint8))
     assert len(poses) == 0 and poses.skeleton == FACE

@@ -1,4 +1,4 @@
-"""The commands of docs/custom-skeleton.md, taken from the page and run in their order, with fewer steps."""
+"""The commands of docs/use/custom-skeleton.md, taken from the page and run in their order, with fewer steps."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from posedet.skeleton import Skeleton
 from posedet.weights.checkpoint import load_info
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "custom-skeleton.md").read_text()
+PAGE = (ROOT / "docs" / "use" / "custom-skeleton.md").read_text()
 # What is added to a command of the page, so that it takes a second.
 FASTER = {
     "data show": "--count 1 --set data.patch=64",
@@ -39,7 +39,7 @@ def test_the_page_works_as_printed(
     run = []
     for language, block in re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL):
         if language == "python":
-            exec(compile(block, "docs/custom-skeleton.md", "exec"), {})
+            exec(compile(block, "docs/use/custom-skeleton.md", "exec"), {})
         for program, *arguments in commands(block) if language == "sh" else []:
             name = " ".join(arguments[: 2 if arguments[0] == "data" else 1])
             if program == "posedet" and name != "export" and "upper-body.onnx" not in arguments:

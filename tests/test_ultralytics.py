@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posedet.data.annotations import read_annotations
-from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of, read_ultralytics
-from posedet.data.sources import parse_data, read_sets
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of
+from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import DataError, PhotoError
 from posedet.image import size_of
 from posedet.skeleton import BODY19, COCO, Skeleton
+from sets import as_ultralytics
 
 THREE = COCO.subset(["nose", "left_wrist", "right_wrist"])
 YAML = "path: .\ntrain: images\nkpt_shape: [3, 3]\nnames: {0: person}\nflip_idx: [0, 2, 1]\n"
+
+
+def read_ultralytics(path: Path, skeleton: Skeleton, part: str | None = None) -> tuple[AnnotatedPhoto, ...]:
+    return read_photos(Source(path, part), skeleton)
 
 
 @pytest.fixture
@@ -43,31 +48,14 @@ def test_shares_become_pixels(folder: Path) -> None:
 
 def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
     """The shipped labels, written in this format as Ultralytics' own converter does it: divided by the sides."""
-    truth = json.loads((photos / "truth.json").read_text())
-    for name in ("images/val", "labels/val"):
-        (tmp_path / name).mkdir(parents=True)
-    sizes = {}
-    for image in truth["images"]:
-        (tmp_path / "images" / "val" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
-        sizes[image["id"]] = Path(image["file_name"]).stem, image["width"], image["height"]
-    for entry in truth["annotations"]:
-        if entry["iscrowd"]:
-            continue
-        stem, width, height = sizes[entry["image_id"]]
-        x, y, w, h = entry["bbox"]
-        values = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
-        for k in range(17):
-            px, py, flag = entry["keypoints"][3 * k : 3 * k + 3]
-            values += [px / width, py / height, flag]
-        with (tmp_path / "labels" / "val" / f"{stem}.txt").open("a") as file:
-            file.write(f"0 {' '.join(map(repr, values))}\n")
+    as_ultralytics(json.loads((photos / "truth.json").read_text()), photos, tmp_path)
     flip = COCO.mirror.tolist()
     (tmp_path / "data.yaml").write_text(
         f"# as published\npath: ../datasets/none\ntrain: images/train\nval: images/val\ntest:\n\nkpt_shape: [17, 3]\n"
         f"flip_idx: {flip}\nnames:\n  0: person\ndownload: |\n  import os\n  [not, yaml: at all\n"
     )
     found = {photo.path.name: photo for photo in read_ultralytics(tmp_path, COCO, "val")}
-    for photo in read_annotations(photos / "truth.json", photos, COCO):
+    for photo in read_photos(f"{photos}/truth.json:{photos}", COCO):
         other = found[photo.path.name]
         assert other.size == photo.size
         people = [person for person in photo.persons if not person.is_crowd]
@@ -126,11 +114,11 @@ def test_where_labels_lie() -> None:
 
 
 def test_data_of_the_command_line(folder: Path) -> None:
-    assert parse_data(f"{folder}*2") == (folder, Path("train"), 2)
-    assert parse_data("a/data.yaml:val") == (Path("a/data.yaml"), Path("val"), 1)
-    photos, repeats = read_sets([f"{folder}*3", str(folder / "data.yaml")], THREE)
-    assert [photo.path.name for photo in photos] == ["a.jpg", "b.jpg"] * 2
-    assert repeats == [3, 3, 1, 1]
+    assert Source.parse(f"{folder}*2") == Source(folder, None, 2)
+    assert Source.parse("a/data.yaml:val") == Source(Path("a/data.yaml"), "val")
+    photos = read_sets([f"{folder}*3", str(folder / "data.yaml")], THREE)
+    assert [photo.path.name for photo in photos.photos] == ["a.jpg", "b.jpg"] * 2
+    assert photos.repeats == (3, 3, 1, 1) and photos.epoch_length == 8
 
 
 @pytest.mark.parametrize(

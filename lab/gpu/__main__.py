@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from posedet.commands.benchmark import PHOTOS, add_output, cores, make_report_folder, timed_photos, write_results
 from posedet.commands.main import run as run_command
@@ -31,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: %(default)g)")
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help=f"for accuracy and loader (default: {PHOTOS}/truth.json)"
+        "--annotations",
+        metavar="JSON[:FOLDER]",
+        help=f"for accuracy and loader (default: {PHOTOS}/truth.json:{PHOTOS})",
     )
     parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
     add_output(parser)
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(options: argparse.Namespace) -> int:
     make_report_folder(options)
-    needs("python -m lab.gpu", "train", ("torch", "safetensors", "cv2"))
+    needs("python -m lab.gpu", "train", ("torch", "cv2", "safetensors", "yaml"))
     from lab.gpu.parts import PARTS, draw, run, summary, to_dict
     from lab.gpu.rows import Plan
 
@@ -51,8 +52,8 @@ def _measure(options: argparse.Namespace) -> int:
             raise ConfigError(f"--parts {part}: expected some of {', '.join(PARTS)}")
     if not options.minutes > 0:
         raise ConfigError(f"--minutes {options.minutes:g}: expected more than 0")
-    annotations = options.annotations or Path(PHOTOS) / "truth.json"
-    plan = Plan(options.device, options.device == "cpu", tuple(timed_photos(options)), str(annotations), cores(options))
+    annotations = options.annotations or f"{PHOTOS}/truth.json:{PHOTOS}"
+    plan = Plan(options.device, options.device == "cpu", tuple(timed_photos(options)), annotations, cores(options))
 
     def tell(line: str) -> None:
         print(line, flush=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from lab.gpu.host import DeviceDetector
 from lab.gpu.limits import PRECISIONS, set_tf32
 from lab.gpu.rows import Plan, Row, attempt
 from lab.gpu.subjects import MODELS, build
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.data.formats.coco import read_json
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import read_photos
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.evaluation.run import EVALUATED_SCORE
-from posedet.files import photo_folder
 from posedet.oks import oks, pose_areas
 from posedet.poses import Poses
 
@@ -27,15 +25,13 @@ SAME_PERSON = 0.5  # OKS of two poses
 
 def accuracy(plan: Plan) -> Iterator[Row]:
     """Each precision on the annotated photos; distances are to the poses of float32 without TF32."""
-    annotations = Path(plan.annotations)
-    folder = photo_folder(annotations)
-    photos = read_annotations(annotations, folder if folder.is_dir() else annotations.parent, COCO.skeleton)
+    photos = read_photos(plan.annotations, COCO.skeleton)
     reference: list[Poses] = []
     for precision in PRECISIONS:
         found: list[Poses] = []
         row = Row("accuracy", MODELS[-1].name, f"{len(photos)} photos", precision, 1)
         yield attempt(row, partial(_measure, plan, photos, precision, reference, found))
-        yield attempt(replace(row, variant="AP"), partial(_ap, annotations, photos, found))
+        yield attempt(replace(row, variant="AP"), partial(_ap, photos, found))
         reference = reference or found
 
 
@@ -52,11 +48,11 @@ def _measure(
     return distances(reference or found, found, config.decode.score_threshold)
 
 
-def _ap(annotations: Path, photos: Sequence[AnnotatedPhoto], found: Sequence[Poses]) -> dict[str, float]:
+def _ap(photos: Sequence[AnnotatedPhoto], found: Sequence[Poses]) -> dict[str, float]:
     results: list[dict[str, Any]] = []
     for photo, poses in zip(photos, found, strict=True):
         results += poses.select(COCO.skeleton).to_coco(photo.image_id)
-    return {"AP": 100 * evaluate_keypoints(read_json(annotations), results, COCO).ap}
+    return {"AP": 100 * evaluate_keypoints(photos, results, COCO).ap}
 
 
 def distances(reference: list[Poses], found: list[Poses], score_threshold: float) -> dict[str, float]:

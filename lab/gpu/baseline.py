@@ -20,6 +20,7 @@ from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.model.network import PoseDetNet
 from posedet.model.pyramid import PyramidMaps
+from posedet.runtime.decode import MAX_POSES
 
 BEST_OF_LEVEL = 500
 TITLE = "official style"
@@ -71,7 +72,7 @@ class Official:
         if self.network.heatmap is not None:
             self.network.heatmap(self._levels)
         scores = output.logits.sigmoid()
-        sizes = [int((output.proposals.strides == stride).sum()) for stride in self.network.strides]
+        sizes = [int((output.proposals.strides == stride).sum()) for stride in self.network.geometry.strides]
         return [
             self._poses(scores[place], output.poses[-1][place], sizes, letterbox)
             for place, letterbox in enumerate(letterboxes)
@@ -98,7 +99,7 @@ class Official:
         scores, order = scores[strong].sort(descending=True, stable=True)
         placed = placed[strong][order]
         kept = waiting_nms(placed, self.sigmas, self.decode.nms_threshold, self.decode.min_area)
-        kept = kept[: self.decode.max_poses]
+        kept = kept[:MAX_POSES]
         return placed[kept], scores[kept]
 
 

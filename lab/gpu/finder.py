@@ -15,6 +15,7 @@ from posedet.config import DecodeConfig
 from posedet.errors import ConfigError
 from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet
+from posedet.runtime.decode import MAX_POSES
 
 # Of the suppression. 100 photos of coco-dev needed at most 16.
 ROUNDS = 32
@@ -68,7 +69,7 @@ class PoseFinder(nn.Module):
             placed = torch.minimum(placed.clamp(min=0), placement.limits[:, None, None].float())
         duplicate = duplicates(placed, placement.min_areas, self.sigmas, self.config.nms_threshold)
         kept, settled = suppress(duplicate, strong)
-        kept = kept & (kept.cumsum(1) <= self.config.max_poses)
+        kept = kept & (kept.cumsum(1) <= MAX_POSES)
         return Found(scores.clamp(0, 1), placed, keypoint_scores.clamp(0, 1), kept, settled)
 
 

@@ -14,8 +14,8 @@ from lab.gpu.finder import for_running
 from lab.gpu.rows import Plan, Row, attempt, timed
 from lab.gpu.subjects import MODELS, Model, input_size, throughput_batch
 from posedet.config import load_config
+from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet
-from posedet.model.network import build_network
 from posedet.skeleton import find_skeleton
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

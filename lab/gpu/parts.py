@@ -23,7 +23,7 @@ from posedet.evaluation.report import write_report
 PARTS = ("limits", "inference", "accuracy", "sampling", "training", "loader", "compiled")
 MIN_SECONDS = 5.0  # below this no further part is begun
 
-# Times the baseline's speed: the targets of docs/gpu.md.
+# Times the baseline's speed: the targets of docs/lab/gpu.md.
 WANTED = {"one photo": 5.0, "throughput": 10.0}
 WANTED_OF = ("HRNet-W48@640", "DLA-34@512")
 

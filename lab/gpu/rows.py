@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     device: str
     toy: bool  # every part once at a small size: to see that it works, on a CPU too
     photos: tuple[str, ...]
-    annotations: str  # COCO-style file; its photos lie in the folder of the same name, or beside it
+    annotations: str  # as a user writes them, see `Source`
     threads: int  # of the host
 
     @property

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lab.gpu.rows import Plan
 from posedet.config import Config, load_config
 from posedet.image import Letterbox, read_photo
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.runtime.model_files import model_file
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.weights.checkpoint import load_network

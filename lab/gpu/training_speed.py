@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,12 +12,11 @@ from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
 from lab.gpu.subjects import PAPER_MODELS, TOY_BATCH, Model
 from posedet.benchmark.timing import Clock
 from posedet.config import Config, load_config
-from posedet.data.annotations import read_annotations
-from posedet.files import photo_folder
-from posedet.model.network import build_network
+from posedet.data.sources import read_sets
+from posedet.model.build import build_network
 from posedet.skeleton import find_skeleton
 from posedet.training.batches import Batch, PhotoStream, batches
-from posedet.training.loop import Objective, make_optimiser
+from posedet.training.setup import Objective, make_optimiser
 
 # COCO train2017: photos with people whose keypoints are labelled, as the paper trains on them, and its epochs.
 COCO_PHOTOS, EPOCHS = 64_115, 210
@@ -77,13 +75,13 @@ def _measure(plan: Plan, config: Config, way: Way, size: int) -> dict[str, float
         optimiser = type(optimiser)(groups, fused=True)  # type: ignore[call-arg]
     if way.compiled:
         network.backbone.compile()
-    objective = Objective(config, skeleton, torch.device(plan.device))
+    objective = Objective(config, skeleton, network.geometry, torch.device(plan.device))
     batch = synthetic_batch(size, config.data.patch, skeleton.num_keypoints, plan.device)
     network.train()
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        total = torch.stack(list(objective(network, network, batch, 0).values())).sum()
+        total = torch.stack(list(objective(network, batch, 0).values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), config.train.clip)
         optimiser.step()
@@ -121,10 +119,7 @@ def loader(plan: Plan) -> Iterator[Row]:
 
 def _load(plan: Plan, config: Config) -> dict[str, float]:
     skeleton = find_skeleton(config.model.skeleton)
-    annotations = Path(plan.annotations)
-    folder = photo_folder(annotations)
-    photos = list(read_annotations(annotations, folder if folder.is_dir() else annotations.parent, skeleton))
-    stream = PhotoStream(photos, [1] * len(photos), skeleton, config.data, 0)
+    stream = PhotoStream(read_sets([plan.annotations], skeleton), skeleton, config.data, 0)
     # The workers begin together: a round of them before, and whole rounds measured.
     first, measured = (1, 1) if plan.toy else (plan.threads, 3 * plan.threads)
     workers = 0 if plan.toy else plan.threads

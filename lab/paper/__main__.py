@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lab.paper.tables import TABLES
 from posedet.commands.main import run
+from posedet.commands.options import seen_once
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import photo_folder
 from posedet.runtime.model_files import model_file
 
 _CROWDS = {
@@ -30,12 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     whats = parser.add_subparsers(required=True, metavar="WHAT")
     figure3 = whats.add_parser("figure3", help="what suppressing duplicates costs a perfect detector in crowds")
-    figure3.add_argument("--data", type=Path, required=True, help="CrowdPose's annotations; photos are not needed")
+    figure3.add_argument("--data", required=True, help="CrowdPose's annotations; photos are not needed")
     figure3.add_argument("--output", type=Path, required=True, help="folder for figure3.png, .md and .json")
     figure3.set_defaults(command=_figure3)
     crowds = whats.add_parser("crowds", help="a model on CrowdPose, OCHuman and cropped COCO, in one table")
     for name, what in _CROWDS.items():
-        crowds.add_argument(f"--{name}", type=_photo_set, metavar="JSON[:FOLDER]", help=what)
+        crowds.add_argument(f"--{name}", metavar="JSON[:FOLDER]", help=what)
     crowds.add_argument("--model", default="posedet-s", help="ONNX file or PyTorch weights (default: %(default)s)")
     crowds.add_argument("--device", default="cpu", help="of PyTorch weights: cpu or cuda (%(default)s)")
     crowds.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its evaluations")
@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="JSON", help="annotated photos to evaluate on")
-    add("--photos", type=Path, metavar="FOLDER", help="of these photos (default: beside the JSON, same name)")
+    add("--data", required=True, metavar="JSON[:FOLDER]", help="annotated photos to evaluate on")
+    add("--photos", metavar="FOLDER", help="of these photos (default: beside the JSON, same name)")
     add("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its runs and evaluations")
     add("--train-data", action="append", default=[], metavar="JSON[:FOLDER][*N]", help="as of train --data; repeatable")
     add("--start", action="append", default=[], metavar="[RUN=]FILE", help="start weights of all runs, or of one")
@@ -71,24 +71,18 @@ def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
 
 
 def _figure3(options: argparse.Namespace) -> int:
-    needs("python -m lab.paper figure3", "evaluate", ("matplotlib", "pycocotools"))
+    needs("python -m lab.paper figure3", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from lab.paper.figure3 import reproduce_figure3
 
-    print(reproduce_figure3(options.data, options.output))
+    print(reproduce_figure3(seen_once(options.data), options.output))
     return 0
 
 
-def _photo_set(text: str) -> tuple[Path, Path]:
-    """`JSON[:FOLDER]` -> annotations, folder of the photos."""
-    name, colon, folder = text.partition(":")
-    return Path(name), Path(folder) if colon else photo_folder(Path(name))
-
-
 def _crowds(options: argparse.Namespace) -> int:
-    needs("python -m lab.paper crowds", "evaluate", ("pycocotools",))
+    needs("python -m lab.paper crowds", "evaluate", ("pycocotools", "yaml"))
     from lab.paper.crowds import reproduce_crowds
 
-    sets = {name: given for name in _CROWDS if (given := getattr(options, name)) is not None}
+    sets = {name: seen_once(given) for name in _CROWDS if (given := getattr(options, name)) is not None}
     print(reproduce_crowds(model_file(options.model), sets, options.output, device=options.device), end="")
     return 0
 
@@ -102,8 +96,7 @@ def _table(options: argparse.Namespace) -> int:
         raise ConfigError(f"--seeds {options.seeds}: expected at least 1")
     request = Request(
         table=options.table,
-        data=options.data,
-        photos=options.photos or photo_folder(options.data),
+        data=seen_once(options.data, options.photos),
         output=options.output,
         train_data=options.train_data,
         start=options.start,

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.paper.evaluations import evaluated, open_model
+from lab.paper.evaluations import evaluated, open_for
+from posedet.commands.options import photos_named_by
+from posedet.data.sources import Source, read_photos
 from posedet.errors import ConfigError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import PROTOCOLS
 from posedet.evaluation.report import make_output, markdown_table, write_report
-from posedet.evaluation.run import check_photo_set
 from posedet.files import write_atomically
 from posedet.runtime.detector import PoseDet
 
@@ -31,32 +32,34 @@ REMARK = (
 )
 
 
-def reproduce_crowds(model: Path, sets: Mapping[str, tuple[Path, Path]], output: Path, *, device: str = "cpu") -> str:
+def reproduce_crowds(model: Path, sets: Mapping[str, Source], output: Path, *, device: str = "cpu") -> str:
     """Evaluate a model on each set, and write crowds.md and crowds.json into `output`; returns the Markdown.
 
-    sets: key of `SETS` -> annotations, folder of the photos; some may be missing. Evaluations that `output` has are not
-    repeated. Raises ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
+    sets: key of `SETS` -> annotated photos; some may be missing. Evaluations that `output` has are not repeated. Raises
+    ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
     """
     if not sets:
         raise ConfigError(f"nothing to evaluate on: give at least one of {', '.join(f'--{name}' for name in SETS)}")
     if device != "cpu" and model.suffix != ".safetensors":
         raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
-    session = open_model(model, device)
-    for name, (data, photos) in sets.items():
-        check_photo_set(data, photos, f"--{name} {data}:FOLDER")
+    session = open_for(model, device)
+    photos = {}
+    for name, source in sets.items():
+        with photos_named_by(f"--{name} {source.path}:FOLDER"):
+            photos[name] = read_photos(source, PROTOCOLS[name].skeleton)
         try:
             PoseDet(session, skeleton=PROTOCOLS[name].skeleton)
         except PoseDetError as error:
             raise ConfigError(f"--{name} does not go with {model.name}: {error}") from None
     make_output(output)
     found = {
-        name: evaluated(session, model, *sets[name], PROTOCOLS[name], output, label=label)
+        name: evaluated(session, model, photos[name], PROTOCOLS[name], output, truth=str(sets[name]), label=label)
         for name, label in SETS.items()
         if name in sets
     }
     text = "\n\n".join((f"**{session.about.name} in crowds**", _table(found), REMARK)) + "\n"
     rows = {
-        name: {"data": str(sets[name][0]), **found[name].to_dict()} if name in found else {"note": _why_not(name)}
+        name: {"data": str(sets[name]), **found[name].to_dict()} if name in found else {"note": _why_not(name)}
         for name in SETS
     }
     write_report(output / "crowds.json", {"model": str(model), "sets": rows})

@@ -3,48 +3,65 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.config import DecodeConfig
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
 from posedet.files import write_atomically
 from posedet.runtime.detector import PoseDet
-from posedet.runtime.session import Session, open_session
+from posedet.runtime.session import About, Outputs, Session
 from posedet.runtime.tta import Augmented
+from posedet.weights.opening import open_model
 
 log = logging.getLogger(__name__)
 
 
-def open_model(weights: Path, device: str = "cpu") -> Session:
-    """An ONNX file, or PyTorch weights on that device."""
-    if weights.suffix != ".safetensors":
-        return open_session(weights)
-    from posedet.weights.torch_session import open_weights
+@dataclass(frozen=True)
+class Decoded:
+    """A session whose output is decoded by other settings than its own."""
 
-    return open_weights(weights, device)
+    session: Session
+    about: About
+
+    @classmethod
+    def by(cls, session: Session, decode: DecodeConfig) -> "Decoded":
+        return cls(session, replace(session.about, decode=decode))
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        return self.session.run(images)
+
+
+def open_for(file: Path, device: str) -> Session:
+    """Open a model on a device that is meant for PyTorch weights: ONNX files run on the CPU."""
+    return open_model(file, device=device if file.suffix == ".safetensors" or device != "cpu" else None)
 
 
 def evaluated(
     session: Session,
     weights: Path,
-    data: Path,
-    photos: Path,
+    photos: Sequence[AnnotatedPhoto],
     protocol: Protocol,
     output: Path,
     *,
+    truth: str = "",
     tta: bool = False,
     label: str = "",
 ) -> KeypointAP:
     """Evaluate a session, opened from `weights`, on annotated photos, unless `output` has it; see `evaluate`.
 
-    tta: with the paper's test-time augmentation. label: what the log calls it.
+    tta: with the paper's test-time augmentation. truth: what the report calls the photos. label: what the log calls it.
     """
     asked = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data": hashlib.sha256(data.read_bytes()).hexdigest(),
-        "photos": str(photos.resolve()),
+        "photos": fingerprint(photos),
         "decode": asdict(session.about.decode),
         "protocol": protocol.name,
         "tta": tta,
@@ -59,7 +76,7 @@ def evaluated(
     predict = Augmented(detector, merge="paper") if tta else detector
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
-    return evaluate(predict, data, photos, protocol, output=folder, model=str(weights), settings=asked)
+    return evaluate(predict, photos, protocol, output=folder, model=str(weights), truth=truth, settings=asked)
 
 
 def _stored(report: Path) -> KeypointAP | None:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.data.formats.coco import category_of, entries, identity, keypoint_table, read_categories, read_json
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import Source, read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import CROWDPOSE
@@ -113,22 +114,16 @@ def softened(similarity: Floats, scores: Floats, width: float) -> Floats:
     return scores
 
 
-def true_people(data: Any, where: str) -> dict[int, Floats]:
+def true_people(photos: Sequence[AnnotatedPhoto]) -> dict[int, Floats]:
     """Image id -> (N, 14, 3) of its people with a flag sum above 1, in the file's order."""
-    skeleton = CROWDPOSE.skeleton
-    categories = read_categories(data, where, skeleton, unnamed=skeleton.keypoints)
-    people: dict[int, list[Floats]] = {}
-    for place, entry in entries(data, "annotations", where):
-        columns = category_of(entry, categories, place)
-        if columns is None:
-            continue
-        table = np.zeros((skeleton.num_keypoints, 3))
-        table[columns.wanted] = keypoint_table(entry, place, columns.num_keypoints)[columns.column]
-        if table[:, 2].sum() > 1:
-            people.setdefault(identity(entry, "image_id", place), []).append(table)
+    people: dict[int, Floats] = {}
+    for photo in photos:
+        tables = [np.column_stack((person.keypoints, person.visibility)) for person in photo.persons]
+        if chosen := [table for table in tables if table[:, 2].sum() > 1]:
+            people[photo.image_id] = np.stack(chosen)
     if not people:
-        raise DataError(f"{where}: annotations: nobody with labelled keypoints")
-    return {image_id: np.stack(group) for image_id, group in people.items()}
+        raise DataError(f"nobody in {len(photos)} photos has labelled keypoints")
+    return people
 
 
 def with_duplicates(people: dict[int, Floats]) -> dict[int, Crowd]:
@@ -156,23 +151,27 @@ def with_duplicates(people: dict[int, Floats]) -> dict[int, Crowd]:
 
 
 def upper_bounds(
-    data: Any, where: str, *, rules: Sequence[str] = tuple(RULES), thresholds: Sequence[float] = THRESHOLDS
+    photos: Sequence[AnnotatedPhoto],
+    *,
+    rules: Sequence[str] = tuple(RULES),
+    thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[Point]:
-    """All rules at all thresholds, without duplicates (all scores 1) and with; data: content of a CrowdPose file."""
-    people = true_people(data, where)
-    evaluate_keypoints(data, [], CROWDPOSE, name=where)  # what is wrong is named as in the file
+    """All rules at all thresholds, without duplicates (all scores 1) and with; photos: with CrowdPose's keypoints."""
+    people = true_people(photos)
     alone = {image_id: Crowd(true, np.ones(len(true)), np.zeros(len(true), bool)) for image_id, true in people.items()}
     cases = [
         (duplicates, rule, threshold) for duplicates in (False, True) for rule in rules for threshold in thresholds
     ]
     doubled = with_duplicates(people)
     return [
-        _point(data, doubled if duplicates else alone, rule, threshold, duplicates=duplicates)
+        _point(photos, doubled if duplicates else alone, rule, threshold, duplicates=duplicates)
         for duplicates, rule, threshold in tqdm(cases, unit="point", disable=None)
     ]
 
 
-def _point(data: Any, crowds: dict[int, Crowd], rule: str, threshold: float, *, duplicates: bool) -> Point:
+def _point(
+    photos: Sequence[AnnotatedPhoto], crowds: dict[int, Crowd], rule: str, threshold: float, *, duplicates: bool
+) -> Point:
     results: list[dict[str, Any]] = []
     deleted = left = 0
     for image_id, crowd in crowds.items():
@@ -184,15 +183,15 @@ def _point(data: Any, crowds: dict[int, Crowd], rule: str, threshold: float, *, 
         ]
         deleted += int(((scores == 0) & ~crowd.is_duplicate).sum())
         left += int(((scores > 0) & crowd.is_duplicate).sum())
-    found = evaluate_keypoints(data, results, CROWDPOSE)
+    found = evaluate_keypoints(photos, results, CROWDPOSE)
     # CrowdPose's protocol always has a hard part.
     return Point(rule, threshold, duplicates, cast(float, found.ap_hard), found.ap, deleted, left)
 
 
-def reproduce_figure3(data: Path, output: Path) -> str:
+def reproduce_figure3(data: Source, output: Path) -> str:
     """Write figure3.png, figure3.json and figure3.md (the tables, which are returned) into the folder `output`."""
     make_output(output)
-    points = upper_bounds(read_json(data), str(data))
+    points = upper_bounds(read_photos(data, CROWDPOSE.skeleton, check_files=False))
     tables = "\n\n".join(_tables(points))
     write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})
     write_atomically(output / "figure3.md", (tables + "\n").encode())

@@ -7,26 +7,28 @@ Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` goes on where it w
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.paper.evaluations import evaluated, open_model
+from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Row, Table
-from posedet.config import Config, DecodeConfig, decode_config_from_dict, later_settings, load_config
-from posedet.data.sources import read_sets
+from posedet.commands.options import photos_named_by
+from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config, up_to_date
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import PROTOCOLS
 from posedet.evaluation.report import make_output
-from posedet.evaluation.run import check_photo_set
 from posedet.files import write_atomically
 from posedet.runtime.model_files import RELEASES, model_file
 from posedet.runtime.session import Session, open_session
 from posedet.training.loop import train
 from posedet.training.processes import Processes
-from posedet.weights.checkpoint import load_info, skeleton_to_train
+from posedet.training.state import skeleton_to_train
+from posedet.weights.checkpoint import load_info
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,7 @@ class Request:
     """What is asked for; `python -m lab.paper TABLE --help` explains each."""
 
     table: Table
-    data: Path  # annotations to evaluate on
-    photos: Path  # folder of their photos
+    data: Source  # annotated photos to evaluate on
     output: Path
     train_data: Sequence[str] = ()
     start: Sequence[str] = ()  # FILE, or RUN=FILE
@@ -80,9 +81,10 @@ def reproduce(request: Request) -> str:
     of runs that the table does not have, and for a finished or begun run of other settings, data or start weights.
     """
     trials = _all_trials(request)
-    check_photo_set(request.data, request.photos)
     protocol = PROTOCOLS[request.protocol or request.table.protocol]
-    evaluate_keypoints(request.data, [], protocol)  # what is wrong with it shall be known before days of training
+    with photos_named_by("--photos FOLDER"):
+        photos = read_photos(request.data, protocol.skeleton)
+    evaluate_keypoints(photos, [], protocol)  # what is wrong with it shall be known before days of training
     make_output(request.output)
     # Decided before anything runs: processes that train together must agree on it.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
@@ -90,13 +92,13 @@ def reproduce(request: Request) -> str:
         _train(trial, request)
     if Processes.join(request.device).rank:
         return ""
-    measured = [_measure_row(row, request, trials) for row in request.table.rows]
+    measured = [_measure_row(row, request, photos, trials) for row in request.table.rows]
     return write_table(
         request.table,
         measured,
         request.output,
         {
-            "data": str(request.data),
+            "data": str(request.data.path),
             "protocol": protocol.name,
             "preset": request.preset or request.table.preset,
             "settings": list(request.settings),
@@ -164,7 +166,7 @@ def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[s
 def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> None:
     """Given weights must be of what their row says."""
     theirs = load_info(file).get("config") if file.suffix == ".safetensors" else open_session(file).about.config
-    was, now = _flat(later_settings()) | _flat(theirs or {}), _flat(config.to_dict())
+    was, now = _flat(up_to_date(theirs or {}, str(file))), _flat(config.to_dict())
     for key in keys:
         if was.get(key) != now[key]:
             raise ConfigError(
@@ -199,7 +201,10 @@ def _compare_plans(trial: Trial, plan: dict[str, Any]) -> None:
     path = trial.folder / "plan.json"
     if trial.given is not None or not path.is_file():
         return
-    was, now = _flat({"config": later_settings()}) | _flat(_read_plan(path)), _flat(plan)
+    written = _read_plan(path)
+    if isinstance(settings := written.get("config"), dict):
+        written["config"] = up_to_date(settings, str(path))
+    was, now = _flat(written), _flat(plan)
     for key in now:
         if was.get(key) != now[key]:
             raise ConfigError(
@@ -218,14 +223,13 @@ def _flat(plan: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _train(trial: Trial, request: Request) -> None:
     log.info("training %s, seed %d", trial.run, trial.seed)
     skeleton = skeleton_to_train(trial.config.model.skeleton, trial.folder)
-    photos, repeats = read_sets(request.train_data, skeleton)
+    photos = read_sets(request.train_data, skeleton)
     trial.folder.mkdir(parents=True, exist_ok=True)
     plan = json.dumps(_plan(trial, request.train_data), indent=1)
     write_atomically(trial.folder / "plan.json", plan.encode())
     train(
         trial.config,
         photos,
-        repeats,
         trial.folder,
         start=trial.start,
         device=request.device,
@@ -234,7 +238,7 @@ def _train(trial: Trial, request: Request) -> None:
     )
 
 
-def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measured:
+def _measure_row(row: Row, request: Request, photos: Sequence[AnnotatedPhoto], trials: Sequence[Trial]) -> Measured:
     if row.run is None:
         return Measured(row, [], "")
     own = [trial for trial in trials if trial.run == row.run]
@@ -243,19 +247,18 @@ def _measure_row(row: Row, request: Request, trials: Sequence[Trial]) -> Measure
         why = "not among --only" if request.train_data else "no --train-data"
         return Measured(row, [], f"not run: no --weights {row.run}=FILE, {why}")
     note = f"{len(done)} of {len(own)} seeds" if len(done) < len(own) else ""
-    return Measured(row, [(trial.seed, _evaluate(row, trial, request)) for trial in done], note)
+    return Measured(row, [(trial.seed, _evaluate(row, trial, request, photos)) for trial in done], note)
 
 
-def _evaluate(row: Row, trial: Trial, request: Request) -> KeypointAP:
-    session = open_model(trial.weights, request.device)
-    session.about = replace(session.about, decode=_decode_of(row, trial.config, session))
+def _evaluate(row: Row, trial: Trial, request: Request, photos: Sequence[AnnotatedPhoto]) -> KeypointAP:
+    session = open_for(trial.weights, request.device)
     return evaluated(
-        session,
+        Decoded.by(session, _decode_of(row, trial.config, session)),
         trial.weights,
-        request.data,
-        request.photos,
+        photos,
         PROTOCOLS[request.protocol or request.table.protocol],
         request.output,
+        truth=str(request.data),
         tta=request.table.tta,
         label=f"{trial.run}, seed {trial.seed}: {row.label}",
     )

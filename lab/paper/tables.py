@@ -117,7 +117,7 @@ TABLE3 = Table(
             paper=(67.3, 88.9, 72.8, 75.2, 68.0, 58.2),
         ),
     ),
-    remark="The paper's figures are of CrowdPose test; its configuration file cannot train, see docs/fidelity.md.",
+    remark="The paper's figures are of CrowdPose test; its configuration file cannot train, see docs/lab/fidelity.md.",
 )
 
 TABLE4 = Table(

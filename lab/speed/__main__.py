@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from posedet.commands.benchmark import (
     add_against,
@@ -18,9 +17,10 @@ from posedet.commands.benchmark import (
     write_results,
 )
 from posedet.commands.main import run
+from posedet.commands.options import add_annotations, annotated_photos
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import photo_folder
+from posedet.skeleton import COCO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     sparse.set_defaults(command=_sparse)
 
     first = commands.add_parser("first-stage", help="share of the people that the first stage keeps, over candidates")
-    first.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
-    first.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    add_annotations(first)
     first.add_argument("--model", help="ONNX file with its weights beside it (default: the shipped one)")
     add_output(first)
     first.set_defaults(command=_first_stage)
@@ -106,16 +105,15 @@ def _sparse(options: argparse.Namespace) -> int:
 
 
 def _first_stage(options: argparse.Namespace) -> int:
-    needs("python -m lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools"))
+    needs("python -m lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools", "yaml"))
     make_report_folder(options)
     from lab.speed.sparse import first_stage, first_stage_table
     from posedet.benchmark.workers import file_for
     from posedet.runtime.detector import DEFAULT_MODEL
     from posedet.runtime.model_files import model_file
 
-    folder = options.photos or photo_folder(options.annotations)
     weights = file_for(model_file(options.model or DEFAULT_MODEL), "pytorch")
-    rows = first_stage(weights, options.annotations, folder)
+    rows = first_stage(weights, annotated_photos(options, COCO))
     print(first_stage_table(rows))
     write_results(options, {"rows": [row._asdict() for row in rows]})
     return 0

@@ -1,4 +1,4 @@
-"""What docs/speed.md claims, as ratios and bounds that hold on other machines too: measured, and held or not."""
+"""What docs/lab/speed.md claims, as ratios and bounds that hold on other machines too: measured, and held or not."""
 
 import subprocess
 import sys

@@ -7,6 +7,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +20,19 @@ from tqdm import tqdm
 from posedet.benchmark.comparison import aligned
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.config import load_config
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.data.formats.coco import read_json
+from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO
 from posedet.evaluation.run import EVALUATED_SCORE
 from posedet.image import Letterbox, read_photo
+from posedet.model.build import build_network
 from posedet.model.embedding import TapTable, sample
-from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.network import PoseDetNet, Proposals
 from posedet.model.pyramid import PyramidMaps
 from posedet.oks import oks
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import find_skeleton
 from posedet.weights.checkpoint import load_network
 
@@ -113,13 +115,13 @@ def _parts(network: PoseDetNet, images: Tensor) -> tuple[Callable[..., Tensor], 
         return correction
 
     def score(in_parts: bool) -> Tensor:
-        return network.score_all(score_table, output.proposals, in_parts=in_parts)
+        return network.score_all(score_table, coarse, output.proposals, in_parts=in_parts)
 
     return refine, score
 
 
 def _table(network: PoseDetNet, maps: PyramidMaps, taps: nn.Module) -> TapTable:
-    return TapTable.of(taps(maps.taps), maps.levels, network.tap_strides, network.origin)
+    return TapTable.of(taps(maps.taps), maps.levels, network.geometry.tap_strides, network.geometry.origin)
 
 
 def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:
@@ -149,41 +151,32 @@ class FirstStage(NamedTuple):
     ap: float
 
 
-def first_stage(weights: Path, annotations: Path, folder: Path, *, limit: int | None = None) -> list[FirstStage]:
+def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstStage]:
     """The recall of the first stage over the number of candidates, and AP with that many.
 
-    Every location of every photo is embedded, and the candidates are the best of them by presence. People with at
-    least one labelled keypoint count. Raises ModelError for a model without a first stage.
+    photos: with COCO's keypoints. Every location of every photo is embedded, and the candidates are the best of them by
+    presence. People with at least one labelled keypoint count. Raises ModelError for a model without a first stage.
     """
     network, config, skeleton = load_network(weights)
     network.eval()
     if not config.model.presence:
         raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
     columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
-    photos = read_annotations(annotations, folder, COCO.skeleton)[:limit]
     best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N
     results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
     for photo in tqdm(photos, unit="photo", disable=None):
         letterbox, scores, keypoints, visibility = _ranked(network, photo, config.decode.long_side)
         best += _people(photo, letterbox.to_photo(keypoints[:, columns]))
         for count, found in results.items():
-            poses = decode(
-                scores[:count],
-                keypoints[:count],
-                visibility[:count],
-                letterbox=letterbox,
-                skeleton=skeleton,
-                config=config.decode,
-                score_threshold=EVALUATED_SCORE,
-            )
+            outputs = Outputs(scores[:count], keypoints[:count], visibility[:count])
+            poses = decode(outputs, letterbox, skeleton, replace(config.decode, score_threshold=EVALUATED_SCORE))
             found += poses.select(COCO.skeleton).to_coco(photo.image_id)
-    truth = _part(read_json(annotations), {photo.image_id for photo in photos})
     rows = []
     for place, (count, found) in enumerate(results.items()):
         reached = np.array([each[place] for _, each in best])
         kept = np.mean([count is None or rank < count for rank, _ in best])
         shares = tuple(float((reached >= threshold).mean()) for threshold in GOOD_OKS)
-        ap = evaluate_keypoints(truth, found, COCO).ap
+        ap = evaluate_keypoints(photos, found, COCO).ap
         rows.append(FirstStage(count, float(kept), shares, float(reached.mean()), ap))
     return rows
 
@@ -212,7 +205,7 @@ def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tup
     """For each person the rank of the best of `poses` (M, K, 2), and the best OKS among the first N, for each N."""
     found = []
     for person in photo.persons:
-        labelled = person.visibility > 0
+        labelled = person.labelled
         if person.ignore or not labelled.any():
             continue
         similarity = oks(poses, person.keypoints[None], COCO.skeleton.sigmas, np.array(person.area), labelled[None])[
@@ -220,15 +213,6 @@ def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tup
         ]
         found.append((int(similarity.argmax()), [float(similarity[:count].max()) for count in (*CANDIDATES, None)]))
     return found
-
-
-def _part(data: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    """A COCO-style file's content, of some photos."""
-    return {
-        **data,
-        "images": [entry for entry in data["images"] if entry["id"] in image_ids],
-        "annotations": [entry for entry in data["annotations"] if entry["image_id"] in image_ids],
-    }
 
 
 def first_stage_table(rows: Sequence[FirstStage]) -> str:

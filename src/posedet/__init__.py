@@ -1,4 +1,4 @@
-"""PoseDet: multi-person 2D pose estimation, without torch at run time.
+"""Multi-person 2D pose estimation: finds people and their keypoints in photos, without PyTorch at run time.
 
 >>> from posedet import PoseDet
 >>> poses = PoseDet()("photo.jpg")

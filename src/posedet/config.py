@@ -1,144 +1,174 @@
-"""Settings as dataclasses, read from TOML: a preset is complete, `--set section.key=value` overrides, nothing else.
+"""The settings, read from TOML and changed by `--set section.key=value`: each field says its range and meaning.
 
-What changes the result has no default here; a key that is unknown, missing or of the wrong type is an error.
+A preset is a complete recipe, or a variant of one (`presets/variants.toml`). What changes the result has no default
+here: an unknown, missing or mistyped key is an error, and so are settings that do not fit each other.
 """
 
 import dataclasses
 import difflib
+import json
 import math
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 from posedet.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
+MAX_WHOLE = 10**12  # far above any setting, and far below what overflows in PyTorch
+
+
+class Range(NamedTuple):
+    """The numbers that a setting may have."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"at least {self.least:g}" if self.most == math.inf else f"{self.least:g} to {self.most:g}"
+
+
+def at_least(least: float) -> Range:
+    return Range(least, math.inf)
+
+
+SHARE, WIDTH = Range(0, 1), Range(1, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network."""
 
-    skeleton: str  # coco, crowdpose, crowdpose15, body19, or a file: .toml, .json, annotations, or weights
-    backbone: Literal["mobilenetv2", "dla34", "hrnet-w32", "hrnet-w48"]
-    pyramid: Literal["fpn", "hrfpn"]
-    strides: tuple[int, ...]  # of the levels, pixels of the network input
-    channels: int  # of pyramid and head
-    norm: Literal["batch", "group"]  # of pyramid and head; batch folds away on export
-    location: Literal["corner", "centre"]  # of a cell: column * stride, or the middle of its pixels
-    bypass_depth: int  # 3x3 convolutions before the coarse pose
-    presence: bool  # score every location cheaply first, embeddings only at the best
-    branch_depth: int  # 3x3 convolutions before each embedding
-    share_towers: bool  # score and refinement read the same maps
-    tap_channels: int  # channels sampled at the joints
-    fine_taps: bool  # sample maps twice as fine as the level
-    embedding_channels: int
-    mixing_depth: int  # linear maps after the samples, 1 = the paper's
-    # Where the taps of the embedding are: the coarse keypoints (the paper's), all at the location, on a grid in the
-    # box of the coarse pose, or at the mean pose of the training set around the location.
-    representation: Literal["pose", "centre", "box", "anchors"]
-    refinements: int  # 1 = the paper's; 0 = coarse poses alone
-    local_channels: int  # width of one more refinement, of every keypoint by what is around it alone; 0 = none
-    score_at: Literal["coarse", "refined"]  # where the score's embedding samples
-    keypoint_scores: bool  # predict the visibility of every keypoint
-    heatmaps: bool  # auxiliary supervision in training
-    heatmap_bias: float  # of the heatmap logits at the start
+    skeleton: Annotated[str, "keypoints: coco, crowdpose, crowdpose15, body19, or a file with a skeleton or weights"]
+    backbone: Annotated[str, "network that reads the photo: mobilenetv2, dla34, hrnet-w32, hrnet-w48"]
+    pyramid: Annotated[Literal["fpn", "hrfpn"], "what makes the levels from the backbone's maps"]
+    strides: Annotated[tuple[int, ...], "of the levels, in pixels of the network input"]
+    channels: Annotated[int, WIDTH, "of pyramid and head"]
+    norm: Annotated[Literal["batch", "group"], "normalisation in pyramid and head; batch folds away on export"]
+    location: Annotated[Literal["corner", "centre"], "place of a cell: column * stride, or the middle of its pixels"]
+    bypass_depth: Annotated[int, Range(0, 100), "3x3 convolutions before the coarse pose"]
+    presence: Annotated[bool, "score every location cheaply first, and make embeddings only at the best"]
+    branch_depth: Annotated[int, Range(0, 100), "3x3 convolutions before each embedding"]
+    share_towers: Annotated[bool, "score and refinement read the same maps"]
+    tap_channels: Annotated[int, WIDTH, "channels that are sampled at the keypoints"]
+    fine_taps: Annotated[bool, "sample maps that are twice as fine as the level"]
+    embedding_channels: Annotated[int, WIDTH, "width of an embedding"]
+    mixing_depth: Annotated[int, Range(1, 100), "linear maps after the samples; the paper has 1"]
+    representation: Annotated[
+        Literal["pose", "centre", "box", "anchors"],
+        "where the embedding samples: at the coarse keypoints (paper), only at the location, on a grid in the box of "
+        "the coarse pose, or at the mean pose of the training set around the location",
+    ]
+    refinements: Annotated[int, Range(0, 100), "of the coarse pose; the paper has 1, 0 leaves poses coarse"]
+    local_channels: Annotated[
+        int, Range(0, 4096), "width of one more refinement, which sees each keypoint by itself; 0: none"
+    ]
+    score_at: Annotated[Literal["coarse", "refined"], "pose at which the embedding of the score samples"]
+    keypoint_scores: Annotated[bool, "predict the visibility of every keypoint"]
+    heatmaps: Annotated[bool, "learn heatmaps too, only while training"]
+    heatmap_bias: Annotated[float, "of the heatmap logits at the start"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Training photos and their augmentation."""
 
-    patch: int  # pixels, side of the square that is trained on
-    crop: Literal["person", "photo"]  # centred on a person's box (official code), or anywhere near people
-    zoom: tuple[float, float]  # person: 1 / magnification; photo: its long side after zooming, in patches
-    flip: float  # probability
-    rotation_deg: float  # largest turn to either side
-    colour: float  # strength of colour and brightness changes, 0 = none
-    mosaic: float  # probability of a patch made of four photos
-    keep: Literal["centre", "keypoints"]  # persons after the crop: box centre inside, or any labelled keypoint inside
-    empty_photos: bool  # train on photos without people too: they teach what is none
-    geometry: Literal["official", "half-pixel"]  # of crop and mirror; the official one is off by half a pixel or one
+    patch: Annotated[int, Range(64, 8192), "pixels, side of the square that is trained on"]
+    crop: Annotated[Literal["person", "photo"], "centred on a person's box (official code), or anywhere near people"]
+    zoom: Annotated[tuple[float, float], "crop 'person': 1 / magnification; 'photo': its long side, in patches"]
+    flip: Annotated[float, SHARE, "probability of mirroring"]
+    rotation_deg: Annotated[float, Range(0, 180), "largest turn to either side"]
+    colour: Annotated[float, at_least(0), "strength of the changes of colour and brightness; 0: none"]
+    mosaic: Annotated[float, SHARE, "probability of a patch made of four photos"]
+    keep: Annotated[Literal["centre", "keypoints"], "a person stays if the patch has its box centre, or any keypoint"]
+    empty_photos: Annotated[bool, "train on photos without people too: they teach what nobody looks like"]
+    geometry: Annotated[
+        Literal["official", "half-pixel"], "of crop and mirror; the official one is off by up to a pixel"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssignConfig:
     """Which locations learn which person."""
 
-    min_keypoints: int  # persons with fewer labelled keypoints are not learnt
-    # Sides of a person's keypoints are taken to be at least this share of the square root of its area: few keypoints,
-    # or those of a face or a pair of shoulders, say little of its size.
-    least_side: float = 0.0
-    level_divisor: float  # stride = 2 ** floor(log2(person size / this))
-    centre: Literal["keypoints", "box"]
-    positives: int  # nearest cells of each person that learn its coarse pose
-    ignore_regions: bool  # crowds, unlabelled and few-keypoint people are ignored, not background
-    oks_area: Literal["half box", "annotation"]  # of the OKS in training: half the clipped box, or the labelled area
-    refine_oks: float  # coarse poses at or above are refined
-    rescue_oks: float  # a person's best candidate is refined from here on; 0 = the coarse positives always are
-    score_target: Literal["labels", "quality"]  # hard labels by the coarse pose's OKS, or the refined pose's OKS itself
-    positive_oks: float  # labels: positive from here
-    negative_oks: float  # labels: negative below, ignored between
-    selected: int  # locations a photo whose embeddings are trained, with `presence`
+    min_keypoints: Annotated[int, at_least(1), "people with fewer labelled keypoints are not learnt"]
+    least_side: Annotated[
+        float, at_least(0), "least size of a person, as a share of √area: few keypoints say little of the size"
+    ]
+    centre: Annotated[Literal["keypoints", "box"], "of a person: mean of its keypoints, or middle of their box"]
+    positives: Annotated[int, at_least(1), "nearest cells of each person, which learn its coarse pose"]
+    ignore_regions: Annotated[bool, "crowds, unlabelled and little labelled people are ignored, not background"]
+    oks_area: Annotated[Literal["half box", "annotation"], "of OKS in training: half the clipped box, or as labelled"]
+    refine_oks: Annotated[float, "coarse poses from this OKS on are refined"]
+    rescue_oks: Annotated[
+        float, "a person's best pose is refined from this OKS on; 0: its positives are, whatever their OKS"
+    ]
+    score_target: Annotated[
+        Literal["labels", "quality"], "1 or 0 by the OKS of the coarse pose, or the OKS of the refined pose itself"
+    ]
+    selected: Annotated[int, at_least(0), "locations of a photo whose embeddings are trained, with model.presence"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the terms."""
+    """Weights of the terms; that of the score is 1."""
 
-    distance: Literal["clamped sum", "smooth mean"]  # over keypoints: the official code's, or ours
-    coarse: float
-    refined: float
-    oks: float  # of the OKS loss beside the distance, after its warm-up
-    oks_warmup: int  # steps over which it grows from nothing
-    score: float
-    presence: float
-    keypoint_score: float
-    heatmap: float
-    heatmap_form: Literal["focal", "l2"]
-    heatmap_targets: Literal["all levels", "own level"]  # whole cells on every map, or sub-cell on the person's level
-    heatmap_sigma: float  # cells
+    distance: Annotated[Literal["clamped sum", "smooth mean"], "over keypoints: the official code's, or ours"]
+    coarse: Annotated[float, at_least(0), "distance of the coarse poses"]
+    refined: Annotated[float, at_least(0), "distance of the refined poses"]
+    oks: Annotated[float, at_least(0), "1 - OKS beside each distance, after its warm-up"]
+    oks_warmup: Annotated[int, at_least(0), "steps over which it grows from nothing"]
+    presence: Annotated[float, at_least(0), "presence of a person at each location"]
+    keypoint_score: Annotated[float, at_least(0), "visibility of each keypoint"]
+    heatmap: Annotated[float, at_least(0), "heatmaps"]
+    heatmap_form: Annotated[Literal["focal", "l2"], "loss of the heatmaps: the official code's, or the paper's"]
+    heatmap_targets: Annotated[
+        Literal["all levels", "own level"], "people in whole cells on every map, or exactly and only on their own level"
+    ]
+    heatmap_sigma: Annotated[float, at_least(1e-3), "cells"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Optimisation."""
 
-    optimiser: Literal["adam", "adamw", "muon"]
-    batch_size: int  # of one step, over all processes and parts
-    accumulate: int  # parts that a step is done in, for want of memory
-    steps: int
-    learning_rate: float
-    backbone_rate: float  # factor on the learning rate of the backbone
-    frozen_blocks: int  # first blocks of the backbone that stay as they are
-    weight_decay: float
-    warmup: int  # steps
-    schedule: Literal["step", "cosine"]
-    decay: tuple[float, ...]  # step: shares of all steps at which the rate falls to a tenth; cosine: where it starts
-    clip: float  # global norm of the gradient
-    sync_norm: bool  # batch statistics of all processes together, on GPUs
-    ema: float  # decay of the moving average of the weights, 0 = none
-    amp: Literal["none", "bf16", "fp16"]
-    seed: int
+    optimiser: Annotated[Literal["adam", "adamw", "muon"], "muon: for most matrices, with adamw for the rest"]
+    batch_size: Annotated[int, Range(1, 100_000), "patches of one step, over all processes and parts"]
+    accumulate: Annotated[int, at_least(1), "parts in which a step is computed, to save memory"]
+    steps: Annotated[int, at_least(1), "of the whole training"]
+    learning_rate: Annotated[float, at_least(0), "after the warm-up"]
+    backbone_rate: Annotated[float, at_least(0), "factor on the learning rate of the backbone"]
+    frozen_blocks: Annotated[int, Range(0, 17), "first blocks of the backbone, which keep their start weights"]
+    weight_decay: Annotated[float, at_least(0), "of weights, not of biases and normalisation"]
+    warmup: Annotated[int, at_least(0), "steps over which the rate grows from a third"]
+    schedule: Annotated[Literal["step", "cosine"], "how the rate falls"]
+    decay: Annotated[
+        tuple[float, ...], "shares of all steps. step: the rate falls to a tenth; cosine: it starts to fall"
+    ]
+    clip: Annotated[float, at_least(1e-9), "largest norm of the gradient"]
+    sync_norm: Annotated[bool, "batch statistics of all processes together, on GPUs"]
+    ema: Annotated[float, SHARE, "decay of the moving average of the weights; 0: none"]
+    amp: Annotated[Literal["none", "bf16", "fp16"], "mixed precision"]
+    seed: Annotated[int, at_least(0), "of everything random"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """From the network's output to poses; travels in the model file."""
 
-    long_side: int  # pixels of the network input
-    short_side: int | None
-    candidates: int  # best locations that leave the network
-    score_threshold: float
-    nms: Literal["oks", "iou"]
-    nms_threshold: float
-    max_poses: int
-    min_area: float  # of a pose in the suppression, square pixels of the photo brought to 640 on its long side
-    clamp: bool  # keypoints outside the photo are moved to its border
-    skeleton: str  # the keypoints that are reported unless others are asked for
+    long_side: Annotated[int, Range(32, 8192), "of the network input, in pixels"]
+    short_side: Annotated[int | None, at_least(32), "most pixels of the short side; no limit if left out"]
+    candidates: Annotated[int, at_least(1), "best locations that leave the network"]
+    score_threshold: Annotated[float, SHARE, "poses with a lower score are dropped"]
+    nms: Annotated[Literal["oks", "iou"], "duplicates are known by OKS, or by the overlap of their boxes"]
+    nms_threshold: Annotated[float, "poses with a higher OKS or overlap are duplicates"]
+    min_area: Annotated[float, at_least(0), "least area of a pose in the suppression, for photos of 640 pixels"]
+    clamp: Annotated[bool, "keypoints outside the photo are moved to its border"]
+    skeleton: Annotated[str, "keypoints that are reported unless others are asked for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,137 +186,134 @@ class Config:
         return dataclasses.asdict(self)
 
 
+SECTIONS: dict[str, type] = get_type_hints(Config)
+
+# What files of earlier releases mean. A setting of today that such a file lacks has this value there. A setting that no
+# longer exists always had this value in our presets; it is fixed now, and a file with another value is refused.
+OLD_FILES: dict[str, Any] = {
+    "assign.least_side": 0.0,
+    "assign.level_divisor": 4.0,
+    "assign.positive_oks": 0.6,
+    "assign.negative_oks": 0.5,
+    "loss.score": 1.0,
+    "decode.max_poses": 100,
+}
+
+
+class Setting(NamedTuple):
+    """What a field says of itself."""
+
+    name: str  # section.key
+    expected: str  # type and range
+    meaning: str
+
+
+def settings() -> Iterator[Setting]:
+    """All settings, in the order of `Config`."""
+    for section, kind in SECTIONS.items():
+        for key, hint in get_type_hints(kind, include_extras=True).items():
+            yield Setting(f"{section}.{key}", _expected(hint), next(x for x in get_args(hint) if isinstance(x, str)))
+
+
 def preset_names() -> list[str]:
-    folder = resources.files("posedet") / "presets"
-    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+    return sorted(_shipped("variants")["presets"])
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files("posedet") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """A recipe, with what the pieces of this variant change in it."""
+    variants = _shipped("variants")
+    recipe, *pieces = variants["presets"][name]
+    values = _shipped(recipe)
+    for piece in pieces:
+        for section, changes in variants[piece].items():
+            values[section] |= changes
+    return values
 
 
 def load_config(name: str, overrides: list[str] | None = None) -> Config:
-    """A preset's name or a TOML file, with `section.key=value` overrides (values are TOML literals).
+    """Load the settings of a preset.
 
-    Raises ConfigError naming the file, the key and its nearest valid neighbour.
+    Args:
+        name: The name of a built-in preset, or a TOML file.
+        overrides: Changes in the form `section.key=value`, with values in TOML.
+
+    Raises:
+        ConfigError: If there is no such preset, or a setting is unknown, missing or invalid. The message names the file
+            and the key, and suggests the nearest valid key.
     """
     if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"{name}: no such file")
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes, not a configuration")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        values = _read(name)
     elif name in preset_names():
-        text = (resources.files("posedet") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        values = _preset(name)
     else:
         raise ConfigError(f"no preset named {name!r}; presets: {', '.join(preset_names())}")
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also an endless number, or a thousand brackets
-        raise ConfigError(f"{name}: not valid TOML: {error}") from None
     for override in overrides or []:
         _override(values, override)
     return config_from_dict(values, name)
 
 
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{name}: no such file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes, not a configuration")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError) as error:  # also an endless number, or a thousand brackets
+        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+
+
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """The inverse of `Config.to_dict`; `source` names the file in errors."""
-    config = cast(Config, _build(Config, values, source, ""))
-    _check_ranges(config, source)
-    _check_fit(config.model, source)
-    _check_shares(config, source)
+    """The inverse of `Config.to_dict`, also for files of earlier releases; `source` names the file in errors."""
+    config = cast(Config, _build(Config, up_to_date(values, source), source, ""))
+    _check_fit(config, source)
     return config
 
 
-# Smallest and largest value of a setting; what is not listed may be any number.
-_LEAST: dict[str, dict[str, float]] = {
-    "model": {
-        "channels": 1,
-        "tap_channels": 1,
-        "embedding_channels": 1,
-        "mixing_depth": 1,
-        "bypass_depth": 0,
-        "branch_depth": 0,
-        "refinements": 0,
-        "local_channels": 0,
-    },
-    "data": {"patch": 64, "flip": 0, "rotation_deg": 0, "colour": 0, "mosaic": 0},
-    "assign": {"min_keypoints": 1, "least_side": 0, "level_divisor": 1e-3, "positives": 1, "selected": 0},
-    "loss": {"oks_warmup": 0, "heatmap_sigma": 1e-3},
-    "train": {
-        "batch_size": 1,
-        "accumulate": 1,
-        "steps": 1,
-        "learning_rate": 0,
-        "backbone_rate": 0,
-        "frozen_blocks": 0,
-        "weight_decay": 0,
-        "warmup": 0,
-        "clip": 1e-9,
-        "ema": 0,
-        "seed": 0,
-    },
-    "decode": {"long_side": 32, "candidates": 1, "score_threshold": 0, "max_poses": 1, "min_area": 0},
-}
-_MOST: dict[str, dict[str, float]] = {"data": {"flip": 1, "mosaic": 1}, "train": {"ema": 1}}
-
-
-def _check_ranges(config: Config, source: str) -> None:
-    for section, limits in _LEAST.items():
-        for key, least in limits.items():
-            value = getattr(getattr(config, section), key)
-            most = _MOST.get(section, {}).get(key, math.inf)
-            if not least <= value <= most:
-                expected = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-                raise ConfigError(f"{source}: '{section}.{key}' is {value!r}, expected {expected}")
-
-
-def _check_fit(model: ModelConfig, source: str) -> None:
-    """Settings that are right alone, but not together."""
-
-    def refuse(key: str, expected: str) -> None:
-        raise ConfigError(f"{source}: 'model.{key}' is {getattr(model, key)!r}, expected {expected}")
-
-    if model.pyramid == "hrfpn":
-        if model.strides != (8, 16, 32):
-            refuse("strides", "[8, 16, 32], what the pyramid 'hrfpn' makes")
-        if model.fine_taps:
-            refuse("fine_taps", "false with the pyramid 'hrfpn', which has no finer maps")
-    elif model.strides not in ((8, 16, 32), (8, 16, 32, 64)):
-        refuse("strides", "[8, 16, 32] or [8, 16, 32, 64]")
-    elif model.fine_taps and len(model.strides) == 4:
-        refuse("fine_taps", "false with four levels: the coarsest has no finer map of its own")
-    if model.branch_depth == 0 and model.tap_channels != model.channels:
-        refuse("tap_channels", f"{model.channels} as model.channels, where no convolution lies between")
-    if model.norm == "group":
-        for key in ("channels", "tap_channels"):
-            if getattr(model, key) % 32:
-                refuse(key, "a multiple of 32, the groups of model.norm 'group'")
-
-
-def _check_shares(config: Config, source: str) -> None:
-    """Lists of numbers."""
-    low, high = config.data.zoom
-    if not 0 < low <= high < math.inf:
-        raise ConfigError(
-            f"{source}: 'data.zoom' is {[low, high]}, expected two numbers above 0, the smaller one first"
-        )
-    decay, schedule = config.train.decay, config.train.schedule
-    if not all(0 <= mark < 1 for mark in decay) or (schedule == "cosine" and len(decay) != 1):
-        expected = "one share of all steps" if schedule == "cosine" else "shares of all steps"
-        raise ConfigError(f"{source}: 'train.decay' is {list(decay)}, expected {expected}, 0 up to 1 ('{schedule}')")
-
-
-def later_settings() -> dict[str, dict[str, Any]]:
-    """Section -> key -> value of the settings that older files lack: what was done before there was a choice."""
-    return {
-        section: {
-            field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING
-        }
-        for section, kind in get_type_hints(Config).items()
-    }
-
-
 def decode_config_from_dict(values: object, source: str) -> DecodeConfig:
-    """The `decode` section alone, as a model file carries it."""
+    """Only the `decode` section, as a model file carries it."""
+    values = up_to_date({"decode": values}, source)["decode"]
     return cast(DecodeConfig, _build(DecodeConfig, values, source, "decode."))
+
+
+def up_to_date(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Sections of a file of any release with the settings of today; see `OLD_FILES`."""
+    values = {section: dict(table) if isinstance(table, dict) else table for section, table in values.items()}
+    for name, meant in OLD_FILES.items():
+        section, _, key = name.partition(".")
+        table = values.get(section)
+        if not isinstance(table, dict):
+            continue
+        if key in get_type_hints(SECTIONS[section]):
+            table.setdefault(key, meant)
+        elif (value := table.pop(key, meant)) != meant:
+            raise ConfigError(
+                f"{source}: '{name}' is {value!r}; it is no longer a setting, its value is always {meant!r}"
+            )
+    return values
+
+
+def to_toml(config: Config) -> str:
+    """A complete preset: `load_config` of it gives the same settings. Their meanings are comments."""
+    meanings = {setting.name: setting.meaning for setting in settings()}
+    lines = []
+    for section, table in config.to_dict().items():
+        lines += [f"\n[{section}]  # {SECTIONS[section].__doc__}"]
+        for key, value in table.items():
+            line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+            lines.append(f"{line}  # {meanings[f'{section}.{key}']}")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -307,46 +334,106 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _build(kind: type, values: object, source: str, prefix: str) -> object:
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: {prefix.rstrip('.')} must be a table")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{source}: unknown key '{prefix}{key}' (did you mean '{prefix}{near}'?)")
-    defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     arguments: dict[str, object] = {}
     for key, hint in hints.items():
-        if key not in values:
-            if type(None) in get_args(hint):
-                arguments[key] = None
-                continue
-            if key in defaults:
-                continue  # newer than the file
-            raise ConfigError(f"{source}: missing key '{prefix}{key}'")
-        if dataclasses.is_dataclass(hint):
-            arguments[key] = _build(cast(type, hint), values[key], source, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if key not in values and not _is_optional(hint):
+            raise ConfigError(f"{source}: missing key '{name}'")
+        value = values.get(key)
+        if get_origin(hint) is Annotated:
+            arguments[key] = _checked(value, hint, source, name)
         else:
-            arguments[key] = _checked(values[key], hint, source, f"{prefix}{key}")
+            arguments[key] = _build(hint, value, source, f"{name}.")
     return kind(**arguments)
 
 
+def _is_optional(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and type(None) in get_args(get_args(hint)[0])
+
+
 def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
-    origin, options = get_origin(hint), get_args(hint)
+    """`value` as a field has it; ConfigError where it is of another type, or out of range."""
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return None if value is None else _checked(value, Annotated[options[0], *notes], source, key)
+    fits = False
     if origin is Literal:
-        if value in options:
-            return value
-        expected = " or ".join(repr(option) for option in options)
-    elif origin in (Union, UnionType):
-        inner = next(option for option in options if option is not type(None))
-        return None if value is None else _checked(value, inner, source, key)
+        fits = value in options
     elif origin is tuple:
-        length_fits = isinstance(value, (list, tuple)) and (options[-1] is Ellipsis or len(value) == len(options))
-        if length_fits:
-            return tuple(_checked(item, options[0], source, f"{key}[{i}]") for i, item in enumerate(value))
-        expected = "a list" if options[-1] is Ellipsis else f"a list of {len(options)}"
+        fits = isinstance(value, (list, tuple)) and (options[-1] is Ellipsis or len(value) == len(options))
+        if fits:
+            value = tuple(_checked(item, options[0], source, f"{key}[{i}]") for i, item in enumerate(value))
     else:
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-            return value
-        expected = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
-    raise ConfigError(f"{source}: '{key}' is {value!r}, expected {expected}")
+        if type(value) is int and abs(value) > MAX_WHOLE:
+            raise ConfigError(f"{source}: '{key}' is {value!r:.40}, expected at most {MAX_WHOLE:g}")
+        if kind is float and type(value) is int:
+            value = float(value)
+        # NaN, which is not equal to itself, is no number.
+        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and value == value
+    if not fits:
+        raise ConfigError(f"{source}: '{key}' is {value!r}, expected {_expected(kind)}")
+    for limits in notes:
+        if isinstance(limits, Range) and not limits.least <= value <= limits.most:
+            raise ConfigError(f"{source}: '{key}' is {value!r}, expected {limits}")
+    return value
+
+
+def _expected(hint: Any) -> str:
+    """The type of a field, and its range, in words."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return ", ".join([_expected(options[0]), *(str(note) for note in options[1:] if isinstance(note, Range))])
+    if origin is Literal:
+        return " or ".join(repr(option) for option in options)
+    if origin in (Union, UnionType):
+        return _expected(options[0])
+    if origin is tuple:
+        return "a list" if options[-1] is Ellipsis else f"a list of {len(options)}"
+    return {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[hint]
+
+
+def _check_fit(config: Config, source: str) -> None:
+    """Settings that are right by themselves, but not together; and lists of numbers."""
+
+    def refuse(name: str, expected: str) -> NoReturn:
+        section, _, key = name.partition(".")
+        value = getattr(getattr(config, section), key)
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"{source}: '{name}' is {shown!r}, expected {expected}")
+
+    model, train = config.model, config.train
+    if model.pyramid == "hrfpn":
+        if model.strides != (8, 16, 32):
+            refuse("model.strides", "[8, 16, 32], what the pyramid 'hrfpn' makes")
+        if model.fine_taps:
+            refuse("model.fine_taps", "false with the pyramid 'hrfpn', which has no finer maps")
+    elif model.strides not in ((8, 16, 32), (8, 16, 32, 64)):
+        refuse("model.strides", "[8, 16, 32] or [8, 16, 32, 64]")
+    elif model.fine_taps and len(model.strides) == 4:
+        refuse("model.fine_taps", "false with four levels: the coarsest has no finer map of its own")
+    if model.branch_depth == 0 and model.tap_channels != model.channels:
+        refuse("model.tap_channels", f"{model.channels} as model.channels, where no convolution lies between")
+    if model.norm == "group":
+        for key in ("channels", "tap_channels"):
+            if getattr(model, key) % 32:
+                refuse(f"model.{key}", "a multiple of 32, the groups of model.norm 'group'")
+    if model.presence and not config.assign.selected:
+        refuse("assign.selected", "at least 1 with model.presence")
+    if model.backbone != "mobilenetv2" and config.data.patch % 32:
+        refuse("data.patch", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
+    if config.data.mosaic and config.data.patch % 2:
+        refuse("data.patch", "an even number: the patches of data.mosaic have halves")
+    low, high = config.data.zoom
+    if not 0 < low <= high < math.inf:
+        refuse("data.zoom", "two numbers above 0, the smaller one first")
+    if train.batch_size % train.accumulate:
+        refuse("train.batch_size", f"a multiple of {train.accumulate}, the parts of train.accumulate")
+    if not all(0 <= mark < 1 for mark in train.decay) or (train.schedule == "cosine" and len(train.decay) != 1):
+        number = "one share of all steps" if train.schedule == "cosine" else "shares of all steps"
+        refuse("train.decay", f"{number}, 0 up to 1 ('{train.schedule}')")

@@ -1,8 +1,8 @@
-"""Poses onto a photo, in colours that also the colour-blind tell apart: left blue, right orange, middle nearly white.
+"""Draw poses on a photo: left blue, right orange, middle nearly white, which colour-blind people can tell apart.
 
-Every shape is a line with round ends (a dot is a line of no length), and a pixel is covered as far as its centre lies
-inside: edges are smooth, positions exact to a fraction of a pixel, and the cost follows the length of the lines, not
-the size of the photo.
+Every shape is a line with round ends; a dot is a line of length zero. Each pixel is covered according to the distance
+of its centre, so edges are smooth and positions exact to a fraction of a pixel. The cost depends on the length of the
+lines, not on the size of the photo.
 """
 
 from collections.abc import Iterator
@@ -40,10 +40,22 @@ BROAD_SIGMA = 0.079
 
 
 def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDArray[np.uint8]:
-    """A copy of `photo` (H, W, 3) uint8 RGB with `poses` drawn on it, the best on top; `scores` writes their scores.
+    """Draw poses on a copy of a photo, the pose with the highest score on top.
 
-    Keypoints are pixels of the photo and may lie outside. One of score 0 is missing and left out; one below `SEEN` is
-    hollow. Lines grow with the person, so that crowds stay readable. Raises PhotoError for another kind of array.
+    Left is blue, right is orange, and the middle is nearly white. Lines scale with the person, so crowds stay
+    readable. A keypoint with a score of 0 is missing and not drawn. A keypoint with a score below 0.4 is probably
+    hidden: its dot is hollow and its limbs are pale.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB. It is not changed.
+        poses: Poses in pixels of `photo`. Keypoints may lie outside the photo.
+        scores: Write the score of each pose above it.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a new array.
+
+    Raises:
+        PhotoError: If `photo` is not a uint8 array of shape (H, W, 3).
     """
     if not isinstance(photo, np.ndarray):
         raise PhotoError(f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8")

@@ -1,8 +1,8 @@
-"""What can go wrong in a user's hands: one line that names the file, the field and the remedy."""
+"""Errors that a user can cause. Each message is one line that names the file, the field and the remedy."""
 
 
 class PoseDetError(Exception):
-    """Base of every error that a user can cause; the command line prints it without a traceback."""
+    """Base class of every error that a user can cause. The command line prints it without a traceback."""
 
 
 class ConfigError(PoseDetError):
@@ -10,12 +10,12 @@ class ConfigError(PoseDetError):
 
 
 class DataError(PoseDetError):
-    """An annotation file, a skeleton or a result file is not what it should be."""
+    """An annotation file, a skeleton or a results file is invalid."""
 
 
 class ModelError(PoseDetError):
-    """A model file is missing, damaged, or does not fit."""
+    """A model file is missing, damaged, or does not fit its use."""
 
 
 class PhotoError(PoseDetError):
-    """A photo cannot be read."""
+    """A photo cannot be read, or an array has the wrong type or shape."""

@@ -1,7 +1,7 @@
-"""Photos in, arrays out: any photo read safely, and the way to the network's input and back.
+"""Read photos safely, resize them to the network's input, and map points back.
 
-Coordinates are pixels, x right and y down, and pixel *centres* lie at integers: the first pixel's centre is (0, 0),
-so a photo that is W wide reaches from -0.5 to W - 0.5. Sizes are (height, width).
+Coordinates are pixels, x right and y down. Pixel *centres* lie at whole numbers: the centre of the first pixel is
+(0, 0), so a photo of width W spans from -0.5 to W - 0.5. Sizes are (height, width).
 """
 
 import io
@@ -54,12 +54,18 @@ _WARNINGS_LOCK = threading.Lock()
 
 
 def read_photo(photo: Photo) -> NDArray[np.uint8]:
-    """A photo as (H, W, 3) uint8 RGB, contiguous and upright.
+    """Read a photo. Several threads may read at the same time.
 
-    photo: a path (the format is known by the content), a PIL image of any mode that has colours, or an array
-    (H, W, 3) uint8 RGB, taken as it is. Files and PIL images are turned as their EXIF data say; of an animation the
-    first frame counts; 16 bits are scaled to 8; what is transparent becomes white. Any number of threads may read.
-    Raises PhotoError, one line that names the file or the argument and what is wrong.
+    Args:
+        photo: A path (the format is detected from the content), a PIL image of any mode that has colours, or an array
+            (H, W, 3) uint8 RGB, which is used unchanged. Files and PIL images are rotated according to their EXIF data.
+            The first frame of an animation is used, 16 bits are scaled to 8, and transparent areas become white.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and upright.
+
+    Raises:
+        PhotoError: If the photo is missing, too large, damaged or of an unsupported type.
     """
     if isinstance(photo, np.ndarray):
         return _checked_array(photo)
@@ -72,10 +78,10 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
 
 
 def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
-    """A photo as the network takes it: the letterbox that `fit` chooses for its (height, width), and (h, w, 3) uint8.
+    """A photo as network input: the letterbox that `fit` chooses for its (height, width), and (h, w, 3) uint8.
 
-    As `letterbox.apply(read_photo(photo))`, but a large JPEG file is decoded no larger than needed: places stay the
-    same, brightness differs by a little. Raises PhotoError as `read_photo`.
+    Equals `letterbox.apply(read_photo(photo))`, except that a large JPEG file is decoded no larger than needed:
+    positions are the same, and brightness differs slightly. Raises PhotoError as `read_photo` does.
     """
     if isinstance(photo, str | os.PathLike):
         with _file(photo) as (file, name):
@@ -91,7 +97,7 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of the upright photo in a file, from its header alone. Raises PhotoError as `read_photo`."""
+    """(height, width) of the upright photo in a file, from its header only. Raises PhotoError as `read_photo` does."""
     with _file(path) as (file, name):
         image = _opened(file, name)
         turned = _orientation(image) >= 5
@@ -99,7 +105,12 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
-    """Write (H, W, 3) uint8 RGB as JPEG, atomically; reduced if a side is longer than a JPEG's can be."""
+    """Write a JPEG file atomically.
+
+    Args:
+        path: The file to write.
+        photo: (H, W, 3) uint8 RGB. It is reduced if a side is longer than a JPEG file supports.
+    """
     image = Image.fromarray(photo)
     if max(image.size) > MAX_JPEG_SIDE:
         image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
@@ -110,7 +121,13 @@ def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How one photo is brought to the network's input: resized, then padded with grey, right and at the bottom."""
+    """The mapping from a photo to the network input: resized, then padded with grey on the right and at the bottom.
+
+    Attributes:
+        photo_size: (height, width) of the photo.
+        resized_size: (height, width) after resizing.
+        input_size: (height, width) after padding, multiples of what the network needs.
+    """
 
     photo_size: tuple[int, int]  # (height, width)
     resized_size: tuple[int, int]
@@ -126,10 +143,14 @@ class Letterbox:
         multiple: int = 32,
         min_side: int = 128,
     ) -> Self:
-        """The largest size with a long side of at most `long_side` (and a short one of at most `short_side`).
+        """Choose the largest size within the limits. Small photos are enlarged.
 
-        The proportions stay, to half a pixel; small photos are enlarged. The input is padded to multiples of
-        `multiple`, at least `min_side` (the network needs enough locations).
+        Args:
+            photo_size: (height, width) of the photo. The aspect ratio is kept to half a pixel.
+            long_side: Maximum length of the long side in pixels.
+            short_side: Maximum length of the short side in pixels. Default: no limit.
+            multiple: The input is padded to a multiple of this.
+            min_side: Minimum side of the input in pixels, because the network needs enough locations.
         """
         factor = long_side / max(photo_size)
         if short_side is not None:
@@ -139,7 +160,17 @@ class Letterbox:
         return cls(photo_size, (height, width), (padded_height, padded_width))
 
     def apply(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """photo: (H, W, 3) uint8 of `photo_size` -> (h, w, 3) uint8 of `input_size`."""
+        """Resize and pad a photo.
+
+        Args:
+            photo: (H, W, 3) uint8 of `photo_size`.
+
+        Returns:
+            (h, w, 3) uint8 of `input_size`.
+
+        Raises:
+            PhotoError: If the photo has another size.
+        """
         if photo.shape[:2] != self.photo_size:
             raise PhotoError(f"photo: {photo.shape[:2]} (height, width), but this letterbox is for {self.photo_size}")
         height, width = self.resized_size
@@ -150,17 +181,38 @@ class Letterbox:
         return self.padded(photo)
 
     def padded(self, resized: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8 of `resized_size`, with grey to the right and below up to `input_size`."""
+        """Pad a resized photo with grey on the right and at the bottom.
+
+        Args:
+            resized: (h, w, 3) uint8 of `resized_size`.
+
+        Returns:
+            (h, w, 3) uint8 of `input_size`.
+        """
         image = np.full((*self.input_size, 3), GREY, np.uint8)
         image[: len(resized), : resized.shape[1]] = resized
         return image
 
     def to_input(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """points: (..., 2) pixels of the photo, x then y -> pixels of the network's input."""
+        """Map points from the photo to the network input.
+
+        Args:
+            points: (..., 2) x and y in pixels of the photo.
+
+        Returns:
+            (..., 2) x and y in pixels of the input.
+        """
         return (points + 0.5) * self._factors - 0.5
 
     def to_photo(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """points: (..., 2) pixels of the network's input, x then y -> pixels of the photo."""
+        """Map points from the network input to the photo.
+
+        Args:
+            points: (..., 2) x and y in pixels of the input.
+
+        Returns:
+            (..., 2) x and y in pixels of the photo.
+        """
         return (points + 0.5) / self._factors - 0.5
 
     @property

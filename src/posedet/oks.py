@@ -1,7 +1,7 @@
-"""Object keypoint similarity, and suppression of duplicate poses by it (OKS-NMS) or by the overlap of their boxes.
+"""Object keypoint similarity (OKS), and suppression of duplicate poses by OKS (OKS-NMS) or by box overlap (IoU-NMS).
 
 COCO's form: the mean over visible keypoints of exp(-d^2 / (8 sigma^2 A)). The paper and its code write
-exp(-d^2 / (4 sigma^2 A)); that is COCO's form with half the area, so callers who want it pass half the area.
+exp(-d^2 / (4 sigma^2 A)); this is COCO's form with half the area, so callers who want it pass half the area.
 """
 
 import math
@@ -19,11 +19,22 @@ Floats = NDArray[np.floating[Any]]
 def oks(
     first: Floats, second: Floats, sigmas: ArrayLike, areas: ArrayLike, visible: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    """Similarity of every pose of `first` with every pose of `second`, 0 to 1.
+    """Compute the OKS of every pose of `first` with every pose of `second`, in COCO's form.
 
-    first: (N, K, 2) and second: (M, K, 2), x and y, in the same pixels. sigmas: (K,). areas: square pixels, anything
-    that broadcasts to (N, M). visible: (M, K), which keypoints of `second` count, all if not given.
-    Returns (N, M) float64, 0 where no keypoint is visible. An N x M x K array is built on the way.
+    An N x M x K array is built in between.
+
+    Args:
+        first: (N, K, 2) poses, x and y in pixels.
+        second: (M, K, 2) poses in the same pixels.
+        sigmas: (K,) sigmas of the keypoints.
+        areas: Areas of the people in square pixels; any shape that broadcasts to (N, M).
+        visible: (M, K) bool, the keypoints of `second` that count. Default: all.
+
+    Returns:
+        (N, M) float64, 0 to 1; 0 if no keypoint counts.
+
+    Raises:
+        DataError: If a shape is wrong.
     """
     first, second, sigma = (np.asarray(array, np.float64) for array in (first, second, sigmas))
     for name, poses in (("first", first), ("second", second)):
@@ -47,13 +58,27 @@ def oks(
 
 
 def pose_boxes(keypoints: Floats) -> Floats:
-    """The extents of poses: (N, K, 2) pixels -> (N, 4), x1 y1 x2 y2 in the same pixels and type."""
+    """Compute the boxes around poses.
+
+    Args:
+        keypoints: (N, K, 2) x and y in pixels.
+
+    Returns:
+        (N, 4) x1, y1, x2, y2 in the same pixels and of the same type.
+    """
     planes = np.ascontiguousarray(keypoints.transpose(1, 2, 0))  # twenty times faster than min over axis 1
     return np.concatenate([planes.min(axis=0), planes.max(axis=0)]).T
 
 
 def pose_areas(keypoints: Floats) -> Floats:
-    """Width times height of the extents of poses: (N, K, 2) pixels -> (N,) square pixels."""
+    """Compute the areas of the boxes around poses.
+
+    Args:
+        keypoints: (N, K, 2) x and y in pixels.
+
+    Returns:
+        (N,) width times height in square pixels.
+    """
     boxes = pose_boxes(keypoints)
     return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
@@ -67,11 +92,24 @@ def oks_nms(
     min_area: float = 1024.0,
     max_poses: int | None = None,
 ) -> NDArray[np.intp]:
-    """Keep the best pose, drop all whose OKS with it is above the threshold, and so on with what is left.
+    """Suppress duplicates: keep the best pose, drop poses whose OKS with it is above the threshold, and repeat.
 
-    keypoints: (N, K, 2) pixels of the photo. scores: (N,). sigmas: (K,). The area of two poses is the mean of their
-    extents, each at least `min_area` square pixels, and the form is the paper's (half the area). Among equal scores
-    the lower index is better. Returns the indices of at most `max_poses` kept poses, best first.
+    The area for two poses is the mean of the areas of their boxes, and OKS has the paper's form (half the area). Among
+    equal scores, the lower index is better.
+
+    Args:
+        keypoints: (N, K, 2) x and y in pixels of the photo.
+        scores: (N,) scores.
+        sigmas: (K,) sigmas of the keypoints.
+        oks_threshold: Poses with a higher OKS than this are duplicates.
+        min_area: Minimum area of a pose in square pixels.
+        max_poses: Maximum number of poses to keep. Default: no limit.
+
+    Returns:
+        The indices of the kept poses, best first.
+
+    Raises:
+        DataError: If a shape is wrong.
     """
     sigma = np.asarray(sigmas, np.float64)
     order = _best_first(keypoints, scores, (len(sigma), 2))
@@ -98,9 +136,19 @@ def oks_nms(
 
 
 def iou_nms(boxes: Floats, scores: Floats, *, iou_threshold: float, max_poses: int | None = None) -> NDArray[np.intp]:
-    """As `oks_nms`, with the overlap of boxes: intersection over union, 0 for two boxes without area.
+    """Suppress duplicates as `oks_nms` does, by the overlap of boxes (intersection over union).
 
-    boxes: (N, 4), x1 y1 x2 y2. scores: (N,). Returns the indices of at most `max_poses` kept boxes, best first.
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2 in pixels. The overlap of two boxes without area is 0.
+        scores: (N,) scores.
+        iou_threshold: Boxes with a higher overlap than this are duplicates.
+        max_poses: Maximum number of boxes to keep. Default: no limit.
+
+    Returns:
+        The indices of the kept boxes, best first.
+
+    Raises:
+        DataError: If a shape is wrong.
     """
     order = _best_first(boxes, scores, (4,))
     corners = np.asarray(boxes, np.float64)[order]

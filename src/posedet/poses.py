@@ -1,7 +1,7 @@
-"""What the detector gives back: the poses found in one photo, as arrays that stay together."""
+"""The result of a detector: the poses found in one photo, as arrays of equal length."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,39 +18,66 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
-    """N poses of K keypoints, the best first if a detector made them; nobody there is N = 0.
+    """N poses of K keypoints in one photo, in a detector's result the best first. N is 0 if nobody is found.
 
-    Arrays are taken as float32. `DataError` names the field whose shape or range is wrong.
+    `len(poses)` is N. Iterating gives one `Poses` of length 1 per pose, and indexing gives a `Poses` with some of them.
+    Coordinates are pixels of the photo, x right and y down, with pixel centres at whole numbers; they may lie outside
+    the photo. Arrays are converted to float32.
+
+    Attributes:
+        keypoints: (N, K, 2) float32, x and y in pixels of the photo.
+        scores: (N,) float32, 0 to 1: the confidence that this is a person in the right pose.
+        keypoint_scores: (N, K) float32, 0 to 1: the confidence in each keypoint; for a model that learns visibility,
+            the probability that the keypoint is visible.
+        skeleton: The names of the K keypoints, their limbs, pairs and sigmas.
+        extra: Whatever else is known of the poses, by name: arrays (N, K, ...) where the name begins with "keypoint_",
+            (N, ...) otherwise. They are cut and joined with the poses and go through JSON.
+
+    Raises:
+        DataError: If an array has the wrong shape, a number that is not finite, or a score outside 0 to 1. The
+            message names the field.
     """
 
     keypoints: NDArray[np.float32]  # (N, K, 2) x, y in pixels of the photo, pixel centres at whole numbers
     scores: NDArray[np.float32]  # (N,) 0 to 1
     keypoint_scores: NDArray[np.float32]  # (N, K) 0 to 1
     skeleton: Skeleton
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("keypoints", "scores", "keypoint_scores"):
+        for name in ("keypoints", "scores", "keypoint_scores"):
             # Values beyond float32 become infinite, which is found below.
             with np.errstate(over="ignore"):
-                object.__setattr__(self, field, np.asarray(getattr(self, field), np.float32))
+                object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))
         count, size = len(np.atleast_1d(self.scores)), self.skeleton.num_keypoints
-        for field, shape in {
+        for name, shape in {
             "keypoints": (count, size, 2),
             "scores": (count,),
             "keypoint_scores": (count, size),
         }.items():
-            array = getattr(self, field)
+            array = getattr(self, name)
             if array.shape != shape:
                 what = f"{count} scores and the {size} keypoints of skeleton '{self.skeleton.name}'"
-                raise DataError(f"poses: {field}: shape {array.shape}, expected {shape} for {what}")
+                raise DataError(f"poses: {name}: shape {array.shape}, expected {shape} for {what}")
             if not np.isfinite(array).all():
-                raise DataError(f"poses: {field}: {_first_bad(array, np.isfinite(array))}, expected finite numbers")
-            if field != "keypoints" and not ((array >= 0) & (array <= 1)).all():
-                raise DataError(f"poses: {field}: {_first_bad(array, (array >= 0) & (array <= 1))}, expected 0 to 1")
+                raise DataError(f"poses: {name}: {_first_bad(array, np.isfinite(array))}, expected finite numbers")
+            if name != "keypoints" and not ((array >= 0) & (array <= 1)).all():
+                raise DataError(f"poses: {name}: {_first_bad(array, (array >= 0) & (array <= 1))}, expected 0 to 1")
+        extra = {name: np.asarray(array) for name, array in self.extra.items()}
+        for name, array in extra.items():
+            wanted = (count, size) if _of_keypoints(name) else (count,)
+            if array.shape[: len(wanted)] != wanted:
+                expected = f"({', '.join(map(str, wanted))}, ...)"
+                raise DataError(f"poses: extra[{name!r}]: shape {array.shape}, expected {expected}")
+        object.__setattr__(self, "extra", extra)
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> "Poses":
-        """Nobody."""
+        """Return a `Poses` of length 0.
+
+        Args:
+            skeleton: The skeleton of the (missing) poses.
+        """
         size = skeleton.num_keypoints
         nothing = np.zeros((0, size), np.float32)
         return cls(np.zeros((0, size, 2), np.float32), nothing[:, 0], nothing, skeleton)
@@ -63,11 +90,18 @@ class Poses:
         return f"Poses({len(self)} x '{self.skeleton.name}', scores=[{', '.join(scores)}])"
 
     def __iter__(self) -> Iterator["Poses"]:
-        """One `Poses` of length 1 after the other."""
+        """Iterate over the poses, each as a `Poses` of length 1."""
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, index: Index) -> "Poses":
-        """Some of the poses, always as `Poses`: by number, slice, mask (N,) of bool, or whole numbers in any order."""
+        """Return some of the poses, always as a `Poses`.
+
+        Args:
+            index: An integer, a slice, a boolean mask (N,), or a sequence of integers in any order.
+
+        Raises:
+            IndexError: If the index is of another type or out of range.
+        """
         chosen: slice | NDArray[Any]
         if isinstance(index, slice):
             chosen = index
@@ -77,31 +111,79 @@ class Poses:
                 chosen = chosen.astype(np.intp)  # an empty list is an array of float
             if chosen.ndim != 1 or chosen.dtype.kind not in "biu" or isinstance(index, bool | np.bool_):
                 raise IndexError(f"poses: index {index!r:.80}, expected a number, a slice, a mask or a list of numbers")
-        return Poses(self.keypoints[chosen], self.scores[chosen], self.keypoint_scores[chosen], self.skeleton)
+        return self._cut(chosen, slice(None), self.skeleton)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Poses"]) -> "Poses":
+        """The poses of all parts, one part after the other; `extra` holds what all parts have.
+
+        There must be at least one part, and all must have the same keypoints.
+        """
+        common = [name for name in parts[0].extra if all(name in part.extra for part in parts)]
+        return cls(
+            np.concatenate([part.keypoints for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.keypoint_scores for part in parts]),
+            parts[0].skeleton,
+            {name: np.concatenate([part.extra[name] for part in parts]) for name in common},
+        )
 
     @property
     def boxes(self) -> NDArray[np.float32]:
-        """(N, 4) x1, y1, x2, y2: the extent of the keypoints of each pose, in pixels of the photo."""
+        """(N, 4) float32: the box x1, y1, x2, y2 around all keypoints of each pose, in pixels of the photo."""
         return pose_boxes(self.keypoints)
 
     def select(self, keypoints: Skeleton | Sequence[str]) -> "Poses":
-        """The same poses with the named keypoints only, in the order named; a skeleton is taken with its limbs."""
+        """Return the same poses with only the given keypoints.
+
+        Args:
+            keypoints: Names of keypoints, in the wanted order, or a skeleton, whose limbs and pairs are then used.
+
+        Raises:
+            DataError: If a name is not in the skeleton of these poses.
+        """
         skeleton = keypoints if isinstance(keypoints, Skeleton) else self.skeleton.subset(keypoints)
         chosen = [self.skeleton.index(name) for name in skeleton.keypoints]
-        return Poses(self.keypoints[:, chosen], self.scores, self.keypoint_scores[:, chosen], skeleton)
+        return self._cut(slice(None), chosen, skeleton)
+
+    def _cut(self, rows: Any, columns: Any, skeleton: Skeleton) -> "Poses":
+        """Some of the poses, `rows`, with some of their keypoints, `columns`."""
+        return Poses(
+            self.keypoints[rows][:, columns],
+            self.scores[rows],
+            self.keypoint_scores[rows][:, columns],
+            skeleton,
+            {
+                name: array[rows][:, columns] if _of_keypoints(name) else array[rows]
+                for name, array in self.extra.items()
+            },
+        )
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO's result format, an entry for each pose; the third value of a keypoint is its score.
+        """Convert to COCO's result format.
 
-        Numbers are the shortest that read back as the same float32.
+        Args:
+            image_id: The photo's id in the annotation file.
+            category_id: The id of the category "person".
+
+        Returns:
+            One dictionary per pose with `image_id`, `category_id`, `keypoints` (x, y and score of each keypoint, 3 K
+            numbers) and `score`. Numbers have the fewest digits that read back as the same float32.
         """
         return [{"image_id": image_id, "category_id": category_id, **entry} for entry in self._entries()]
 
     @classmethod
     def from_coco(cls, results: Sequence[dict[str, Any]], skeleton: Skeleton) -> "Poses":
-        """Read the results of one photo; a third value above 1 is taken as 1, since many write COCO's flag 2 there.
+        """Read the results of one photo in COCO's result format.
 
-        A `DataError` names the entry that is wrong, or that belongs to another photo than the first.
+        Args:
+            results: Dictionaries with `keypoints` (3 K numbers) and `score`, all with the same `image_id`. The third
+                value of a keypoint is its score; a value above 1 is read as 1, because many programs write COCO's
+                flag 2 there.
+            skeleton: The meaning of the K keypoints.
+
+        Raises:
+            DataError: If an entry is invalid or belongs to another photo. The message names the entry.
         """
         poses = cls._from_entries(results, skeleton, "results")
         for place, result in enumerate(results):
@@ -113,12 +195,19 @@ class Poses:
         return poses
 
     def to_dict(self) -> dict[str, Any]:
-        """Skeleton and poses as names, numbers and lists, ready for JSON; `from_dict` gives equal poses back."""
+        """Convert to names, numbers and lists that can be written as JSON. `from_dict` restores equal poses."""
         return {"skeleton": self.skeleton.to_dict(), "poses": self._entries()}
 
     @classmethod
     def from_dict(cls, data: object) -> "Poses":
-        """Read `to_dict`'s form; a `DataError` names the entry that is wrong."""
+        """Read the form that `to_dict` returns.
+
+        Args:
+            data: A dictionary with `skeleton` and `poses`.
+
+        Raises:
+            DataError: If an entry is invalid. The message names the entry.
+        """
         if not isinstance(data, dict):
             raise DataError(f"poses: {data!r:.80}, expected a table with skeleton and poses")
         for key in ("skeleton", "poses"):
@@ -127,7 +216,11 @@ class Poses:
         return cls._from_entries(data["poses"], Skeleton.from_dict(data["skeleton"]), "poses")
 
     def to_supervision(self) -> Any:
-        """As `supervision.KeyPoints` with both kinds of scores and class 0; needs that library from 0.29 on."""
+        """Convert to `supervision.KeyPoints` with person scores, keypoint scores and class 0.
+
+        Raises:
+            PoseDetError: If supervision 0.29 or later is not installed.
+        """
         try:
             from supervision import KeyPoints
         except ImportError:
@@ -149,7 +242,12 @@ class Poses:
         triples = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=2)
         flat = triples.reshape(len(self), 3 * self.skeleton.num_keypoints)
         pairs = zip(_shortest(self.scores), _shortest(flat), strict=True)
-        return [{"keypoints": keypoints, "score": score} for score, keypoints in pairs]
+        entries: list[dict[str, Any]] = [{"keypoints": keypoints, "score": score} for score, keypoints in pairs]
+        for name, array in self.extra.items():
+            values = _shortest(array) if array.dtype == np.float32 else array.tolist()
+            for entry, value in zip(entries, values, strict=True):
+                entry.setdefault("extra", {})[name] = value
+        return entries
 
     @classmethod
     def _from_entries(cls, entries: object, skeleton: Skeleton, where: str) -> "Poses":
@@ -165,7 +263,10 @@ class Poses:
         if not entries:
             return cls.empty(skeleton)
         values = np.array(triples, np.float32).reshape(len(entries), skeleton.num_keypoints, 3)
-        return cls(values[..., :2], np.array(scores, np.float32), np.minimum(values[..., 2], 1), skeleton)
+        keypoint_scores = np.minimum(values[..., 2], 1)
+        return cls(
+            values[..., :2], np.array(scores, np.float32), keypoint_scores, skeleton, _read_extra(entries, where)
+        )
 
 
 def _checked_keypoints(entry: object, num_keypoints: int, where: str) -> Sequence[float]:
@@ -184,6 +285,29 @@ def _checked_keypoints(entry: object, num_keypoints: int, where: str) -> Sequenc
         if place % 3 == 2 and value < 0:
             raise DataError(f"{where}.keypoints[{place}]: {value!r:.80}, expected a score or flag of at least 0")
     return keypoints
+
+
+def _read_extra(entries: Sequence[Any], where: str) -> dict[str, NDArray[Any]]:
+    """What `Poses.extra` held: the same names in every entry, and under each numbers of one shape."""
+    tables = [entry.get("extra", {}) for entry in entries]
+    for place, table in enumerate(tables):
+        if not isinstance(table, dict) or table.keys() != tables[0].keys():
+            raise DataError(f"{where}[{place}].extra: {table!r:.80}, expected the same names as in {where}[0]")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in tables[0]:
+        try:
+            array = np.array([table[name] for table in tables])
+        except ValueError:
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: extra[{name!r:.80}]: expected numbers, in lists of the same length")
+        arrays[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+    return arrays
+
+
+def _of_keypoints(name: str) -> bool:
+    """Whether the extra array of this name has a value for each keypoint."""
+    return name.startswith("keypoint_")
 
 
 def _is_number(value: object) -> bool:

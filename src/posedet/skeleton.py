@@ -1,6 +1,6 @@
-"""Skeletons: keypoint names, the limbs between them, which mirror which, and how exactly each one is seen.
+"""Skeletons: keypoint names, limbs, left-right pairs, and the precision of each keypoint.
 
-A sigma is the spread of careful annotators about a keypoint, as a share of the person's size; OKS divides by it.
+A sigma is the spread of careful annotators around a keypoint, as a fraction of the person's size; OKS divides by it.
 """
 
 import difflib
@@ -28,7 +28,18 @@ DEFAULT_SIGMA = 0.079
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the keypoints of a pose mean. Lists are taken as tuples; `DataError` names the field that is wrong."""
+    """The meaning of the K keypoints of a pose. Lists are converted to tuples.
+
+    Attributes:
+        name: The name of the skeleton, 1 to 100 printable characters.
+        keypoints: K different keypoint names.
+        limbs: Pairs of keypoint indices that are joined by a line in pictures.
+        pairs: Pairs of keypoint indices (left, right). Keypoints in no pair lie in the middle of the body.
+        sigmas: K fractions of the person's size, 0.001 to 1, as in COCO: how precisely each keypoint can be placed.
+
+    Raises:
+        DataError: If a field is invalid. The message names the field.
+    """
 
     name: str
     keypoints: tuple[str, ...]
@@ -49,25 +60,40 @@ class Skeleton:
 
     @property
     def num_keypoints(self) -> int:
-        """How many keypoints a pose has, K."""
+        """The number of keypoints, K."""
         return len(self.keypoints)
 
     @property
     def mirror(self) -> NDArray[np.int64]:
-        """(K,) order of the keypoints in a mirrored photo: `keypoints[mirror]` has left and right exchanged."""
+        """(K,) int64: the order of the keypoints in a mirrored photo. `keypoints[mirror]` exchanges left and right."""
         order = np.arange(self.num_keypoints, dtype=np.int64)
         for left, right in self.pairs:
             order[[left, right]] = right, left
         return order
 
     def index(self, name: str) -> int:
-        """Where the keypoint stands; a `DataError` with the nearest name if it does not exist."""
+        """Return the index of a keypoint.
+
+        Args:
+            name: The name of the keypoint.
+
+        Raises:
+            DataError: If there is no such keypoint. The message suggests the nearest name.
+        """
         if name not in self.keypoints:
             raise DataError(f"skeleton '{self.name}': no keypoint {name!r}{_nearest(name, self.keypoints)}")
         return self.keypoints.index(name)
 
     def subset(self, names: Sequence[str], *, name: str | None = None) -> "Skeleton":
-        """The named keypoints in the order given, with the limbs and pairs that still have both ends."""
+        """Return a skeleton with some of the keypoints.
+
+        Args:
+            names: Names of keypoints, in the wanted order. Limbs and pairs are kept if both of their ends are.
+            name: The name of the new skeleton; by default the old name with the number of keypoints.
+
+        Raises:
+            DataError: If there is no such keypoint. The message suggests the nearest name.
+        """
         chosen = [self.index(keypoint) for keypoint in names]
         place = {old: new for new, old in enumerate(chosen)}
 
@@ -83,7 +109,7 @@ class Skeleton:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Names, numbers and lists only, ready for JSON; `from_dict` gives the same skeleton back."""
+        """Convert to names, numbers and lists that can be written as JSON. `from_dict` restores the same skeleton."""
         return {
             "name": self.name,
             "keypoints": list(self.keypoints),
@@ -94,10 +120,15 @@ class Skeleton:
 
     @classmethod
     def from_dict(cls, data: object) -> "Skeleton":
-        """Read `to_dict`'s form, or one written by hand: only `name` and `keypoints` are needed.
+        """Read the form that `to_dict` returns, or one written by hand.
 
-        Limbs and pairs may name their keypoints instead of counting them. Without `pairs` they are inferred from the
-        names; without `sigmas` a keypoint that COCO knows by name has COCO's, any other `DEFAULT_SIGMA`.
+        Args:
+            data: A dictionary with `name`, `keypoints` and optionally `limbs`, `pairs` and `sigmas`. Limbs and pairs
+                may contain keypoint names instead of indices. Without `pairs`, they are inferred from the names.
+                Without `sigmas`, a keypoint that COCO knows by name gets COCO's sigma, and any other 0.079.
+
+        Raises:
+            DataError: If a key is missing, unknown or invalid. The message names the key.
         """
         if not isinstance(data, dict):
             raise DataError(f"skeleton: {data!r:.80}, expected a table with name, keypoints, limbs, pairs, sigmas")
@@ -120,7 +151,16 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category: object, *, sigmas: Sequence[float] | None = None) -> "Skeleton":
-        """Read an entry of `categories` in a COCO annotation file, whose limbs count from 1 and which has no pairs."""
+        """Read an entry of `categories` in a COCO annotation file.
+
+        Args:
+            category: A dictionary with `name`, `keypoints` and optionally `skeleton`, limbs whose indices start at 1.
+                Pairs are inferred from the names.
+            sigmas: K fractions of the person's size. By default COCO's where COCO has the name, and 0.079 otherwise.
+
+        Raises:
+            DataError: If a key is missing or invalid. The message names the key.
+        """
         if not isinstance(category, dict):
             raise DataError(f"categories: {category!r:.80}, expected a table with name, keypoints, skeleton")
         for key in ("name", "keypoints"):
@@ -139,9 +179,14 @@ class Skeleton:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Skeleton":
-        """Read a TOML or JSON file in the form of `from_dict`, or COCO-style annotations (JSON), which have a category.
+        """Read a skeleton from a file.
 
-        Errors begin with the file's name.
+        Args:
+            path: A TOML or JSON file in the form of `from_dict`, or a JSON file with COCO-style annotations, whose
+                category describes the skeleton.
+
+        Raises:
+            DataError: If the file is missing or invalid. The message starts with the file name.
         """
         file = Path(path)
         if file.suffix.lower() not in (".toml", ".json"):
@@ -169,9 +214,9 @@ class Skeleton:
 
 
 def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs (left, right) of keypoints whose names differ in the side alone, in the order of their first member.
+    """Pairs (left, right) of keypoints whose names differ only in the side, in the order of their first member.
 
-    Understood are `left_eye`, `eye_left`, `leftEye`, `LeftEye`, `l_eye`, `eye.L`, `LEye`, `left eye`, `lefteye`.
+    Supported forms are `left_eye`, `eye_left`, `leftEye`, `LeftEye`, `l_eye`, `eye.L`, `LEye`, `left eye`, `lefteye`.
     """
     seen: dict[str, tuple[int, str]] = {}
     pairs = []
@@ -189,7 +234,7 @@ def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def find_skeleton(name: str, others: Sequence[str] = ()) -> Skeleton:
-    """A built-in skeleton by its name; a `DataError` with the nearest name, also of `others`, if there is none."""
+    """A built-in skeleton by name. Raises DataError with the nearest name, also from `others`, if there is none."""
     if name not in SKELETONS:
         near = _nearest(name, [*SKELETONS, *others])
         raise DataError(f"unknown skeleton {name!r:.80}{near}; built in: {', '.join(SKELETONS)}")
@@ -197,9 +242,9 @@ def find_skeleton(name: str, others: Sequence[str] = ()) -> Skeleton:
 
 
 def skeleton_for(name: str, others: Sequence[str] = ()) -> Skeleton:
-    """A skeleton by the name of a built-in one, or of a .toml or .json file; see `Skeleton.from_file`.
+    """A skeleton by the name of a built-in one, or from a .toml or .json file; see `Skeleton.from_file`.
 
-    others: names besides those of skeletons that may have been meant.
+    others: names other than skeletons that an error message may suggest.
     """
     if name.lower().endswith((".toml", ".json")):
         return Skeleton.from_file(name)

@@ -1,6 +1,7 @@
 """The table of crowds: each row what `evaluate` finds, none made twice, and what cannot be said in one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from lab.paper import crowds, evaluations
 from lab.paper.__main__ import main
 from posedet import PoseDet
+from posedet.data.sources import read_photos
 from posedet.evaluation.protocols import PROTOCOLS
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
 from posedet.runtime.session import About
@@ -52,7 +54,7 @@ def test_each_row_is_what_evaluate_finds(
     for name, path in sets.items():
         protocol = PROTOCOLS[name]
         detector = PoseDet(skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
-        expected = evaluate(detector, path, path.with_suffix(""), protocol).to_dict()
+        expected = evaluate(detector, read_photos(str(path), protocol.skeleton), protocol).to_dict()
         assert rows[name] == {"data": str(path), **expected}
         assert expected["ap"] > 0.02
     assert len({row["ap"] for row in rows.values()}) > 1 and rows["crowdpose"]["ap_easy"] is not None
@@ -84,7 +86,9 @@ def test_what_is_finished_stays_when_another_set_is_damaged(
         content["annotations"][1]["keypoints"] = [1, 2]
 
     changed(sets["ochuman"], damaged)
-    assert run(sets, tmp_path / "out") == 2
+    assert run({"crowdpose": sets["crowdpose"]}, tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run(sets, tmp_path / "out") == 2  # before anything is predicted
     expected = f"{sets['ochuman']}: annotations[1].keypoints: 2 numbers, expected 51 (17 x 3)"
     assert capsys.readouterr().err.splitlines()[-1] == f"posedet: error: {expected}"
     assert len(list((tmp_path / "out" / "evaluations").glob("*/report.json"))) == 1
@@ -101,21 +105,21 @@ def test_what_a_user_reads_when_it_cannot_be(
     assert said({}) == "nothing to evaluate on: give at least one of --crowdpose, --ochuman, --cropped"
     assert said({"cropped": tmp_path / "no.json"}) == f"{tmp_path}/no.json: no such file"
     (tmp_path / "ochuman").rename(tmp_path / "elsewhere")
-    expected = (
-        f"{tmp_path}/ochuman: no such folder; --ochuman {sets['ochuman']}:FOLDER says where those of ochuman.json are"
-    )
-    assert said(sets) == expected
+    expected = rf"{sets['ochuman']}: images\[0\]: '{tmp_path}/ochuman/.*': no such photo \(3 of 3 are missing\); "
+    assert re.fullmatch(rf"{expected}--ochuman {sets['ochuman']}:FOLDER says where they are", said(sets))
     (tmp_path / "elsewhere").rename(tmp_path / "ochuman")
-    assert said(sets, output=sets["cropped"]) == f"--output {sets['cropped']}: File exists; choose another folder"
+    assert said(sets, output=sets["cropped"]) == f"{sets['cropped']}: File exists; choose another folder"
     assert said(sets, "--model", "no.onnx") == "no.onnx: no such model file"
-    assert said(sets, "--device", "cuda") == "--device cuda goes with PyTorch weights: --model x.safetensors"
+    assert said(sets, "--device", "cuda").endswith(
+        "posedet-s.onnx: an ONNX file; the device 'cuda' is for weights (.safetensors)"
+    )
 
     class OfCoco:
         """A model without head and neck."""
 
         about = About("coco", "1", COCO, PoseDet(threads=1).config, {})
 
-    monkeypatch.setattr(crowds, "open_model", lambda *_: OfCoco())
+    monkeypatch.setattr(crowds, "open_for", lambda *_: OfCoco())
     monkeypatch.setattr(crowds, "evaluated", lambda *_, **__: pytest.fail("evaluated"))
     expected = "--crowdpose does not go with posedet-s.onnx: skeleton 'coco': no keypoint 'head_top'"
     assert said(sets) == expected

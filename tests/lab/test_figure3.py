@@ -22,6 +22,7 @@ from lab.paper.figure3 import (
 )
 from posedet.errors import DataError
 from posedet.skeleton import CROWDPOSE
+from sets import photos_of
 from slow_keypoint_ap import reference
 
 
@@ -34,11 +35,16 @@ def random_people(seed: int, count: int) -> np.ndarray:
     return np.concatenate([(centres + random.normal(0, 25, (count, 14, 2))) * (flags > 0), flags], axis=2)
 
 
+SIZE = {"width": 100, "height": 100}
+
+
 def crowdpose(seed: int, num_photos: int = 6) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     images, annotations = [], []
     for number in range(num_photos):
-        images.append({"id": 7 * number, "crowdIndex": [0.1, 0.5, 0.9][number % 3]})
+        images.append(
+            {"id": 7 * number, "file_name": f"{number}.jpg", **SIZE, "crowdIndex": [0.1, 0.5, 0.9][number % 3]}
+        )
         for person in random_people(100 * seed + number, int(random.integers(1, 6))):
             labelled = person[person[:, 2] > 0, :2]
             low, high = labelled.min(axis=0), labelled.max(axis=0)
@@ -140,9 +146,10 @@ def test_at_the_threshold_oks_drops_and_overlap_keeps() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_upper_bounds_equal_the_definition(seed: int) -> None:
     truth = crowdpose(seed)
-    people = true_people(truth, "truth")
+    photos = photos_of(truth, CROWDPOSE)
+    people = true_people(photos)
     hard = {image["id"] for image in truth["images"] if image["crowdIndex"] >= 0.8}
-    for point in upper_bounds(truth, "truth", rules=("oks", "iou"), thresholds=(0.05, 0.3)):
+    for point in upper_bounds(photos, rules=("oks", "iou"), thresholds=(0.05, 0.3)):
         crowds = with_duplicates(people) if point.duplicates else None
         results, deleted, left = [], 0, 0
         for image_id, true in people.items():
@@ -175,14 +182,15 @@ def test_who_takes_part() -> None:
             "id": number,
             "image_id": 0,
             "category_id": 1,
+            "bbox": [0, 0, 10, 10],
             "keypoints": [value for row in (row + [(0, 0, 0)] * 14)[:14] for value in row],
         }
         for number, row in enumerate(rows)
     ]
-    assert [person[:, 2].sum() for person in true_people(truth, "truth")[0]] == [2, 2]
+    assert [person[:, 2].sum() for person in true_people(photos_of(truth, CROWDPOSE))[0]] == [2, 2]
     truth["annotations"] = truth["annotations"][:1]
-    with pytest.raises(DataError, match=r"^val\.json: annotations: nobody with labelled keypoints$"):
-        true_people(truth, "val.json")
+    with pytest.raises(DataError, match=r"^nobody in 1 photos has labelled keypoints$"):
+        true_people(photos_of(truth, CROWDPOSE))
 
 
 def test_duplicates_are_the_same_each_time_and_like_their_person() -> None:
@@ -230,8 +238,12 @@ def test_what_a_user_reads_when_it_cannot_be(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "plain.json").write_text(json.dumps(content))
     for data, output, expected in (
         ("no.json", "x", f"posedet: error: {tmp_path}/no.json: no such file"),
-        ("plain.json", "x", f"posedet: error: {tmp_path}/plain.json: images[2]: 'crowdIndex' is missing"),
-        ("val.json", "file", f"posedet: error: --output {tmp_path}/file: File exists; choose another folder"),
+        (
+            "plain.json",
+            "x",
+            f"posedet: error: {tmp_path}/plain.json: images[2]: the crowd index ('crowdIndex') is missing",
+        ),
+        ("val.json", "file", f"posedet: error: {tmp_path}/file: File exists; choose another folder"),
     ):
         command = ["figure3", "--data", str(tmp_path / data), "--output", str(tmp_path / output)]
         assert main(command) == 2

@@ -20,11 +20,12 @@ from lab.gpu.subjects import MODELS, Subject, build
 from posedet.config import load_config
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, read_photo
+from posedet.model.build import build_network
 from posedet.model.hrnet import HRNet
-from posedet.model.network import build_network
 from posedet.model.pyramid import HighResolutionPyramid
 from posedet.oks import oks_nms
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO, find_skeleton
 
 PHOTOS = ("group.jpg", "street.jpg", "tennis.jpg")
@@ -54,24 +55,21 @@ def test_poses_of_real_photos_equal_numpys(
     shipped, photos, candidates, threshold, nms, clamp, rounds_enough, monkeypatch
 ):
     network, config, skeleton = shipped
-    changes = {"candidates": candidates, "nms_threshold": nms, "clamp": clamp, "max_poses": 12}
+    changes = {"candidates": candidates, "nms_threshold": nms, "clamp": clamp}
     config = replace(config, decode=replace(config.decode, **changes))
+    for module in ("lab.gpu.finder", "posedet.runtime.decode"):
+        monkeypatch.setattr(f"{module}.MAX_POSES", 12)
     images, letterboxes = batch_of(photos, 256)
     finder = PoseFinder(network, skeleton.sigmas, config.decode, threshold).eval()
     if not rounds_enough:
         monkeypatch.setattr(suppress, "__defaults__", (1,))
     with torch.no_grad():
         found = read(finder(images, placement_of(letterboxes, config, "cpu")))
-        outputs = [each.numpy() for each in finder.deployed(images)]
+        outputs = Outputs(*(each.numpy() for each in finder.deployed(images)))
     assert found.settled.all() == rounds_enough
     for place, letterbox in enumerate(letterboxes):
-        expected = decode(
-            *(each[place] for each in outputs),
-            letterbox=letterbox,
-            skeleton=skeleton,
-            config=config.decode,
-            score_threshold=threshold,
-        )
+        settings = replace(config.decode, score_threshold=threshold)
+        expected = decode(outputs.one(place), letterbox, skeleton, settings)
         poses = poses_of(
             found,
             place,
@@ -224,7 +222,7 @@ def test_folding_changes_nothing(backbone):
     network = build_network(load_config("dla34-coco-improved").model, COCO).eval()
     if backbone is not None:
         network.backbone, network.pyramid = backbone, HighResolutionPyramid(backbone.channels, 128)
-        network.tap_strides = network.strides
+        network.geometry = network.geometry._replace(tap_strides=network.geometry.strides)
         network.score_taps[0].conv = nn.Conv2d(128, 64, 3, padding=1, bias=False)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

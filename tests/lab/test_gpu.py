@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -25,10 +26,11 @@ from lab.gpu.training_speed import estimates
 from posedet.config import load_config
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, read_photo
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.oks import oks_nms
 from posedet.poses import Poses
 from posedet.runtime.decode import decode
+from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO
 
 DLA, SMALL = MODELS[2], MODELS[3]
@@ -169,14 +171,8 @@ def test_the_official_style_finds_what_the_network_finds(photos):
         [(poses, scores)] = Official(Subject(network, config, COCO), "cpu")(image[None], [letterbox])
         output = network(torch.from_numpy(image)[None].permute(0, 3, 1, 2).float())
     found = output.logits[0].sigmoid().numpy(), output.poses[-1][0].numpy()
-    expected = decode(
-        *found,
-        np.ones(found[1].shape[:2], np.float32),
-        letterbox=letterbox,
-        skeleton=COCO,
-        config=config.decode,
-        score_threshold=0.01,
-    )
+    outputs = Outputs(*found, np.ones(found[1].shape[:2], np.float32))
+    expected = decode(outputs, letterbox, COCO, replace(config.decode, score_threshold=0.01))
     # The official floor is in pixels of any photo; at 640 pixels both are the same.
     np.testing.assert_allclose(poses.numpy(), expected.keypoints, atol=0.01)
     np.testing.assert_allclose(scores.numpy(), expected.scores, atol=1e-5)
@@ -251,7 +247,7 @@ def test_order_of_the_parts():
 @pytest.fixture(scope="module")
 def toy_rows(photos, tmp_path_factory) -> tuple[list[Row], dict]:
     folder = tmp_path_factory.mktemp("gpu")
-    plan = Plan("cpu", True, (str(photos / "group.jpg"),), str(photos / "truth.json"), 1)
+    plan = Plan("cpu", True, (str(photos / "group.jpg"),), f"{photos}/truth.json:{photos}", 1)
     said: list[str] = []
     parts = [part for part in PARTS if part not in ("limits", "accuracy")]
     rows = run(plan, parts=parts, seconds=600, output=folder, tell=said.append, models=(DLA,))
@@ -313,7 +309,7 @@ def test_no_gpu(monkeypatch):
 
 
 def test_command(capsys, photos, tmp_path):
-    arguments = ["--device", "cpu", "--parts", "loader", "--annotations", photos / "truth.json"]
+    arguments = ["--device", "cpu", "--parts", "loader", "--annotations", f"{photos}/truth.json:{photos}"]
     code = main([*map(str, arguments), str(photos / "group.jpg"), "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert code == 0 and out.startswith("loader    HRNet-W48@640") and "toy size" in out

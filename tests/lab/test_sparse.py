@@ -10,11 +10,11 @@ import torch
 
 from lab.speed import sparse
 from posedet.config import load_config
-from posedet.data.annotations import read_annotations
+from posedet.data.sources import read_photos
 from posedet.errors import ModelError
 from posedet.evaluation.protocols import COCO
 from posedet.image import Letterbox, read_photo
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.runtime.model_files import model_file
 from posedet.runtime.session import open_session
 from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
@@ -76,7 +76,7 @@ def test_the_shipped_file_is_dense_on_photos(runtime, photos: Path):
     network = build_network(config.model, stored_skeleton(info, ONNX)).eval()
     network.load_state_dict(tensors)
     images = photo_pixels(photos / "group.jpg", photos / "hall.jpg", long_side=320)
-    scores, keypoints, keypoint_scores = open_session(ONNX, runtime=runtime, threads=1).run(images)
+    scores, keypoints, keypoint_scores = open_session(ONNX, runtime=runtime, threads=1).run(images)[:3]
     with torch.inference_mode():
         dense = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     presence = dense.proposals.presence
@@ -128,15 +128,15 @@ def one_photo(photos: Path, tmp_path):
             }
         )
     )
-    (photo,) = read_annotations(path, photos, COCO.skeleton)
+    (photo,) = read_photos(f"{path}:{photos}", COCO.skeleton)
     people = [person for person in photo.persons if not person.ignore and (person.visibility > 0).any()]
     assert len(people) == 2
-    return path, people
+    return photo, people
 
 
 def test_first_stage_by_hand(one_photo, photos: Path, monkeypatch):
     """400 locations: the first person's true pose at rank 20, the other's at rank 350, and far away poses elsewhere."""
-    path, people = one_photo
+    photo, people = one_photo
     skeleton = stored_skeleton(load_weights(ONNX.with_suffix(".safetensors"))[2], ONNX)
     columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
 
@@ -150,7 +150,7 @@ def test_first_stage_by_hand(one_photo, photos: Path, monkeypatch):
         return letterbox, np.full(400, 0.5, np.float32), keypoints, np.full((400, skeleton.num_keypoints), 0.5)
 
     monkeypatch.setattr(sparse, "_ranked", ranked)
-    rows = sparse.first_stage(ONNX.with_suffix(".safetensors"), path, photos)
+    rows = sparse.first_stage(ONNX.with_suffix(".safetensors"), [photo])
     assert [row.candidates for row in rows] == [10, 30, 100, 300, None]
     for row, share in zip(rows, (0, 0.5, 0.5, 0.5, 1), strict=True):
         assert (row.best_kept, *row.found) == (share, share, share)
@@ -161,7 +161,7 @@ def test_first_stage_by_hand(one_photo, photos: Path, monkeypatch):
 
 
 def test_first_stage_of_the_shipped_model(one_photo, photos: Path):
-    rows = sparse.first_stage(ONNX.with_suffix(".safetensors"), one_photo[0], photos)
+    rows = sparse.first_stage(ONNX.with_suffix(".safetensors"), one_photo[:1])
     for less, more in itertools.pairwise(rows):
         assert less.best_kept <= more.best_kept and less.mean_oks <= more.mean_oks + 1e-9
     assert rows[-1].best_kept == 1 and rows[-1].mean_oks > 0.5
@@ -172,4 +172,4 @@ def test_a_model_without_first_stage(tmp_path):
     network = small("dla34-coco")
     save_weights(path, network.state_dict(), load_config("dla34-coco", SMALL), COCO.skeleton, {})
     with pytest.raises(ModelError, match=r"paper\.safetensors: scores every location .* it has no first stage"):
-        sparse.first_stage(path, tmp_path / "truth.json", tmp_path)
+        sparse.first_stage(path, [])

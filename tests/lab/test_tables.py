@@ -1,6 +1,7 @@
 """The paper's tables: what they say, what is trained for them and what is not trained again."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ from lab.paper.measured import Measured, effect_by_seed, paper_effect, spread, w
 from lab.paper.tables import BASE, SUPPRESSION, TABLE1, TABLE4, TABLE5, TABLES, Row, Table
 from posedet import PoseDet
 from posedet.config import config_from_dict, load_config
+from posedet.data.sources import read_photos
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import COCO, CROWDPOSE
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
@@ -117,9 +119,9 @@ def test_trains_each_run_once(
     trained: list[str] = []
     train = table_runs.train
 
-    def counted(config, photos, repeats, run: Path, **rest):
+    def counted(config, photos, run: Path, **rest):
         trained.append(f"{run.parent.name}/{run.name}")
-        return train(config, photos, repeats, run, **rest)
+        return train(config, photos, run, **rest)
 
     monkeypatch.setattr(table_runs, "train", counted)
     assert main(["table4", *toy, "--seeds", "2"]) == 0
@@ -173,20 +175,24 @@ def test_truth_is_checked_before_training(
     toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_runs, "train", lambda *_, **__: pytest.fail("trained"))
-    data = Path(toy[toy.index("--data") + 1])
-    changed(data, lambda content: content["annotations"][1].pop("area"))  # training can do without
+    place = toy.index("--data") + 1
+    data = Path(toy[place]).with_name("val.json")  # training has others
+    shutil.copy(toy[place], data)
+    data.with_suffix("").symlink_to(Path(toy[place]).with_suffix(""))
+    toy[place] = str(data)
+    changed(data, lambda content: content["annotations"][1].update(area=-1))
     assert main(["table4", *toy]) == 2
-    expected = f"{data}: annotations[1]: 'area' is missing"
+    expected = f"{data}: annotations[1].area: -1, expected a number from 0 to 1e+18"
     assert capsys.readouterr().err == f"posedet: error: {expected}\n"
 
 
 def test_other_photos_are_evaluated_anew(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = []
-    monkeypatch.setattr(evaluations, "evaluate", lambda predict, data, folder, *_, output, **__: folders.append(output))
-    (tmp_path / "other").mkdir()
-    for folder in (photos, tmp_path / "other"):
+    monkeypatch.setattr(evaluations, "evaluate", lambda *_, output, **__: folders.append(output))
+    for folder in (photos, tmp_path):
         session = evaluations.open_model(SHIPPED)
-        evaluations.evaluated(session, SHIPPED, photos / "truth.json", folder, COCO, tmp_path)
+        seen = read_photos(f"{photos}/truth.json:{folder}", COCO.skeleton, check_files=False)
+        evaluations.evaluated(session, SHIPPED, seen, COCO, tmp_path)
     assert len(set(folders)) == 2
 
 
@@ -207,7 +213,7 @@ def test_given_weights_are_evaluated_as_by_evaluate(
         decode = replace(session.about.decode, long_side=192, nms=nms, nms_threshold=0.1)
         session.about = replace(session.about, decode=decode)
         detector = PoseDet(session, skeleton=COCO.skeleton, score_threshold=EVALUATED_SCORE)
-        assert evaluate(detector, truth, photos, COCO).ap == ap
+        assert evaluate(detector, read_photos(f"{truth}:{photos}", COCO.skeleton), COCO).ap == ap
 
 
 def test_tables_of_presets_show_the_shipped_model(
@@ -217,7 +223,7 @@ def test_tables_of_presets_show_the_shipped_model(
     asked: list[object] = []
     augmented = []
 
-    def seen(predict, data, folder, protocol, **_: object) -> KeypointAP:
+    def seen(predict, photos, protocol, **_: object) -> KeypointAP:
         asked.append(predict)
         return scores(0.304)
 

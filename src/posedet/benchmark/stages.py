@@ -62,17 +62,9 @@ class Ours:
         letterbox, image = timed_input(detector.prepared, photo, clock)
         images = image[None]
         clock.skip()
-        scores, keypoints, keypoint_scores = self._session.run(images)
+        outputs = self._session.run(images).one(0)
         clock.lap("network")
-        found = candidates(
-            scores[0],
-            keypoints[0],
-            keypoint_scores[0],
-            letterbox=letterbox,
-            skeleton=detector.about.skeleton,
-            config=detector.config,
-            score_threshold=detector.score_threshold,
-        )
+        found = candidates(outputs, letterbox, detector.about.skeleton, detector.config)
         clock.lap("poses")
         poses = found[best(found, letterbox.photo_size, detector.config)].select(detector.skeleton)
         clock.lap("nms")

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, Self, get_args
 
 from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
 from posedet.errors import ConfigError, ModelError, PoseDetError
-from posedet.extras import needs
 from posedet.runtime.session import Session, open_session
+from posedet.weights.opening import open_model
 
 Engine = Literal["onnxruntime", "openvino", "pytorch"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -48,19 +48,8 @@ class Alternative:
 
     def session(self, at_once: int = 1) -> Session:
         """The network, for so many calls at a time. Raises as `open`."""
-        if self.engine == "pytorch":
-            needs("posedet benchmark --engines pytorch", "export", ("torch", "safetensors"))
-            return _pytorch(Path(self.model), self.threads - at_once + 1)
-        return open_session(Path(self.model), runtime=self.engine, threads=self.threads, at_once=at_once)
-
-
-def _pytorch(path: Path, threads: int) -> Session:
-    import torch
-
-    from posedet.weights.torch_session import open_weights
-
-    torch.set_num_threads(threads)
-    return open_weights(path)
+        runtime = None if self.engine == "pytorch" else self.engine
+        return open_model(Path(self.model), runtime=runtime, threads=self.threads, at_once=at_once)
 
 
 class Openable(Protocol):

@@ -1,13 +1,27 @@
 """The commands that say what is wrong with a model: `posedet errors | stress | calibrate`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from posedet.commands.options import add_detector_options, judged_detector, open_detector, rules_for_results
+from posedet.commands.options import (
+    SOURCE_HELP,
+    add_annotations,
+    add_detector_options,
+    annotated_photos,
+    judged_detector,
+    open_detector,
+    photos_named_by,
+    rules_for_results,
+    source_of,
+)
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import one_line, photo_folder
+from posedet.files import one_line
+
+if TYPE_CHECKING:
+    from posedet.data.annotations import AnnotatedPhoto
 
 # Of the protocols: those of COCO-style files, as they are.
 _PLAIN_PROTOCOLS = ("coco", "crowdpose")
@@ -16,9 +30,8 @@ _PLAIN_PROTOCOLS = ("coco", "crowdpose")
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Add the commands to the parser; `add` makes one from its name, summary and example."""
     errors = add("errors", "what a model is bad at, as an HTML page", "errors coco-dev.json --output errors.html")
-    errors.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    add_annotations(errors)
     errors.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page, complete in one file")
-    errors.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
     errors.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
     errors.add_argument(
         "--results", type=Path, metavar="FILE", help="results in COCO's format, of any program, in place of a model's"
@@ -27,9 +40,8 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     errors.set_defaults(command=_errors)
 
     stress = add("stress", "AP on photos altered one way at a time", "stress coco-dev.json --output stress --count 100")
-    stress.add_argument("annotations", type=Path, help="COCO-style keypoint JSON")
+    add_annotations(stress)
     stress.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for stress.md, .json and .png")
-    stress.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
     stress.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
     stress.add_argument("--count", type=int, metavar="PHOTOS", help="take so many, evenly spread (default: all)")
     add_detector_options(stress)
@@ -38,8 +50,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     calibrate = add(
         "calibrate", "are keypoint scores probabilities? measure and correct", "calibrate coco-dev.json --output report"
     )
-    calibrate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON of photos that were not trained on")
-    calibrate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    add_annotations(calibrate, f"of photos that were not trained on: {SOURCE_HELP}")
     calibrate.add_argument("--output", type=Path, required=True, help="folder for calibration.png and calibration.json")
     calibrate.add_argument(
         "--write", type=Path, metavar="FILE", help="weights with corrected keypoint scores; needs --model x.safetensors"
@@ -47,47 +58,57 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     calibrate.add_argument(
         "--labelled",
         action="store_true",
-        help="judge by labelled keypoints alone: where those that are not labelled may be seen all the same",
+        help="judge only by labelled keypoints: where those that are not labelled may be seen all the same",
     )
     add_detector_options(calibrate)
     calibrate.set_defaults(command=_calibrate)
 
 
 def _errors(options: argparse.Namespace) -> int:
-    needs("posedet errors", "evaluate", ("pycocotools",))
+    needs("posedet errors", "evaluate", ("pycocotools", "yaml"))
     from posedet.diagnosis.error_report import report_errors
 
-    folder: Path | None = options.photos or photo_folder(options.annotations)
+    truth, pictures = source_of(options).path.name, True
     if options.results is None:
-        predict, protocol = judged_detector(options)
-        found, costs = report_errors(
-            options.annotations, predict, protocol, options.output, folder, name=predict.about.name
-        )
+        results, protocol = judged_detector(options)
+        name, photos = results.about.name, annotated_photos(options, protocol.skeleton)
     else:
-        protocol = rules_for_results(options, "model", "long_side", "score_threshold")
-        # The page can do without pictures, unless they are asked for.
-        folder = folder if options.photos is not None or (folder and folder.is_dir()) else None
-        found, costs = report_errors(options.annotations, options.results, protocol, options.output, folder)
+        photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
+        results, name = options.results, ""
+        pictures = _are_there(options, photos)
+    found, costs = report_errors(photos, results, protocol, options.output, truth=truth, name=name, pictures=pictures)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
     print(f"\n{costs}\n\n-> {one_line(options.output)}")
     return 0
 
 
+def _are_there(options: argparse.Namespace, photos: "Sequence[AnnotatedPhoto]") -> bool:
+    """Whether there are photos for pictures; a page of results can do without, unless they are asked for."""
+    from posedet.data.sources import check_photo_files
+
+    if source_of(options).beside is None and not any(photo.path.is_file() for photo in photos):
+        return False
+    with photos_named_by("--photos FOLDER"):
+        check_photo_files(photos)
+    return True
+
+
 def _stress(options: argparse.Namespace) -> int:
-    needs("posedet stress", "evaluate", ("matplotlib", "pycocotools"))
+    needs("posedet stress", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from posedet.diagnosis.stress import stress
 
+    if options.count is not None and options.count < 1:
+        raise ConfigError(f"--count {options.count}: expected at least 1 photo")
     predict, protocol = judged_detector(options)
-    folder = options.photos or photo_folder(options.annotations)
-    model = options.model or predict.about.name
-    print(stress(predict, options.annotations, folder, protocol, options.output, count=options.count, model=model))
+    photos = annotated_photos(options, protocol.skeleton)
+    model, truth = options.model or predict.about.name, str(source_of(options).path)
+    print(stress(predict, photos, protocol, options.output, truth=truth, count=options.count, model=model))
     return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    needs("posedet calibrate", "evaluate", ("matplotlib",))
-    from posedet.data.annotations import read_annotations
+    needs("posedet calibrate", "evaluate", ("matplotlib", "yaml"))
     from posedet.diagnosis.calibration import calibration, keypoint_scores, plot
     from posedet.evaluation.report import write_report
     from posedet.runtime.model_files import model_file
@@ -102,8 +123,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"--output {one_line(options.output)}: {error.strerror}; choose another folder") from None
     detector = open_detector(options)
-    folder = options.photos or photo_folder(options.annotations)
-    photos = read_annotations(options.annotations, folder, detector.skeleton)
+    photos = annotated_photos(options, detector.skeleton)
     found = keypoint_scores(detector, photos)
     measured = calibration(found, labelled=options.labelled)
     people = {"num_photos": len(photos), "num_people": len(found.photos), "labelled": options.labelled}

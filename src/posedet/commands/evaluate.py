@@ -5,18 +5,22 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from posedet.commands.options import add_detector_options, judged_detector, rules_for_results
+from posedet.commands.options import (
+    add_annotations,
+    add_detector_options,
+    annotated_photos,
+    judged_detector,
+    rules_for_results,
+)
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.files import photo_folder
 from posedet.runtime.model_files import model_file
 
 
 def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Add the commands to the parser; `add` makes one from its name, summary and example."""
     evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
-    evaluate.add_argument("annotations", type=Path, help="COCO-style keypoint JSON, or ochuman.json")
-    evaluate.add_argument("--photos", type=Path, help="folder of the photos (default: beside the JSON, same name)")
+    add_annotations(evaluate)
     evaluate.add_argument(
         "--protocol",
         choices=("coco", "crowdpose", "ochuman", "cropped"),
@@ -44,7 +48,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    needs("posedet evaluate", "evaluate", ("pycocotools",))
+    needs("posedet evaluate", "evaluate", ("pycocotools", "yaml"))
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import evaluate
     from posedet.runtime.detector import DEFAULT_MODEL
@@ -65,17 +69,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     name = options.model or detector.about.name
     scores = evaluate(
         Augmented(detector, merge=options.tta) if options.tta else detector,
-        options.annotations,
-        options.photos or photo_folder(options.annotations),
+        annotated_photos(options, protocol.skeleton),
         protocol,
         output=options.output,
         model=name,
+        truth=options.annotations,
         settings={
             "sha256": digest,
-            "runtime": options.runtime,
+            "runtime": options.runtime or "onnxruntime",
             "tta": options.tta,
-            "long_side": detector.long_side,
-            "score_threshold": detector.score_threshold,
+            "long_side": detector.config.long_side,
+            "score_threshold": detector.config.score_threshold,
             "keypoints": detector.skeleton.keypoints,
         },
         batch=batch,
@@ -90,7 +94,10 @@ def _evaluate_results(options: argparse.Namespace) -> int:
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import evaluate_file
 
-    protocol = rules_for_results(options, "model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
-    scores = evaluate_file(options.results, options.annotations, protocol, output=options.output)
+    if options.protocol == "cropped":
+        raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")
+    refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
+    photos, protocol = rules_for_results(options, *refused)
+    scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
     print(score_table({f"{options.results}, {protocol.name}": scores}))
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posedet.commands.options import add_annotations, photos_named_by, seen_once, source_of
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
@@ -28,12 +29,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     whats = data.add_subparsers(required=True, metavar="WHAT")
 
     check = whats.add_parser("check", help="find impossible annotations and photos: a line each, exit code 1 if any")
-    check.add_argument(
-        "annotations", type=Path, help="COCO-style JSON, or a folder or data.yaml in Ultralytics' format"
-    )
-    check.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="of the photos; of a data.yaml its part (train, val)"
-    )
+    add_annotations(check)
     check.add_argument(
         "--skeleton", metavar="NAME", help="the keypoints to look at: coco, ..., or a file (default: the annotations')"
     )
@@ -54,14 +50,19 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
-    train.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
-    train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
+    train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
+    train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
+    train.add_argument("--run", type=Path, help="folder for checkpoints and log; goes on if it has any")
     train.add_argument(
         "--start",
         metavar="FILE",
         help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
-    train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
+    train.add_argument(
+        "--validate",
+        metavar="JSON[:FOLDER]",
+        help="annotated photos to measure AP on while training, in any format of --data",
+    )
     train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
     train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
     train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
@@ -76,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
     from posedet.skeleton import skeleton_for
 
     skeleton = None if options.skeleton is None else skeleton_for(options.skeleton)
-    report = check(options.annotations, options.photos, skeleton)
+    report = check(source_of(options), skeleton)
     for finding in report.findings:
         print(one_line(finding.text))
     kinds = Counter(finding.kind for finding in report.findings)
@@ -98,8 +99,9 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(f"--count {options.count}: expected at least 1")
     config = load_config(options.preset, options.set)
     skeleton = named_skeleton(config.model.skeleton)
-    photos, repeats = read_sets(options.data, skeleton)
-    files = show(config, photos, repeats, skeleton, options.output, count=options.count)
+    with photos_named_by(f"--data {DATA}"):
+        photos = read_sets(options.data, skeleton)
+    files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
     return 0
 
@@ -113,22 +115,29 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from posedet.config import load_config, to_toml
+
+    if options.show:
+        print(to_toml(load_config(options.preset, options.set)), end="")
+        return 0
+    if not options.data or options.run is None:
+        raise ConfigError("train needs --data and --run; with --show it only prints the settings")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
-    from posedet.config import load_config
     from posedet.data.sources import read_sets
-    from posedet.training.loop import reported, train
-    from posedet.weights.checkpoint import skeleton_to_train
+    from posedet.training.loop import train
+    from posedet.training.setup import reported
+    from posedet.training.state import skeleton_to_train
 
     for option, least in (("workers", 0), ("validate_every", 1)):
         if (value := getattr(options, option)) < least:
             raise ConfigError(f"--{option.replace('_', '-')} {value}: expected at least {least}")
     config = load_config(options.preset, options.set)
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
-    photos, repeats = read_sets(options.data, skeleton)
+    with photos_named_by(f"--data {DATA}"):
+        photos = read_sets(options.data, skeleton)
     weights = train(
         config,
         photos,
-        repeats,
         options.run,
         start=options.start,
         skeleton=skeleton,
@@ -142,22 +151,22 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _validation(photo_set: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
-    from posedet.data.sources import parse_data
+    from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, check_photo_set, evaluate
+    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.poses import Poses
     from posedet.runtime.detector import PoseDet
 
-    annotations, folder, _ = parse_data(photo_set)
+    with photos_named_by("--validate JSON:FOLDER"):
+        photos = read_photos(seen_once(source), skeleton)
     protocol = protocol_for(skeleton)
-    check_photo_set(annotations, folder, "--validate JSON:FOLDER")
-    evaluate(lambda _: Poses.empty(skeleton), annotations, folder, protocol)
+    evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
 
     def validate(session: "Session") -> dict[str, float]:
-        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), annotations, folder, protocol)
+        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), photos, protocol)
         return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
 
     return validate

@@ -92,7 +92,7 @@ def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator:
     people = [person for person in photo.persons if not person.is_crowd]
     if not people:
         return np.array([size[1], size[0]]) / 2
-    people.sort(key=lambda person: -int((person.visibility > 0).sum()))
+    people.sort(key=lambda person: -int(person.labelled.sum()))
     box = people[generator.integers((len(people) + 1) // 2)].box
     return np.array([box[0] + box[2], box[1] + box[3]], np.float64) / 2
 
@@ -185,7 +185,7 @@ def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConf
     """
     keypoints = (person.keypoints @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
     inside = ((keypoints >= -0.5) & (keypoints <= side - 0.5)).all(1)
-    labelled = person.visibility > 0
+    labelled = person.labelled
     if config.keep == "keypoints":
         labelled = labelled & inside
     weights = np.where(labelled, person.keypoint_weights * person.score, 0)
@@ -193,7 +193,7 @@ def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConf
     return keypoints, weights.astype(np.float32), visible.astype(np.float32)
 
 
-def _moved_box(box: Floats, matrix: Matrix) -> Floats:
+def _moved_box(box: Matrix, matrix: Matrix) -> Floats:
     x1, y1, x2, y2 = box
     corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) @ matrix[:, :2].T + matrix[:, 2]
     return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)

@@ -1,23 +1,20 @@
 """What is wrong with annotations, all of it: unlike reading them for training, checking goes on after a mistake."""
 
-import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.data.annotations import Person, photo_path, photo_sides, read_person
-from posedet.data.formats.coco import KeypointColumns, category_of, identity, keypoint_columns, new_identity, read_json
-from posedet.data.formats.ultralytics import is_ultralytics, label_lines, open_set, own_skeleton, read_line
-from posedet.errors import DataError, PhotoError
-from posedet.files import photo_folder
-from posedet.image import read_photo, size_of
+from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.sources import Source, read_source
+from posedet.errors import PhotoError, PoseDetError
+from posedet.image import read_photo
 from posedet.oks import oks
 from posedet.skeleton import Skeleton, without_side
 
@@ -28,7 +25,6 @@ BOX_MARGIN = 0.5
 # Two people of one photo whose labels agree to this OKS are one person labelled twice.
 SAME_PERSON = 0.95
 MIN_SHARED = 3  # keypoints labelled in both
-TOP = ("head", "neck")  # as CrowdPose names them
 
 # Parts of the body that lie alike: left of one is on the same side as left of the other, however people turn. Wrists,
 # knees and ankles cross all the time. At these limits 22 of COCO's 15,568 people are named, most of them rightly.
@@ -53,187 +49,62 @@ class Report:
     num_unlabelled: int = 0  # people without any labelled keypoint: allowed, but nothing is learnt from them
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, kind: str, text: str) -> None:
+    def add(self, kind: str, problem: PoseDetError | str) -> None:
         """A finding, unless it was the last one already."""
-        if not self.findings or self.findings[-1].text != text:
-            self.findings.append(Finding(kind, text))
-
-    @contextmanager
-    def noting(self, kind: str) -> Iterator[None]:
-        """An error of reading becomes a finding; what follows it in the block is left out."""
-        try:
-            yield
-        except (DataError, PhotoError) as error:
-            self.add(kind, str(error))
+        if not self.findings or self.findings[-1].text != str(problem):
+            self.findings.append(Finding(kind, str(problem)))
 
 
 class _Labelled(NamedTuple):
-    where: str
     person: Person
     skeleton: Skeleton
 
-
-class _Photo(NamedTuple):
-    where: str
-    path: Path
-    size: tuple[int, int]  # (height, width) as the annotations say
-    people: list[_Labelled]
+    @property
+    def where(self) -> str:
+        return self.person.place
 
 
-class _Category(NamedTuple):
-    columns: KeypointColumns
-    skeleton: Skeleton
-
-
-def check(path: Path, beside: Path | None = None, skeleton: Skeleton | None = None) -> Report:
+def check(source: Source | str, skeleton: Skeleton | None = None) -> Report:
     """Look for impossible annotations and photos.
 
-    path: COCO-style JSON with its photos in `beside` (if not given, the folder of the same name), or a set in
-    Ultralytics' format of which `beside` is the part (train). skeleton: the keypoints that are wanted; if not given,
-    all that the file has. Raises DataError where nothing can be checked: no such file, not JSON, not annotations.
+    source: or what a user wrote, see `Source`. skeleton: the keypoints that are wanted; if not given, all that the file
+    has. Raises DataError where nothing can be checked: no such file, not JSON, not annotations.
     """
+    source = Source.parse(source) if isinstance(source, str) else source
     report = Report()
-    if is_ultralytics(path):
-        photos = _read_ultralytics(path, str(beside or "train"), skeleton, report)
-    else:
-        photos = _read_coco(path, beside or photo_folder(path), skeleton, report)
+    photos = read_source(source, skeleton, report.add)
     _check_files(photos, report)
     for photo in photos:
-        for each in photo.people:
+        people = [_Labelled(each, skeleton or _own(photo.categories[each.category_id])) for each in photo.persons]
+        for each in people:
             _check_person(each, photo, report)
-        _check_twice(photo.people, report)
-    people = [each.person for photo in photos for each in photo.people]
-    report.num_photos, report.num_persons = len(photos), len(people)
-    report.num_unlabelled = sum(not person.is_crowd and not person.visibility.any() for person in people)
-    if people and not any(person.visibility.any() for person in people):
-        report.add("nobody labelled", f"{path}: no person has a labelled keypoint, there is nothing to learn")
+        _check_twice(people, report)
+    persons = [person for photo in photos for person in photo.persons]
+    report.num_photos, report.num_persons = len(photos), len(persons)
+    report.num_unlabelled = sum(not person.is_crowd and not person.labelled.any() for person in persons)
+    if persons and not any(person.labelled.any() for person in persons):
+        report.add("nobody labelled", f"{source.path}: no person has a labelled keypoint, there is nothing to learn")
     return report
 
 
-def _read_coco(path: Path, folder: Path, skeleton: Skeleton | None, report: Report) -> list[_Photo]:
-    data, where = read_json(path), str(path)
-    if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= data.keys():
-        raise DataError(f"{where}: {reprlib.repr(data)}, expected an object with images, annotations and categories")
-    categories = _categories(data, where, skeleton, report)
-    photos: dict[int, _Photo | None] = {}
-    taken: set[Path] = set()
-    for place, entry in _objects(data, "images", where, report):
-        with report.noting("image entry"):
-            image_id = new_identity(entry, photos, place)
-            photos[image_id] = None
-            file = photo_path(entry, place, folder)
-            if file in taken:
-                report.add("photo twice", f"{place}.file_name: {entry['file_name']!r} stands there twice")
-            taken.add(file)
-            photos[image_id] = _Photo(place, file, photo_sides(entry, place), [])
-    ids: set[int] = set()
-    for place, entry in _objects(data, "annotations", where, report):
-        with report.noting("annotation entry"):
-            ids.add(new_identity(entry, ids, place))
-        with report.noting("annotation entry"):
-            _read_annotation(entry, place, categories, photos, report)
-    return [photo for photo in photos.values() if photo is not None]
+@cache
+def _own(names: tuple[str, ...]) -> Skeleton:
+    """A file's own keypoints."""
+    return Skeleton.from_dict({"name": "annotated", "keypoints": names})
 
 
-def _read_annotation(
-    entry: dict[str, Any],
-    place: str,
-    categories: dict[int, _Category | None],
-    photos: dict[int, _Photo | None],
-    report: Report,
-) -> None:
-    image_id = identity(entry, "image_id", place)
-    if image_id not in photos:
-        raise DataError(f"{place}.image_id: {image_id} is not among the file's images")
-    known = {number: category and category.columns for number, category in categories.items()}
-    if category_of(entry, known, place) is None:
-        return
-    category = categories[entry["category_id"]]
-    assert category is not None
-    person = read_person(entry, place, category.columns, category.skeleton.num_keypoints)
-    photo = photos[image_id]
-    if photo is None:  # its own entry was found wrong
-        return
-    where = f"{place} (id {person.annotation_id}, {photo.path.name})"
-    photo.people.append(_Labelled(where, person, category.skeleton))
-    flagged = np.array(entry["keypoints"][2::3]) > 0
-    counted = int(flagged.sum())
-    # CrowdPose's own files count without head and neck.
-    if entry.get("num_keypoints", counted) not in (counted, flagged[~np.isin(category.columns.names, TOP)].sum()):
-        report.add("count of keypoints", f"{where}: num_keypoints is {entry['num_keypoints']}, {counted} are labelled")
-
-
-def _categories(data: Any, where: str, skeleton: Skeleton | None, report: Report) -> dict[int, _Category | None]:
-    categories: dict[int, _Category | None] = {}
-    for place, entry in _objects(data, "categories", where, report):
-        with report.noting("category entry"):
-            category_id = new_identity(entry, categories, place)
-            categories[category_id] = None
-            if "keypoints" not in entry:
-                continue
-            own = skeleton or _own_skeleton({"name": f"category {category_id}", **entry}, place, report)
-            columns = keypoint_columns(entry["keypoints"], f"{place}.keypoints", own)
-            if len(columns.wanted):
-                categories[category_id] = _Category(columns, own)
-    if not any(categories.values()):
-        what = f"of skeleton '{skeleton.name}'" if skeleton else "at all"
-        report.add("category entry", f"{where}: categories: no keypoints {what}")
-    return categories
-
-
-def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
-    """A category's own keypoints. Limbs that are wrong are noted, no more: they are drawn, not learnt."""
-    try:
-        skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from None
-    try:
-        Skeleton.from_coco_category(entry)
-    except DataError as error:
-        report.add("category entry", f"{place}: {error}")
-    return skeleton
-
-
-def _objects(data: Any, key: str, where: str, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list, each with its place; what is none is noted."""
-    if not isinstance(data[key], list):
-        report.add(f"{key} entry", f"{where}: {key}: {reprlib.repr(data[key])}, expected a list")
-        return
-    for number, entry in enumerate(data[key]):
-        if isinstance(entry, dict):
-            yield f"{where}: {key}[{number}]", entry
-        else:
-            report.add(f"{key} entry", f"{where}: {key}[{number}]: {reprlib.repr(entry)}, expected an object")
-
-
-def _read_ultralytics(path: Path, part: str, skeleton: Skeleton | None, report: Report) -> list[_Photo]:
-    skeleton = skeleton or own_skeleton(path)
-    pose_set = open_set(path, skeleton, part)
-    photos = []
-    for file in pose_set.photos:
-        with report.noting("photo"):
-            photo = _Photo(str(file), file, size_of(file), [])
-            photos.append(photo)
-            with report.noting("label file"):
-                for line in label_lines(file):
-                    with report.noting("label line"):
-                        person = read_line(line, pose_set, photo.size, skeleton.num_keypoints)
-                        photo.people.append(_Labelled(line.where, person, skeleton))
-    return photos
-
-
-def _check_files(photos: list[_Photo], report: Report) -> None:
+def _check_files(photos: Sequence[AnnotatedPhoto], report: Report) -> None:
     """Every photo must be there, whole, and of the size that its entry says."""
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(_size_or_fault, [photo.path for photo in photos])
         for photo, size in tqdm(zip(photos, found, strict=True), total=len(photos), unit="photo", disable=None):
             if isinstance(size, str):
-                report.add("photo", f"{photo.where}: {size}")
+                report.add("photo", f"{photo.place}: {size}")
             elif size != photo.size:
                 (height, width), (true_height, true_width) = photo.size, size
                 turned = "; was it turned?" if size == (width, height) else ""
                 text = f"{width} x {height}, the photo {photo.path} is {true_width} x {true_height}{turned}"
-                report.add("size of a photo", f"{photo.where}: width and height are {text}")
+                report.add("size of a photo", f"{photo.place}: width and height are {text}")
 
 
 def _size_or_fault(path: Path) -> tuple[int, ...] | str:
@@ -244,8 +115,8 @@ def _size_or_fault(path: Path) -> tuple[int, ...] | str:
         return str(error)
 
 
-def _check_person(each: _Labelled, photo: _Photo, report: Report) -> None:
-    where, person, skeleton = each
+def _check_person(each: _Labelled, photo: AnnotatedPhoto, report: Report) -> None:
+    where, (person, skeleton) = each.where, each
     x1, y1, x2, y2 = (float(side) for side in person.box)
     height, width = photo.size
     has_area = x2 > x1 and y2 > y1
@@ -254,7 +125,7 @@ def _check_person(each: _Labelled, photo: _Photo, report: Report) -> None:
     elif x2 < 0 or y2 < 0 or x1 > width or y1 > height:
         box = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
         report.add("box", f"{where}: the box from {box} lies outside the photo of {width} x {height}")
-    labelled = person.visibility > 0
+    labelled = person.labelled
     if person.is_crowd or not labelled.any():
         return
     corner = labelled & (person.keypoints == 0).all(1)
@@ -271,7 +142,7 @@ def _check_places(
     each: _Labelled, asked: NDArray[np.bool_], size: tuple[int, int], report: Report, *, has_area: bool
 ) -> None:
     """Keypoints (`asked`, (K,)) far outside the photo, or else far outside the person's own box."""
-    where, person, skeleton = each
+    where, (person, skeleton) = each.where, each
     height, width = size
     extent = float((person.box[2:] - person.box[:2]).max())
     limits = [("the photo", f" of {width} x {height}", (0, 0, width - 1, height - 1), PHOTO_MARGIN * max(size))]
@@ -310,10 +181,10 @@ def _check_twice(people: list[_Labelled], report: Report) -> None:
     people = [each for each in people if not each.person.is_crowd]
     for number, each in enumerate(people):
         person = each.person
-        before = [other for other in people[:number] if other.skeleton == each.skeleton]
+        before = [other for other in people[:number] if other.skeleton is each.skeleton]
         if not before:
             continue
-        shared = np.array([(other.person.visibility > 0) & (person.visibility > 0) for other in before])
+        shared = np.array([other.person.labelled & person.labelled for other in before])
         areas = np.array([[max(other.person.area, person.area, 1.0) for other in before]])
         keypoints = np.array([other.person.keypoints for other in before])
         similarity = oks(person.keypoints[None], keypoints, np.array(each.skeleton.sigmas), areas, shared)[0]

@@ -1,55 +1,115 @@
-"""Where training data comes from: what `--data` names, in whichever format it is."""
+"""Where annotated photos come from: what a user writes to name them, in whichever format they are."""
 
 import logging
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from posedet.data.annotations import AnnotatedPhoto, read_annotations
-from posedet.data.formats.ultralytics import is_ultralytics, read_ultralytics
-from posedet.errors import ConfigError
-from posedet.files import photo_folder
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
+from posedet.data.findings import Report, refuse
+from posedet.data.formats import FORMATS
+from posedet.data.formats.format import AnnotationFile, Format
+from posedet.errors import ConfigError, DataError
 from posedet.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
 
 
-def read_sets(texts: Sequence[str], skeleton: Skeleton) -> tuple[list[AnnotatedPhoto], list[int]]:
-    """All photos of several sets, and how often each is seen an epoch.
+class MissingPhotosError(DataError):
+    """Photos are not where they should be: perhaps the annotations were found, but in another folder."""
 
-    Each text is `JSON[:FOLDER][*N]` for COCO-style annotations, `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]` for
-    Ultralytics' format, of which the part `train` is taken unless another is named. Keypoints that no set labels are
-    named in the log: they will not be learnt.
+
+@dataclass(frozen=True)
+class Source:
+    """Annotations, and what a user says of them.
+
+    Written `JSON[:FOLDER][*N]` for COCO-style annotations and OCHuman's, `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]`
+    for Ultralytics' format.
+    """
+
+    path: Path
+    beside: str | None = None  # the folder of the photos, or the part of the set (train, val); None: the usual one
+    repeats: int = 1  # how often each photo is seen in an epoch
+
+    def __str__(self) -> str:
+        return str(self.path) if self.beside is None else f"{self.path}:{self.beside}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read what a user wrote; raises ConfigError for anything but a whole number after the star."""
+        if os.path.exists(text):  # names may hold a colon or a star
+            return cls(Path(text))
+        text, star, times = text.partition("*")
+        if star and not (times.isdigit() and int(times) > 0):
+            raise ConfigError(f"{text}*{times}: after the star a whole number is expected")
+        name, colon, beside = text.partition(":")
+        return cls(Path(name), beside if colon else None, int(times) if star else 1)
+
+
+def read_source(source: Source, skeleton: Skeleton | None, report: Report) -> tuple[AnnotatedPhoto, ...]:
+    """The annotated photos of a source as its format reads them; `report` hears of all that is wrong.
+
+    skeleton: the keypoints that are wanted; None for each category's own. Photos need not be there.
+    """
+    file = AnnotationFile(source.path)
+    return _format_of(file).read(file, source.beside, skeleton, report)
+
+
+def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool = True) -> tuple[AnnotatedPhoto, ...]:
+    """The annotated photos of a source, in its order, also empty ones, with the keypoints of `skeleton`.
+
+    source: or what a user wrote, see `Source`. Raises DataError or PhotoError, one line that names file and entry, for
+    the first mistake; MissingPhotosError for photos that are not there, unless `check_files` is off.
+    """
+    source = Source.parse(source) if isinstance(source, str) else source
+    photos = read_source(source, skeleton, refuse)
+    if not photos:
+        raise DataError(f"{source.path}: no photos")
+    forget_untold([person for photo in photos for person in photo.persons])
+    if check_files:
+        check_photo_files(photos)
+    return photos
+
+
+def read_sets(sources: Sequence[Source | str], skeleton: Skeleton) -> PhotoSet:
+    """All photos of several sources, and how often each is seen in an epoch.
+
+    Keypoints that no source labels are named in the log: they will not be learnt. Errors as in `read_photos`.
     """
     photos: list[AnnotatedPhoto] = []
     repeats: list[int] = []
-    for text in texts:
-        path, beside, times = parse_data(text)
-        if is_ultralytics(path):
-            photo_set = read_ultralytics(path, skeleton, str(beside))
-        else:
-            photo_set = read_annotations(path, beside, skeleton)
-        photos += photo_set
-        repeats += [times] * len(photo_set)
+    for each in sources:
+        source = Source.parse(each) if isinstance(each, str) else each
+        found = read_photos(source, skeleton)
+        photos += found
+        repeats += [source.repeats] * len(found)
     _name_unlabelled(photos, skeleton)
-    return photos, repeats
+    return PhotoSet(tuple(photos), tuple(repeats))
+
+
+def check_photo_files(photos: Sequence[AnnotatedPhoto]) -> None:
+    """Raises MissingPhotosError, which names the first one, if photos are not there."""
+    missing = [photo for photo in photos if not os.path.isfile(photo.path)]
+    if missing:
+        count = f"{len(missing)} of {len(photos)} are missing"
+        raise MissingPhotosError(f"{missing[0].place}: {str(missing[0].path)!r:.200}: no such photo ({count})")
+
+
+def _format_of(file: AnnotationFile) -> Format:
+    for each in FORMATS:
+        if each.recognises(file):
+            return each
+    if not file.path.exists():
+        raise DataError(f"{file.path}: no such file or folder")
+    raise DataError(f"{file.path}: annotations in no known form: {', '.join(each.name for each in FORMATS)}")
 
 
 def _name_unlabelled(photos: Sequence[AnnotatedPhoto], skeleton: Skeleton) -> None:
     persons = [person for photo in photos for person in photo.persons if not person.ignore]
-    labelled = np.any([person.visibility > 0 for person in persons], axis=0)
+    labelled = np.any([person.labelled for person in persons], axis=0)
     if persons and not labelled.all():
         names = [name for name, known in zip(skeleton.keypoints, labelled, strict=True) if not known]
         log.warning("no photo labels %s: not learnt", ", ".join(names))
-
-
-def parse_data(text: str) -> tuple[Path, Path, int]:
-    """`PATH[:BESIDE][*N]` -> the path, the folder of its photos or the part of the set, times an epoch."""
-    text, star, times = text.partition("*")
-    if star and not (times.isdigit() and int(times) > 0):
-        raise ConfigError(f"--data {text}*{times}: after the star a whole number is expected")
-    name, colon, beside = text.partition(":")
-    path = Path(name)
-    default = Path("train") if is_ultralytics(path) else photo_folder(path)
-    return path, Path(beside) if colon else default, int(times) if star else 1

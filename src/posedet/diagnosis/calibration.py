@@ -119,7 +119,7 @@ def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[Annotated
         photos=np.array(numbers),
         scores=np.array(scores, np.float64),
         seen=np.array([person.visible for person in people]),
-        labelled=np.array([person.visibility > 0 for person in people]),
+        labelled=np.array([person.labelled for person in people]),
     )
 
 
@@ -132,7 +132,7 @@ def matches(poses: Poses, persons: Sequence[Person]) -> list[tuple[int, int]]:
         np.stack([person.keypoints for person in persons]),
         poses.skeleton.sigmas,
         [person.area for person in persons],
-        np.stack([person.visibility > 0 for person in persons]),
+        np.stack([person.labelled for person in persons]),
     )
     pairs = []
     for pose in np.argsort(-poses.scores, kind="stable").tolist():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posedet.data.formats.coco import read_json
+from posedet.data.annotations import AnnotatedPhoto
 from posedet.diagnosis.calibration import Reliability
 from posedet.diagnosis.findings import Finding, findings
 from posedet.diagnosis.groups import Group, groups, keypoint_reliability, score_reliability
@@ -21,7 +21,7 @@ from posedet.errors import ConfigError, DataError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, markdown_table
-from posedet.evaluation.run import Predict, check_photo_set, person_category, photo_files, predict_all
+from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.files import one_line, write_atomically
 
 COLOURS = ("#3a9d5d", "#e6c34a", "#d9483b", "#8b5fbf", "#9aa3ad")  # of `KINDS`
@@ -43,39 +43,37 @@ OF_WHAT = {"order of scores": "poses", "false positives": "poses", "duplicates":
 
 
 def report_errors(
-    truth: Path,
+    photos: Sequence[AnnotatedPhoto],
     results: Path | Predict,
     protocol: Protocol,
     output: Path,
-    folder: Path | None,
     *,
+    truth: str,
     name: str = "",
+    pictures: bool = True,
 ) -> tuple[list[Finding], str]:
     """Analyse results, write the page, and return its findings, and what each error costs as a Markdown table.
 
-    truth: COCO-style JSON. results: a file in COCO's format, or what predicts poses with the protocol's keypoints, weak
-    ones too. folder: of the photos, or None for a page without pictures. name: what the page calls the model; the
-    file's if not given. Raises DataError as `evaluate_keypoints`, or where nobody is to find or nothing was predicted,
-    and PhotoError for a photo that cannot be read.
+    photos: with the protocol's keypoints. results: a file in COCO's format, or what predicts poses with the protocol's
+    keypoints, weak ones too. truth, name: what the page calls the photos and the model; of a file its name if not
+    given. pictures: or a page without, for which the photos of a file of results need not be there. Raises DataError as
+    `evaluate_keypoints`, or where nobody is to find or nothing was predicted, ConfigError if `output` is a folder, and
+    PhotoError for a photo that cannot be read.
     """
-    data = read_json(truth)
-    match(data, [], protocol, name=str(truth))  # what is wrong shall be known before minutes of predicting
+    match(photos, [], protocol)  # what is wrong shall be known before minutes of predicting
     make_output(output.parent)
     if output.is_dir():
-        raise ConfigError(f"--output {one_line(output)}: a folder; give the page a name in it, such as errors.html")
-    photos = {}
-    if folder is not None:
-        check_photo_set(truth, folder)
-        photos = photo_files(data, str(truth), folder)
-    category_id = person_category(data, str(truth), protocol.skeleton)
-    found = results if isinstance(results, Path) else predict_all(results, photos.items(), category_id=category_id)
-    matching = match(data, found, protocol)
+        raise ConfigError(f"{one_line(output)}: a folder; give the page a name in it, such as errors.html")
+    files = {photo.image_id: photo.path for photo in photos}
+    category_id = person_category(photos, protocol)
+    found = results if isinstance(results, Path) else predict_all(results, files.items(), category_id=category_id)
+    matching = match(photos, found, protocol)
     content, said, costs = error_page(
         matching,
-        evaluate_keypoints(data, found, protocol),
-        photos or None,
+        evaluate_keypoints(photos, found, protocol),
+        files if pictures else None,
         model=name or Path(str(results)).name,
-        truth=truth.name,
+        truth=truth,
     )
     write_atomically(output, content.encode(errors="backslashreplace"))  # names may be no Unicode
     return said, _costs_in_short(matching, costs)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from posedet.data.annotations import AnnotatedPhoto
 from posedet.evaluation.checked_entries import CheckedEntries, Entries, coco_evaluator, read_entries
 from posedet.evaluation.protocols import Protocol
 from posedet.oks import oks
@@ -151,14 +152,10 @@ class Matching(CheckedEntries):
 
 
 def match(
-    truth: str | Path | dict[str, Any],
-    results: str | Path | Sequence[dict[str, Any]],
-    protocol: Protocol,
-    *,
-    name: str = "truth",
+    photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> Matching:
     """Match results with the truth; both are taken, checked and refused as `read_entries` does."""
-    return _match(read_entries(truth, results, protocol, name=name))
+    return _match(read_entries(photos, results, protocol))
 
 
 def _match(checked: CheckedEntries) -> Matching:

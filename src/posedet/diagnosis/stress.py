@@ -7,13 +7,14 @@ pixels, x right, y down, pixel centres at whole numbers; the truth goes with the
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.annotations import AnnotatedPhoto, Person, read_annotations
+from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.diagnosis.alteration import (
     UNCHANGED,
     Change,
@@ -32,7 +33,7 @@ from posedet.diagnosis.matching import INVERSION, Matching, match
 from posedet.errors import ConfigError, DataError, PoseDetError
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
-from posedet.evaluation.run import Predict, check_photo_set, predict_all
+from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES
 from posedet.files import write_atomically
 from posedet.image import read_photo
@@ -93,7 +94,7 @@ def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Pr
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
         raise DataError(f"nobody to find in {len(photos)} photos: no stress to measure")
-    results = _Results(predict)
+    results = _Results(predict, person_category(photos, protocol))
     rows = []
     for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
         if not group.unaltered:
@@ -109,8 +110,8 @@ def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Pr
 class _Results:
     """COCO results of views, numbered from 0; a change of a photo is predicted once."""
 
-    def __init__(self, predict: Predict) -> None:
-        self._predict = predict
+    def __init__(self, predict: Predict, category_id: int) -> None:
+        self._predict, self._category_id = predict, category_id
         self._done: dict[tuple[int, Change], list[dict[str, Any]]] = {}
 
     def __call__(self, views: Sequence[View], label: str) -> list[dict[str, Any]]:
@@ -118,7 +119,8 @@ class _Results:
         new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._done}
         self._done |= {key: [] for key in new}
         wanted = list(new)
-        for result in predict_all(self._predict, enumerate(view.read for view in new.values()), label=label):
+        seen = enumerate(view.read for view in new.values())
+        for result in predict_all(self._predict, seen, label=label, category_id=self._category_id):
             self._done[wanted[result["image_id"]]].append(result)
         return [{**result, "image_id": number} for number, key in enumerate(keys) for result in self._done[key]]
 
@@ -192,7 +194,7 @@ def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
 
 def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
     """What is left of the photo for each share of `CUTS`; None where no side allows all of them."""
-    points = person.keypoints[person.visibility > 0].astype(np.float64)
+    points = person.keypoints[person.labelled]
     if len(points) < MIN_LABELLED:
         return None
     height, width = size
@@ -229,72 +231,70 @@ def _people(photos: Sequence[AnnotatedPhoto]) -> list[tuple[AnnotatedPhoto, Pers
     return [(photo, person) for photo in photos for person in photo.persons if not person.ignore]
 
 
-def truth_of(views: Sequence[View], protocol: Protocol) -> dict[str, Any]:
-    """COCO-style truth of the views, numbered from 0, with the protocol's keypoints."""
-    annotations: list[dict[str, Any]] = []
-    for number, view in enumerate(views):
-        for person in view.photo.persons:
-            annotations.append({"id": len(annotations), "image_id": number, **annotation_of(person, view, protocol)})
-    category = {"id": 1, "name": "person", "keypoints": list(protocol.skeleton.keypoints)}
-    return {
-        "images": [{"id": number} for number in range(len(views))],
-        "annotations": annotations,
-        "categories": [category],
-    }
+def truth_of(views: Sequence[View], protocol: Protocol) -> list[AnnotatedPhoto]:
+    """The photos as the views show them, numbered from 0; their size is still that of the whole photo."""
+    return [
+        replace(view.photo, image_id=number, persons=tuple(shown(each, view, protocol) for each in view.photo.persons))
+        for number, view in enumerate(views)
+    ]
 
 
-def annotation_of(person: Person, view: View, protocol: Protocol) -> dict[str, Any]:
+def shown(person: Person, view: View, protocol: Protocol) -> Person:
     """A person as the view shows him or her; ignored where the view asks for somebody else."""
-    points, flags = view.change.points(person.keypoints.astype(np.float64)), person.visibility
+    points, flags = view.change.points(person.keypoints), person.visibility
     if view.change.mirrored:
         points, flags = points[protocol.skeleton.mirror], flags[protocol.skeleton.mirror]
     if view.limit is not None:
         flags = flags * _inside(points, view.limit)
     unit = view.change.points(np.array(((0.0, 0), (1, 0), (0, 1))))
     scale = abs(float(np.linalg.det(unit[1:] - unit[0])))
-    # A box counts from the corner of a pixel. Turned, the box about it would be larger than the person: its
-    # proportions are kept, and its size is the old one.
-    x1, y1, x2, y2 = person.box.astype(np.float64)
-    corners = view.change.points(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2))) - 0.5) + 0.5
+    return replace(
+        person,
+        keypoints=points,
+        visibility=flags,
+        box=_shown_box(person.box, view.change, scale),
+        area=person.area * scale,
+        ignore=person.ignore or not flags.any() or (view.person is not None and person is not view.person),
+    )
+
+
+def _shown_box(box: Points, change: Change, scale: float) -> Points:
+    """Where the box (4,) goes if areas change by `scale`; it counts from the corner of a pixel.
+
+    Turned, the box about it would be larger than the person: its proportions are kept, and its size is the old one.
+    """
+    x1, y1, x2, y2 = box
+    corners = change.points(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2))) - 0.5) + 0.5
     low, high = corners.min(axis=0), corners.max(axis=0)
     sides = (high - low) * np.sqrt(scale * (x2 - x1) * (y2 - y1) / max((high - low).prod(), np.spacing(1.0)))
-    return {
-        "category_id": 1,
-        "keypoints": np.column_stack((points, flags)).ravel().tolist(),
-        "num_keypoints": int((flags > 0).sum()),
-        "bbox": [*((low + high - sides) / 2).tolist(), *sides.tolist()],
-        "area": person.area * scale,
-        "iscrowd": int(person.is_crowd),
-        "ignore": int(person.ignore or (view.person is not None and person is not view.person)),
-    }
+    return np.concatenate((low + high - sides, low + high + sides)) / 2
 
 
 def stress(
     predict: Predict,
-    truth: Path,
-    folder: Path,
+    photos: Sequence[AnnotatedPhoto],
     protocol: Protocol,
     output: Path,
     *,
+    truth: str,
     count: int | None = None,
     model: str = "",
 ) -> str:
     """Write stress.md (a line and the table, also returned), stress.json and stress.png into the folder `output`.
 
-    Of the photos of `truth`, a COCO-style file, `count` are taken, evenly spread; all if None. Errors as `stress_card`.
+    Of the photos `count` are taken, evenly spread; all if None. truth, model: what the line calls photos and model.
+    Raises ConfigError for a count below 1, and errors as `stress_card`.
     """
-    check_photo_set(truth, folder)
     make_output(output)
-    photos = read_annotations(truth, folder, protocol.skeleton)
     if count is not None:
         if count < 1:
-            raise ConfigError(f"--count {count}: expected at least 1 photo")
-        photos = tuple(photos[place] for place in np.unique(np.arange(count) * len(photos) // count))
+            raise ConfigError(f"count is {count}, expected at least 1 photo")
+        photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {truth.name}:\n\n{table(rows)}"
+    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{table(rows)}"
     write_report(
         output / "stress.json",
-        {"model": model, "truth": str(truth), "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
+        {"model": model, "truth": truth, "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
     )
     write_atomically(output / "stress.md", (text + "\n").encode())
     plot(rows, output / "stress.png")

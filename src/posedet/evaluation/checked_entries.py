@@ -1,11 +1,12 @@
-"""Truth and results checked and copied, and pycocotools' evaluator over them: what every AP here comes from.
+"""Truth and results as pycocotools needs them, and its evaluator over them: what every AP here comes from.
 
-pycocotools trusts what it is given: it fails in the middle, or silently leaves out, where the input is wrong.
+pycocotools trusts what it is given: it fails in the middle, or silently leaves out, where the input is wrong. So
+results are checked; annotated photos were, when they were read.
 """
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,29 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.annotations import BOX_FILL
-from posedet.data.formats.coco import (
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
+from posedet.data.json_entries import (
     MAX_NUMBER,
-    KeypointColumns,
-    box,
-    category_of,
-    entries,
-    flag,
     identity,
     keypoint_table,
+    known_category,
     listed,
     new_identity,
     number,
     numbers,
-    read_categories,
     read_json,
 )
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.protocols import Protocol
 
 Entries = list[dict[str, Any]]
-Categories = dict[int, KeypointColumns | None]
-Photos = dict[int, tuple[str, dict[str, Any]]]  # image id -> place in the file, entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +38,7 @@ class CheckedEntries:
     """P people and D poses with the protocol's keypoints, as pycocotools needs them; coordinates in pixels."""
 
     protocol: Protocol
-    photos: Photos
+    photos: tuple[AnnotatedPhoto, ...]
     category_ids: list[int]  # those with keypoints
     persons: Entries  # P, also the ignored
     poses: Entries  # D
@@ -56,31 +50,33 @@ class CheckedEntries:
 
 
 def read_entries(
-    truth: str | Path | dict[str, Any],
-    results: str | Path | Sequence[dict[str, Any]],
-    protocol: Protocol,
-    *,
-    name: str = "truth",
+    photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> CheckedEntries:
-    """A COCO-style keypoint file and results in COCO's format; both as file (`.json`, `.json.gz`) or content.
+    """Annotated photos, and results in COCO's format, as file (`.json`, `.json.gz`) or content.
 
-    name: what errors call the truth where it is content.
-    Results have the protocol's keypoints in its order. Truth is mapped to them by name, or taken to be in that order
-    if the file does not name them. An annotation with `"ignore": 1` or without any labelled keypoint is ignored as one
-    with `num_keypoints` 0; annotations of categories without keypoints are left out.
-    Raises DataError, one line that names the entry: `results[7].keypoints: 48 numbers, expected 51 (17 x 3)`.
+    Both have the protocol's keypoints in its order. The protocol says how large a person is: as annotated, or by the
+    box. Raises DataError, one line that names the entry: `results[7].keypoints: 48 numbers, expected 51 (17 x 3)`;
+    also where there are no photos, or two with one id.
     """
-    truth_place, truth_data = _opened(truth, name)
-    results_place, results_data = _opened(results, "results")
-    categories = read_categories(truth_data, truth_place, protocol.skeleton, unnamed=protocol.skeleton.keypoints)
-    photos = _checked_photos(truth_data, truth_place)
+    if not photos:
+        raise DataError("no photos, so there is nothing to evaluate")
+    if len({photo.image_id for photo in photos}) < len(photos):
+        raise DataError("two photos have the same image id")
+    categories = categories_of(photos, protocol)
+    place, data = (str(results), read_json(results)) if isinstance(results, str | Path) else ("results", results)
     return CheckedEntries(
         protocol=protocol,
-        photos=photos,
-        category_ids=[category_id for category_id, columns in categories.items() if columns is not None],
-        persons=_checked_truth(truth_data, truth_place, protocol, categories, photos),
-        poses=_checked_results(results_data, results_place, protocol, categories, photos),
+        photos=tuple(photos),
+        category_ids=[category_id for category_id, names in categories.items() if names],
+        persons=[_person_entry(photo, person, protocol) for photo in photos for person in photo.persons],
+        poses=_checked_results(data, place, protocol, categories, {photo.image_id for photo in photos}),
     )
+
+
+def categories_of(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> Mapping[int, tuple[str, ...]]:
+    """All categories of the photos with their keypoints; photos that know of none have people in category 1."""
+    known = {each: names for photo in photos for each, names in photo.categories.items()}
+    return known or {1: protocol.skeleton.keypoints}
 
 
 def coco_evaluator(checked: CheckedEntries) -> Any:
@@ -98,7 +94,7 @@ def coco_evaluator(checked: CheckedEntries) -> Any:
         for annotations in (checked.persons, checked.poses):
             coco = COCO()
             coco.dataset = {
-                "images": [{"id": image_id} for image_id in checked.photos],
+                "images": [{"id": photo.image_id} for photo in checked.photos],
                 "categories": [{"id": category_id} for category_id in checked.category_ids],
                 # Copies, since it writes into them; from 1, since it takes id 0 for "not found".
                 "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, 1)],
@@ -113,58 +109,22 @@ def coco_evaluator(checked: CheckedEntries) -> Any:
     return evaluator
 
 
-def _opened(source: Any, name: str) -> tuple[str, Any]:
-    """How errors call the source, and its content."""
-    if isinstance(source, str | Path):
-        return str(source), read_json(source)
-    return name, source
+def _person_entry(photo: AnnotatedPhoto, person: Person, protocol: Protocol) -> dict[str, Any]:
+    by_box = protocol.area == "box"
+    return {
+        "image_id": photo.image_id,
+        "category_id": person.category_id,
+        "keypoints": np.column_stack((person.keypoints, person.visibility)).astype(np.float64).ravel(),
+        "num_keypoints": 0 if person.ignore else int(person.labelled.sum()),  # 0: ignored
+        "bbox": np.concatenate((person.box[:2], person.box[2:] - person.box[:2])),
+        "area": estimated_area(person.box, person.keypoints[person.labelled]) if by_box else person.area,
+        "iscrowd": int(person.is_crowd),
+    }
 
 
-def _checked_photos(data: Any, where: str) -> Photos:
-    photos: Photos = {}
-    for place, entry in entries(data, "images", where):
-        photos[new_identity(entry, photos, place)] = place, entry
-    if not photos:
-        raise DataError(f"{where}: images: none, so there is nothing to evaluate")
-    return photos
-
-
-def _checked_truth(data: Any, where: str, protocol: Protocol, categories: Categories, photos: Photos) -> Entries:
-    persons: Entries = []
-    taken: set[int] = set()
-    num_keypoints = protocol.skeleton.num_keypoints
-    for place, entry in entries(data, "annotations", where):
-        taken.add(new_identity(entry, taken, place))
-        image_id = _known_photo(entry, photos, place)
-        columns = category_of(entry, categories, place)
-        if columns is None:
-            continue
-        table = np.zeros((num_keypoints, 3))
-        table[columns.wanted] = keypoint_table(entry, place, columns.num_keypoints)[columns.column]
-        num_labelled = int((table[:, 2] > 0).sum())
-        if flag(entry, "ignore", place):
-            num_labelled = 0
-        elif num_labelled and "num_keypoints" in entry:
-            # CrowdPose counts without head and neck: people of whom nothing else is labelled are ignored.
-            num_labelled = int(number(entry, "num_keypoints", place, low=0, high=MAX_NUMBER))
-        bbox = box(entry, place)
-        annotated = protocol.area == "annotation"
-        area = number(entry, "area", place, low=0, high=1e18) if annotated else bbox[2] * bbox[3] * BOX_FILL
-        persons.append(
-            {
-                "image_id": image_id,
-                "category_id": entry["category_id"],
-                "keypoints": table.ravel(),
-                "num_keypoints": num_labelled,
-                "bbox": bbox,
-                "area": float(area),
-                "iscrowd": int(flag(entry, "iscrowd", place)),
-            }
-        )
-    return persons
-
-
-def _checked_results(data: Any, where: str, protocol: Protocol, categories: Categories, photos: Photos) -> Entries:
+def _checked_results(
+    data: Any, where: str, protocol: Protocol, categories: Mapping[int, tuple[str, ...]], image_ids: set[int]
+) -> Entries:
     """The results as pycocotools' own loader would leave them."""
     place = where if where == "results" else f"{where}: results"
     checked = list(listed(list(data) if isinstance(data, tuple) else data, place))
@@ -175,8 +135,10 @@ def _checked_results(data: Any, where: str, protocol: Protocol, categories: Cate
     for place, entry in checked:
         if "id" in entry:
             taken.add(new_identity(entry, taken, place))
-        image_id = _known_photo(entry, photos, place)
-        if category_of(entry, categories, place) is None:
+        image_id = identity(entry, "image_id", place)
+        if image_id not in image_ids:
+            raise DataError(f"{place}.image_id: {image_id} is not among the truth's images")
+        if not categories[known_category(entry, categories, place)]:
             raise DataError(f"{place}.category_id: {entry['category_id']} is a category without keypoints in the truth")
         table = keypoint_table(entry, place, protocol.skeleton.num_keypoints)
         width, height = np.ptp(table[:, :2], axis=0)
@@ -192,10 +154,3 @@ def _checked_results(data: Any, where: str, protocol: Protocol, categories: Cate
             }
         )
     return poses
-
-
-def _known_photo(entry: dict[str, Any], photos: Photos, where: str) -> int:
-    image_id = identity(entry, "image_id", where)
-    if image_id not in photos:
-        raise DataError(f"{where}.image_id: {image_id} is not among the truth's images")
-    return image_id

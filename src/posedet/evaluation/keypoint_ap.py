@@ -1,6 +1,6 @@
-"""Average precision and recall of poses over OKS thresholds, with pycocotools as the engine.
+"""Average precision and recall of poses over OKS thresholds, computed by pycocotools.
 
-Where the numbers differ from pycocotools' own on purpose, `evaluate_keypoints` says so.
+`evaluate_keypoints` says where the numbers intentionally differ from those of pycocotools.
 """
 
 import contextlib
@@ -14,18 +14,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.formats.coco import MAX_NUMBER, number
-from posedet.evaluation.checked_entries import Photos, coco_evaluator, read_entries
+from posedet.data.annotations import AnnotatedPhoto
+from posedet.errors import DataError
+from posedet.evaluation.checked_entries import coco_evaluator, read_entries
 from posedet.evaluation.protocols import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointAP:
-    """Scores from 0 to 1; -1 where there is no person to find, as in pycocotools.
+    """Scores from 0 to 1, or -1 if there is no person to find, as in pycocotools.
 
-    `ap` and `ar` are means over the OKS thresholds 0.50, 0.55, ... 0.95; medium and large are the area from 32 x 32
-    and from 96 x 96 pixels. Scores by crowd index are rounded to four digits, as CrowdPose's evaluator does, and None
-    in protocols without.
+    `ap` and `ar` are means over the OKS thresholds 0.50, 0.55, ... 0.95. Medium people have an area of at least 32 x 32
+    pixels, large people of at least 96 x 96. Scores by crowd index are rounded to four digits, as in CrowdPose's
+    evaluator, and None if the protocol has none.
+
+    Attributes:
+        protocol: The name of the protocol.
+        num_photos: Number of photos.
+        num_persons: Number of people to find, without those that are ignored.
+        num_poses: Number of poses, before the best of each photo are chosen.
+        ap: Mean AP over all thresholds.
+        ap50: AP at an OKS of 0.50.
+        ap75: AP at an OKS of 0.75.
+        ap_medium: AP of medium people.
+        ap_large: AP of large people.
+        ar: Mean recall over all thresholds.
+        ar50: Recall at an OKS of 0.50.
+        ar75: Recall at an OKS of 0.75.
+        ar_medium: Recall of medium people.
+        ar_large: Recall of large people.
+        ap_easy: AP of photos with a low crowd index, with the bins of CrowdPose's public evaluator.
+        ap_medium_crowd: AP of photos with a medium crowd index.
+        ap_hard: AP of photos with a high crowd index.
+        ap_easy_paper: As `ap_easy`, with the bins of CrowdPose's paper.
+        ap_medium_crowd_paper: As `ap_medium_crowd`, with the bins of CrowdPose's paper.
+        ap_hard_paper: As `ap_hard`, with the bins of CrowdPose's paper.
     """
 
     protocol: str
@@ -50,24 +73,21 @@ class KeypointAP:
     ap_hard_paper: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Names and numbers, ready for JSON."""
+        """Convert to names and numbers that can be written as JSON."""
         return asdict(self)
 
 
 def evaluate_keypoints(
-    truth: str | Path | dict[str, Any],
-    results: str | Path | Sequence[dict[str, Any]],
-    protocol: Protocol,
-    *,
-    name: str = "truth",
+    photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> KeypointAP:
-    """Score results in COCO's format against a COCO-style keypoint file; both as `read_entries` takes and refuses them.
+    """Score results in COCO's format against annotated photos; both as `read_entries` takes and refuses them.
 
-    All photos of the truth count, also those without results. The numbers are those of pycocotools, except that more
-    people are ignored, see `read_entries`, and that an annotation with id 0, which pycocotools never takes as found,
-    counts like any other. Raises DataError as `read_entries`, and for a missing crowd index where it is needed.
+    All photos count, also those without results. The numbers are those of pycocotools, except that more people are
+    ignored, see `Person.ignore`, that people without an area have an estimated one, see `estimated_area`, and that an
+    annotation with id 0, which pycocotools never takes as found, counts like any other. Raises DataError as
+    `read_entries`, and for a missing crowd index where it is needed.
     """
-    checked = read_entries(truth, results, protocol, name=name)
+    checked = read_entries(photos, results, protocol)
     easy_to_hard = [
         _crowd_parts(checked.photos, bins) if bins else None
         for bins in (protocol.crowd_bins, protocol.paper_crowd_bins)
@@ -103,12 +123,13 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if len(defined) else -1.0
 
 
-def _crowd_parts(photos: Photos, bins: tuple[float, float]) -> list[set[int]]:
+def _crowd_parts(photos: Sequence[AnnotatedPhoto], bins: tuple[float, float]) -> list[set[int]]:
     """Image ids of the easy, the medium and the hard photos."""
     parts: list[set[int]] = [set(), set(), set()]
-    for image_id, (place, entry) in photos.items():
-        crowd_index = number(entry, "crowdIndex", place, low=0, high=MAX_NUMBER)
-        parts[sum(crowd_index >= edge for edge in bins)].add(image_id)
+    for photo in photos:
+        if photo.crowd_index is None:
+            raise DataError(f"{photo.place}: the crowd index ('crowdIndex') is missing")
+        parts[sum(photo.crowd_index >= edge for edge in bins)].add(photo.image_id)
     return parts
 
 

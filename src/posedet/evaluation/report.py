@@ -43,13 +43,13 @@ _LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotool
 
 
 def make_output(folder: Path) -> None:
-    """Make the folder `--output`, unless it is there. Raises PoseDetError if that or writing there is not possible."""
+    """Make the folder, unless it is there. Raises PoseDetError if that or writing there is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # to be known before hours of work
             pass
     except OSError as error:
-        raise PoseDetError(f"--output {one_line(folder)}: {error.strerror}; choose another folder") from None
+        raise PoseDetError(f"{one_line(folder)}: {error.strerror}; choose another folder") from None
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:

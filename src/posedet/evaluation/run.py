@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.data.annotations import photo_path
-from posedet.data.formats.coco import entries, identity, read_categories, read_json
-from posedet.data.formats.ochuman import coco_form
+from posedet.data.annotations import AnnotatedPhoto, fingerprint
+from posedet.data.keypoint_columns import keypoint_columns
 from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.evaluation.checked_entries import categories_of
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
@@ -22,7 +22,6 @@ from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
-from posedet.skeleton import Skeleton
 
 # Weaker poses than in daily use: precision at every recall is what counts.
 EVALUATED_SCORE = 0.01
@@ -31,46 +30,41 @@ Predict = Callable[[Path | NDArray[np.uint8]], Poses]
 Seen = Path | Callable[[], NDArray[np.uint8]]  # where a photo lies, or what makes it when its turn comes
 
 
-def check_photo_set(data: Path, photos: Path, remedy: str = "--photos") -> None:
-    """Raises DataError where an annotation file or the folder of its photos is missing: before hours of work."""
-    if not data.is_file():
-        raise DataError(f"{data}: no such file")
-    if not photos.is_dir():
-        raise DataError(f"{photos}: no such folder; {remedy} says where those of {data.name} are")
-
-
 def evaluate(
     predict: Predict,
-    truth: Path,
-    folder: Path,
+    photos: Sequence[AnnotatedPhoto],
     protocol: Protocol,
     *,
     output: Path | None = None,
     model: str = "",
+    truth: str = "",
     settings: Mapping[str, Any] = MappingProxyType({}),
     batch: int = 1,
 ) -> KeypointAP:
-    """Predict every photo of `truth` in `folder` and score the poses by `protocol`.
+    """Predict every photo, and score the poses by `protocol`; a protocol of cropped photos has them cut first.
 
-    `truth` is COCO-style JSON, or what else the protocol reads; a protocol of cropped photos has them cut first.
-    With `output`, results.json (for a benchmark's server) and report.json are written there, and what was predicted
-    before an interruption is not predicted again (predictions-*.jsonl; removed at the end), unless the annotations, the
-    folder of the photos, `model`, what the report calls it, or `settings`, all else that poses depend on, are others.
-    `batch` as in `predict_all`.
+    photos: with the protocol's keypoints. With `output`, results.json (for a benchmark's server) and report.json are
+    written there, and what was predicted before an interruption is not predicted again (predictions-*.jsonl; removed at
+    the end), unless the photos, their annotations, `model` and `truth`, what the report calls model and photos, or
+    `settings`, all else that poses depend on, are others. `batch` as in `predict_all`. Raises DataError as
+    `evaluate_keypoints`, before anything is predicted.
     """
-    check_photo_set(truth, folder)
-    data, photos = _to_see(truth, folder, protocol)
-    about = {"model": model, "settings": dict(settings), "truth": str(truth)}
+    evaluate_keypoints(photos, [], protocol)  # to know what is wrong before hours of predicting
+    seen: Iterable[tuple[int, Seen]] = [(photo.image_id, photo.path) for photo in photos]
+    if protocol.view == "cropped":
+        views = cropped_views(photos)
+        photos, seen = [view.photo for view in views], [(view.photo.image_id, view.read) for view in views]
+    about = {"model": model, "settings": dict(settings), "truth": truth}
     partial = None
     if output is not None:
         make_output(output)
-        annotations = hashlib.sha256(truth.read_bytes()).hexdigest()
-        seen = {"protocol": protocol.name, "photos": str(folder.resolve()), "annotations": annotations}
-        digest = hashlib.sha256(json.dumps(about | seen).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps(about | {"protocol": protocol.name, "photos": fingerprint(photos)}).encode()
+        ).hexdigest()
         partial = output / f"predictions-{digest[:16]}.jsonl"
-    category_id = person_category(data, str(truth), protocol.skeleton)
-    results = predict_all(predict, photos.items(), partial, batch=batch, category_id=category_id)
-    scores = evaluate_keypoints(data, results, protocol, name=str(truth))
+    category_id = person_category(photos, protocol)
+    results = predict_all(predict, seen, partial, batch=batch, category_id=category_id)
+    scores = evaluate_keypoints(photos, results, protocol)
     if output is not None and partial is not None:
         write_atomically(output / "results.json", json.dumps(results).encode())
         write_report(output / "report.json", about | scores.to_dict())
@@ -78,65 +72,37 @@ def evaluate(
     return scores
 
 
-def _to_see(truth: Path, folder: Path, protocol: Protocol) -> tuple[dict[str, Any], Mapping[int, Seen]]:
-    """Truth in COCO's form, and its photos as the protocol shows them."""
-    data = _read_truth(truth, protocol)
-    files = photo_files(data, str(truth), folder)
-    evaluate_keypoints(data, [], protocol, name=str(truth))  # to know what is wrong before hours of predicting
-    if protocol.view == "cropped":
-        data, views = cropped_views(data, str(truth), files, protocol.skeleton)
-        return data, {image_id: view.read for image_id, view in views.items()}
-    return data, files
+def person_category(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> int:
+    """The category that poses with the protocol's keypoints belong to: the one that has most of them."""
+    categories = categories_of(photos, protocol)
+    return max(categories, key=lambda each: len(keypoint_columns(list(categories[each]), "", protocol.skeleton).wanted))
 
 
-def _read_truth(truth: Path, protocol: Protocol) -> Any:
-    data = read_json(truth)
-    return coco_form(data, str(truth)) if protocol.form == "ochuman" else data
-
-
-def photo_files(data: Any, where: str, folder: Path) -> dict[int, Path]:
-    """Image id -> file of each photo of COCO-style `data`, called `where` in errors; DataError if one is missing."""
-    files: dict[int, Path] = {}
-    for place, entry in entries(data, "images", where):
-        files[identity(entry, "id", place)] = file = photo_path(entry, place, folder)
-        if not file.is_file():
-            raise DataError(f"{place}.file_name: {str(file)!r:.200}: no such photo; is the folder of photos right?")
-    return files
-
-
-def person_category(data: Any, where: str, skeleton: Skeleton) -> int:
-    """The category of COCO-style `data` that a skeleton's poses belong to: the one with most of its keypoints."""
-    categories = read_categories(data, where, skeleton, unnamed=skeleton.keypoints)
-    with_keypoints = {category_id: columns for category_id, columns in categories.items() if columns is not None}
-    return max(with_keypoints, key=lambda category_id: len(with_keypoints[category_id].wanted))
-
-
-def evaluate_file(results: Path, truth: Path, protocol: Protocol, *, output: Path | None = None) -> KeypointAP:
+def evaluate_file(
+    results: Path, photos: Sequence[AnnotatedPhoto], protocol: Protocol, *, output: Path | None = None, truth: str = ""
+) -> KeypointAP:
     """Score results in COCO's format, of whatever program, by `protocol`; with `output`, report.json is written there.
 
-    Raises ConfigError for a protocol of cut photos: results on whole photos do not fit it.
+    truth: what the report calls the photos. Raises ConfigError for a protocol of cut photos: results on whole photos do
+    not fit it.
     """
     if protocol.view == "cropped":
-        raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")
-    scores = evaluate_keypoints(_read_truth(truth, protocol), results, protocol, name=str(truth))
+        raise ConfigError(f"results of whole photos do not fit the protocol '{protocol.name}', for which they are cut")
+    scores = evaluate_keypoints(photos, results, protocol)
     if output is not None:
         make_output(output)
-        write_report(output / "report.json", {"results": str(results), "truth": str(truth), **scores.to_dict()})
+        write_report(output / "report.json", {"results": str(results), "truth": truth, **scores.to_dict()})
     return scores
 
 
-def check_order(truth: Path, protocol: Protocol) -> None:
-    """Raises ConfigError where a file has the protocol's keypoints in another order: whose order do results have?"""
+def in_another_order(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> bool:
+    """Whether annotations have the protocol's keypoints in another order: then it is not clear whose results have."""
     own = protocol.skeleton
-    categories = read_categories(_read_truth(truth, protocol), str(truth), own, unnamed=own.keypoints)
-    for columns in categories.values():
-        if columns is None or not columns.num_keypoints == len(columns.column) == own.num_keypoints:
-            continue
-        if columns.column.tolist() != list(range(own.num_keypoints)):
-            raise ConfigError(
-                f"{truth}: categories: the keypoints of '{own.name}' in another order; say which one results have: "
-                f"--skeleton {own.name}, or --skeleton {truth} for that of the file"
-            )
+    for names in categories_of(photos, protocol).values():
+        columns = keypoint_columns(list(names), "", own)
+        if len(names) == len(columns.column) == own.num_keypoints and (np.diff(columns.column) != 1).any():
+            return True
+    return False
 
 
 def predict_all(
@@ -178,7 +144,7 @@ def _keep(partial: Path, line: str) -> None:
             file.write(line)
     except OSError as error:
         reason = error.strerror or error
-        raise PoseDetError(f"{partial}: could not be written ({reason}); the same command goes on from here") from None
+        raise PoseDetError(f"{partial}: could not be written ({reason}); the same command resumes here") from None
 
 
 def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:

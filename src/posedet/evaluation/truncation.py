@@ -5,29 +5,15 @@ depend on the photos' ids alone: the same on every machine, and for every detect
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.formats.coco import (
-    MAX_NUMBER,
-    KeypointColumns,
-    box,
-    category_of,
-    entries,
-    flag,
-    identity,
-    keypoint_table,
-    number,
-    read_categories,
-)
+from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.errors import DataError
 from posedet.image import read_photo
-from posedet.skeleton import Skeleton
 
 MIN_LABELLED = 6  # keypoints of the person who is cut
 MIN_SEEN = 3  # labelled keypoints in the view (or all), for a person to be found
@@ -42,88 +28,56 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, 
 class View:
     """A part of a photo."""
 
-    path: Path
-    photo_size: tuple[int, int]  # (height, width)
+    photo: AnnotatedPhoto  # as the view shows it, its people in the view's own pixels
+    whole_size: tuple[int, int]  # (height, width) of all of it
     window: Window
 
     def read(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
-        photo = read_photo(self.path)
-        if photo.shape[:2] != self.photo_size:
+        photo = read_photo(self.photo.path)
+        if photo.shape[:2] != self.whole_size:
             raise DataError(
-                f"{self.path}: {photo.shape[1]} x {photo.shape[0]} pixels, but its annotations say "
-                f"{self.photo_size[1]} x {self.photo_size[0]}"
+                f"{self.photo.path}: {photo.shape[1]} x {photo.shape[0]} pixels, but its annotations say "
+                f"{self.whole_size[1]} x {self.whole_size[0]}"
             )
         left, top, right, bottom = self.window
         return photo[top:bottom, left:right]
 
 
-class _Labelled(NamedTuple):
-    """An annotation of the truth."""
+def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[View, ...]:
+    """A view of each photo that shows somebody well enough.
 
-    entry: dict[str, Any]
-    keypoints: NDArray[np.float64]  # (J, 3) x, y, flag
-    box: NDArray[np.float64]  # (4,) x, y, width, height
-    to_find: bool
-
-    @property
-    def labelled(self) -> NDArray[np.float64]:
-        """(L, 2) the keypoints that are labelled."""
-        return self.keypoints[self.keypoints[:, 2] > 0, :2]
-
-
-def cropped_views(
-    truth: Any, where: str, photos: Mapping[int, Path], skeleton: Skeleton
-) -> tuple[dict[str, Any], dict[int, View]]:
-    """A view of each photo that shows somebody well enough, and COCO-style truth in the views' own pixels.
-
-    truth: content of a COCO-style file, called `where` in errors; photos: image id -> file. In each view one person
-    with at least `MIN_LABELLED` labelled keypoints loses a quarter to 60 % of his or her extent on one side. People of
-    whom a view shows fewer than `MIN_SEEN` keypoints are ignored; who is quite outside is left out. Boxes and areas
-    stay those of the whole person.
+    In each view one person with at least `MIN_LABELLED` labelled keypoints loses a quarter to 60 % of his or her extent
+    on one side. People of whom a view shows fewer than `MIN_SEEN` keypoints are ignored; who is quite outside is left
+    out. Boxes and areas stay those of the whole person. Raises DataError where nobody can be cut.
     """
-    people = _people(truth, where, skeleton)
-    cropped: dict[str, Any] = {"images": [], "annotations": [], "categories": truth["categories"]}
-    views: dict[int, View] = {}
-    for place, entry in entries(truth, "images", where):
-        image_id = identity(entry, "id", place)
-        height, width = (int(number(entry, side, place, low=1, high=MAX_NUMBER)) for side in ("height", "width"))
-        window = _window(image_id, [each for each in people.get(image_id, []) if each.to_find], (height, width))
-        if window is None:
-            continue
-        left, top, right, bottom = window
-        views[image_id] = View(photos[image_id], (height, width), window)
-        cropped["images"].append({**entry, "width": right - left, "height": bottom - top, "window": list(window)})
-        cropped["annotations"] += [shown for each in people[image_id] if (shown := _shown(each, window)) is not None]
+    views = tuple(_views(photos))
     if not views:
-        raise DataError(f"{where}: annotations: nobody with {MIN_LABELLED} labelled keypoints whom a border could cut")
-    return cropped, views
+        raise DataError(
+            f"nobody in {len(photos)} photos has {MIN_LABELLED} labelled keypoints and could be cut by a border"
+        )
+    return views
 
 
-def _people(truth: Any, where: str, skeleton: Skeleton) -> dict[int, list[_Labelled]]:
-    """The annotations of each photo."""
-    categories = read_categories(truth, where, skeleton, unnamed=skeleton.keypoints)
-    people: dict[int, list[_Labelled]] = {}
-    for place, entry in entries(truth, "annotations", where):
-        columns: KeypointColumns | None = category_of(entry, categories, place)
-        if columns is None:
-            continue
-        keypoints = keypoint_table(entry, place, columns.num_keypoints)
-        unwanted = flag(entry, "iscrowd", place) or flag(entry, "ignore", place) or entry.get("num_keypoints") == 0
-        person = _Labelled(entry, keypoints, box(entry, place), not unwanted and bool((keypoints[:, 2] > 0).any()))
-        people.setdefault(identity(entry, "image_id", place), []).append(person)
-    return people
+def _views(photos: Sequence[AnnotatedPhoto]) -> Iterator[View]:
+    for photo in photos:
+        window = _window(photo)
+        if window is not None:
+            left, top, right, bottom = window
+            persons = tuple(shown for each in photo.persons if (shown := _shown(each, window)) is not None)
+            yield View(replace(photo, size=(bottom - top, right - left), persons=persons), photo.size, window)
 
 
-def _window(image_id: int, people: list[_Labelled], size: tuple[int, int]) -> Window | None:
+def _window(photo: AnnotatedPhoto) -> Window | None:
     """What is left of the photo after a straight cut through one of the people; None where no cut leaves enough."""
-    people = [each for each in people if len(each.labelled) >= MIN_LABELLED]
+    people = [each for each in photo.persons if not each.ignore and each.labelled.sum() >= MIN_LABELLED]
     if not people:
         return None
-    chosen, first_side, share = _draws(image_id)
-    points = people[int(chosen * len(people))].labelled
+    chosen, first_side, share = _draws(photo.image_id)
+    person = people[int(chosen * len(people))]
+    points = person.keypoints[person.labelled]
     share = CUT[0] + (CUT[1] - CUT[0]) * share
-    height, width = size
+    height, width = photo.size
     for turn in range(4):
         side = SIDES[(int(first_side * 4) + turn) % 4]
         axis = 0 if side in ("left", "right") else 1
@@ -148,22 +102,18 @@ def _draws(image_id: int) -> NDArray[np.float64]:
     return np.frombuffer(digest[:12], "<u4") / 2**32
 
 
-def _shown(person: _Labelled, window: Window) -> dict[str, Any] | None:
-    """The annotation in the view's pixels, to be found or ignored; None where the view shows nothing of it."""
+def _shown(person: Person, window: Window) -> Person | None:
+    """The person in the view's pixels, to be found or ignored; None where the view shows nothing of him or her."""
     left, top, right, bottom = window
-    inside = ((person.labelled >= (left - 0.5, top - 0.5)) & (person.labelled < (right - 0.5, bottom - 0.5))).all(
-        axis=1
-    )
-    x, y, width, height = person.box
-    meets = x < right and y < bottom and x + width > left and y + height > top
+    points = person.keypoints[person.labelled]
+    inside = ((points >= (left - 0.5, top - 0.5)) & (points < (right - 0.5, bottom - 0.5))).all(axis=1)
+    x1, y1, x2, y2 = person.box
+    meets = x1 < right and y1 < bottom and x2 > left and y2 > top
     if not (inside.any() or meets):
         return None
-    keypoints = person.keypoints.copy()
-    keypoints[keypoints[:, 2] > 0, :2] -= (left, top)
-    seen = person.to_find and int(inside.sum()) >= min(MIN_SEEN, len(person.labelled))
-    return {
-        **{key: value for key, value in person.entry.items() if key != "segmentation"},
-        "keypoints": keypoints.ravel().tolist(),
-        "bbox": [float(x - left), float(y - top), float(width), float(height)],
-        "ignore": int(not seen),
-    }
+    return replace(
+        person,
+        keypoints=np.where(person.labelled[:, None], person.keypoints - (left, top), person.keypoints),
+        box=person.box - (left, top, left, top),
+        ignore=person.ignore or int(inside.sum()) < min(MIN_SEEN, len(points)),
+    )

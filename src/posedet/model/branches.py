@@ -8,7 +8,7 @@ from posedet.model.layers import Norm, output_conv, tower
 
 
 class EmbeddingBranch(nn.Module):
-    """Samples at the joints -> pose embedding -> ReLU -> outputs: the paper's form at `mixing_depth` 1.
+    """Samples at the keypoints -> pose embedding -> ReLU -> outputs: the paper's form at `mixing_depth` 1.
 
     Each further mixing layer is a linear map of the embedding with ReLU. Bias and mixing are ours: the paper's
     embedding has neither.
@@ -66,7 +66,7 @@ NUM_PLACES = 9
 
 
 class HeatmapBranch(nn.Module):
-    """Auxiliary supervision: joint maps from every level while training; gone afterwards (paper sec. 3.4)."""
+    """Auxiliary supervision: keypoint maps from every level while training; gone afterwards (paper sec. 3.4)."""
 
     def __init__(self, channels: int, num_keypoints: int, *, num_levels: int, norm: Norm, output_bias: float) -> None:
         super().__init__()

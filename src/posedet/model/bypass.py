@@ -6,7 +6,7 @@ from posedet.model.layers import Norm, output_conv, rows_of, tower
 
 
 class Bypass(nn.Module):
-    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, (y, x) by turns as officially.
+    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, x and y by turns.
 
     With `presence` one more output tells cheaply whether a person is here, so that embeddings are made only at the
     best locations.
@@ -21,7 +21,7 @@ class Bypass(nn.Module):
         self.presence = output_conv(channels, 1, bias=PRIOR_LOGIT) if presence else None
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, y then x, and presence logits (B, M) or None."""
+        """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, and presence logits (B, M) or None."""
         maps = self.tower(levels)
         offsets = rows_of([self.offsets(x) for x in maps]).float()
         offsets = offsets.view(*offsets.shape[:2], -1, 2)

@@ -7,14 +7,19 @@ from posedet.model.network import PoseDetNet, Proposals
 
 
 class DeployedNet(nn.Module):
-    """What is exported, and what validation runs: `num_candidates` scored poses of every image."""
+    """What is exported, and what validation runs: the `num_candidates` best poses of every image.
+
+    `output_names` says what each output of `forward` is called in a model file; see `runtime.session.Outputs`.
+    """
+
+    output_names = ("scores", "keypoints", "keypoint_scores")
 
     def __init__(self, network: PoseDetNet, num_candidates: int) -> None:
         super().__init__()
         self.network = network
         self.num_candidates = num_candidates
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128.
 
         Returns scores (B, N) in 0..1, best first; keypoints (B, N, K, 2) in pixels of the input; keypoint scores

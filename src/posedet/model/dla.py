@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Of ImageNet's photos on the scale 0..255: public start weights of DLA and HRNet expect them.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool = True) -> nn.Sequential:
     """Convolution without bias that keeps the size (at stride 1), batch normalisation, ReLU if `relu`."""
@@ -101,6 +105,7 @@ class DLA34(nn.Module):
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
+    image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
     strides: tuple[int, ...] = (4, 8, 16, 32)
 
     def __init__(self, *, dead_projections: bool) -> None:

@@ -1,7 +1,7 @@
 """The keypoint-aware pose embedding (paper sec. 3.2): features read at the K places of a pose, mixed into one vector.
 
 The paper writes it as a deformable convolution with a 1 x K kernel; K bilinear samples and one linear map say the
-same, for any K, odd or even (facts of the official layer: corners outside the map count as zero).
+same, for any K, odd or even. As in the official layer, corners outside the map count as zero.
 """
 
 from typing import NamedTuple
@@ -130,7 +130,7 @@ def _sample_shared(table: TapTable, positions: Tensor, index: Tensor | None) -> 
 
 
 class PoseEmbedding(nn.Module):
-    """One linear map of the features at the K joints: embedding = sum_k W_k f(joint_k), no bias (paper sec. 3.2)."""
+    """One linear map of the features f at the K keypoints x_k: sum_k W_k f(x_k), without bias (paper sec. 3.2)."""
 
     def __init__(self, num_keypoints: int, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from posedet.model.dla import BasicBlock, conv_norm, initialise
+from posedet.model.dla import IMAGENET_MEAN, IMAGENET_STD, BasicBlock, conv_norm, initialise
 
 BLOCKS_PER_BRANCH = 4
 
@@ -84,6 +84,7 @@ class HRNet(nn.Module):
     """Images -> maps at strides 4, 8, 16, 32 of `width`, 2, 4 and 8 times `width` channels (HRNet-W32: 32)."""
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
+    image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, width: int) -> None:
         super().__init__()

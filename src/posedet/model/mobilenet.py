@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from posedet.errors import ConfigError
+
 # Expansion, output channels, repeats, first stride: the rows of the paper's table 2.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 # The last block of each stride 4, 8, 16, 32.
@@ -33,6 +35,7 @@ class Block(nn.Module):
         self.project = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
         y = F.relu6(self.expand(x)) if self.expand is not None else x
         y = _strided(self.depthwise, y) if self.strided else self.depthwise(y)
         y = self.project(F.relu6(y))
@@ -46,8 +49,10 @@ class MobileNetV2(nn.Module):
     resolution of the photo they take most of a training step.
     """
 
-    channels = (24, 32, 96, 320)
+    channels: tuple[int, ...] = (24, 32, 96, 320)
     strides = (4, 8, 16, 32)
+    image_mean = (127.5, 127.5, 127.5)
+    image_std = (127.5, 127.5, 127.5)
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +76,14 @@ class MobileNetV2(nn.Module):
             ]
         *outputs, x = (torch.cat(maps) for maps in zip(*each, strict=True))
         return tuple(outputs + self._run(x, self.frozen_blocks, len(self.blocks)))
+
+    def freeze(self, blocks: int) -> None:
+        """Keep the weights of the stem and of the first `blocks`. Raises ConfigError if there are not so many."""
+        if blocks > len(self.blocks):
+            raise ConfigError(f"train.frozen_blocks is {blocks}, expected at most {len(self.blocks)}")
+        self.frozen_blocks = blocks
+        for part in (self.stem, *list(self.blocks)[:blocks]):
+            part.requires_grad_(False)
 
     def _run(self, x: Tensor, first: int, end: int) -> list[Tensor]:
         outputs = []

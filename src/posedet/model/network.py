@@ -1,43 +1,41 @@
-"""PoseDet (arXiv 2107.10466): finding people and their joints is one detection problem.
+"""PoseDet (arXiv 2107.10466): finding people and their keypoints is one detection problem.
 
 - backbone and pyramid: photo -> maps at several strides; every cell of every map is one candidate person
 - bypass: at every location a coarse pose, K displacements
 - pose embedding: the features at those K places, mixed into one vector
 - branches: from one embedding the score, from another the refinement
-- pose = location + coarse offset + refinement; the last word is in pixels of the network input, all levels joined
+- pose = location + coarse offset + refinement, in pixels of the network input; all levels are joined
 - heatmap branch: only while training
+
+`build.py` makes the parts from the settings.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from posedet.config import ModelConfig
 from posedet.model.branches import EmbeddingBranch, HeatmapBranch, LocalRefinement
-from posedet.model.bypass import PRIOR_LOGIT, Bypass
-from posedet.model.dla import DLA34
+from posedet.model.bypass import Bypass
 from posedet.model.embedding import TapTable, sample, sample_around
-from posedet.model.hrnet import HRNet
-from posedet.model.layers import tower
-from posedet.model.mobilenet import MobileNetV2
-from posedet.model.pyramid import FeaturePyramid, HighResolutionPyramid
-from posedet.skeleton import Skeleton
-
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    "mobilenetv2": MobileNetV2,
-    "dla34": lambda: DLA34(dead_projections=True),
-    "hrnet-w32": lambda: HRNet(32),
-    "hrnet-w48": lambda: HRNet(48),
-}
+from posedet.model.pyramid import PyramidMaps
 
 # So many at a time, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
 POSES_IN_CACHE = 1024
 
 # Share of the gradient that reaches the bypass through the sampling positions (official code).
 POSITION_GRADIENT = 0.1
+
+
+class Geometry(NamedTuple):
+    """Where the cells of the network's maps lie. Strides are in pixels of the network input, one for each level."""
+
+    strides: tuple[int, ...]  # of the locations
+    tap_strides: tuple[int, ...]  # of the maps that embeddings are sampled from
+    heatmap_strides: tuple[int, ...]
+    origin: float  # a cell's centre as a share of (stride - 1): 0 its first pixel, 0.5 the middle of its pixels
 
 
 class Proposals(NamedTuple):
@@ -47,10 +45,10 @@ class Proposals(NamedTuple):
     presence: Tensor | None  # (B, M) logits
     locations: Tensor  # (M, 2) pixels of the network input
     strides: Tensor  # (M,) pixels of the network input
-    offsets: Tensor  # (B, M, K, 2) cells, y then x: what `coarse` is made of
+    offsets: Tensor  # (B, M, K, 2) cells: what `coarse` is made of
 
 
-# From the proposals and a logit (B, M) for each, presence or score, to the indices (B, S) of those to go on with.
+# Takes the proposals and a logit (B, M) for each, presence or score; returns the indices (B, S) of those to keep.
 Choice = Callable[[Proposals, Tensor], Tensor]
 
 
@@ -68,7 +66,10 @@ class NetworkOutput(NamedTuple):
 class PoseDetNet(nn.Module):
     """Images to scored poses.
 
-    image_mean and image_std, (3,) on the scale 0..255, belong to the start weights of the backbone.
+    score_taps and refine_taps make the maps that the embeddings of score and refinement are sampled from; with
+    refine_taps None both read the same. local is a further refinement, heatmap the training branch; both may be None.
+    image_mean and image_std, (3,) on the scale 0..255, belong to the start weights of the backbone. score_at and
+    representation are explained at `ModelConfig`.
     """
 
     image_mean: Tensor
@@ -78,125 +79,84 @@ class PoseDetNet(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
-        num_keypoints: int,
         *,
+        num_keypoints: int,
+        geometry: Geometry,
         backbone: nn.Module,
         pyramid: nn.Module,
+        bypass: Bypass,
+        score_taps: nn.Module,
+        refine_taps: nn.Module | None,
+        score: EmbeddingBranch,
+        refinements: nn.ModuleList,
+        local: LocalRefinement | None,
+        heatmap: HeatmapBranch | None,
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
+        score_at: Literal["coarse", "refined"],
+        representation: Literal["pose", "centre", "box", "anchors"],
     ) -> None:
         super().__init__()
-        self.strides = config.strides
-        self.tap_strides = tuple(stride // 2 for stride in config.strides) if config.fine_taps else config.strides
-        # Where a cell's centre lies, as a share of (stride - 1): its first pixel, or the middle of its pixels.
-        self.origin = 0.0 if config.location == "corner" else 0.5
-        self.score_at = config.score_at
-        self.representation = config.representation
-        if config.representation == "box":
-            self.register_buffer("grid", _grid(num_keypoints), persistent=False)
-        if config.representation == "anchors":
-            # In cells; the training sets it.
-            self.register_buffer("anchor_pose", torch.zeros(num_keypoints, 2))
+        self.geometry, self.score_at, self.representation = geometry, score_at, representation
+        self.backbone, self.pyramid, self.bypass = backbone, pyramid, bypass
+        self.score_taps, self.refine_taps = score_taps, refine_taps
+        self.score, self.refinements, self.local, self.heatmap = score, refinements, local, heatmap
         self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
-        self.backbone = backbone
-        self.pyramid = pyramid
-        num_levels = len(config.strides)
-        self.bypass = Bypass(
-            config.channels,
-            num_keypoints,
-            depth=config.bypass_depth,
-            presence=config.presence,
-            num_levels=num_levels,
-            norm=config.norm,
-        )
-
-        def taps() -> nn.Module:
-            return tower(
-                config.channels, config.tap_channels, config.branch_depth, num_levels=num_levels, norm=config.norm
-            )
-
-        self.score_taps = taps()
-        self.refine_taps = None if config.share_towers else taps()
-
-        def branch(outputs: int) -> EmbeddingBranch:
-            return EmbeddingBranch(
-                num_keypoints,
-                config.tap_channels,
-                config.embedding_channels,
-                outputs,
-                mixing_depth=config.mixing_depth,
-            )
-
-        # One logit for the pose and, where asked for, one for the visibility of each keypoint.
-        self.score = branch(1 + num_keypoints if config.keypoint_scores else 1)
-        with torch.no_grad():
-            self.score.output.bias[0] = PRIOR_LOGIT
-        self.refinements = nn.ModuleList(branch(2 * num_keypoints) for _ in range(config.refinements))
-        self.local = (
-            LocalRefinement(num_keypoints, config.tap_channels, config.local_channels)
-            if config.local_channels
-            else None
-        )
-        # Shared towers learn from the heatmaps what they are sampled for; the paper's branch starts from the pyramid.
-        heatmap_channels = config.tap_channels if config.share_towers else config.channels
-        self.heatmap_strides = self.tap_strides if config.share_towers else config.strides
-        self.heatmap = (
-            HeatmapBranch(
-                heatmap_channels,
-                num_keypoints,
-                num_levels=num_levels,
-                norm=config.norm,
-                output_bias=config.heatmap_bias,
-            )
-            if config.heatmaps
-            else None
-        )
+        if representation == "box":
+            self.register_buffer("grid", _grid(num_keypoints), persistent=False)
+        if representation == "anchors":
+            # In cells; the training sets it.
+            self.register_buffer("anchor_pose", torch.zeros(num_keypoints, 2))
 
     def forward(self, images: Tensor, choose: Choice | None = None) -> NetworkOutput:
         """images: (B, 3, H, W) RGB 0..255, H and W multiples of the largest stride.
 
-        choose: the locations whose poses are wanted; None = all. Without `presence` every location is scored before
-        the choice; when the score judges coarse poses, only the chosen ones are refined: the same poses, for less.
+        choose: the locations whose poses are wanted; None = all. They are chosen by presence, or by the score where
+        the bypass gives no presence.
         """
-        features = self.backbone((images - self.image_mean) / self.image_std)
-        maps = self.pyramid(features)
+        maps = self.pyramid(self.backbone((images - self.image_mean) / self.image_std))
         proposals = self._propose(maps.levels)
         score_maps = self.score_taps(maps.taps)
         refine_maps = score_maps if self.refine_taps is None else self.refine_taps(maps.taps)
-        heatmaps: list[Tensor] = []
-        if self.heatmap is not None and self.training:
-            heatmaps = self.heatmap(score_maps if self.refine_taps is None else maps.levels)
+        heatmaps = self._heatmaps(maps, score_maps)
         with torch.autocast(images.device.type, enabled=False):
-            refine_table = TapTable.of(refine_maps, maps.levels, self.tap_strides, self.origin)
-            score_table = refine_table
-            if self.refine_taps is not None:
-                score_table = TapTable.of(score_maps, maps.levels, self.tap_strides, self.origin)
-            if proposals.presence is not None:
-                index = None if choose is None else choose(proposals, proposals.presence)
-                poses = self._refine(refine_table, proposals, index)
+            refine_table = self._table(refine_maps, maps)
+            score_table = refine_table if self.refine_taps is None else self._table(score_maps, maps)
+            ranking, scores = proposals.presence, None
+            if ranking is None:
+                judged = proposals.coarse
+                if self.score_at == "refined":
+                    judged = self._refine(refine_table, proposals, None)[-1].detach()
+                scores = self.score_all(score_table, judged, proposals, in_parts=choose is not None)
+                ranking = scores[..., 0]
+            chosen = None if choose is None else choose(proposals, ranking)
+            poses = self._refine(refine_table, proposals, chosen)
+            if scores is None:
                 judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
-                scores = self._score(score_table, judged, proposals, index)
-            elif self.score_at == "coarse":
-                scores = self.score_all(score_table, proposals, in_parts=choose is not None)
-                index = None if choose is None else choose(proposals, scores[..., 0])
-                scores = _at(scores, index)
-                poses = self._refine(refine_table, proposals, index)
+                scores = self._score(score_table, judged, proposals, chosen)
             else:
-                poses = self._refine(refine_table, proposals, None)
-                scores = self._score(score_table, poses[-1].detach(), proposals, None)
-                index = None if choose is None else choose(proposals, scores[..., 0])
-                scores, poses = _at(scores, index), tuple(_at(pose, index) for pose in poses)
+                scores = _at(scores, chosen)
         keypoint_logits = scores[..., 1:] if scores.shape[-1] > 1 else None
-        return NetworkOutput(proposals, index, poses, scores[..., 0], keypoint_logits, heatmaps)
+        return NetworkOutput(proposals, chosen, poses, scores[..., 0], keypoint_logits, heatmaps)
+
+    def _heatmaps(self, maps: PyramidMaps, score_maps: list[Tensor]) -> list[Tensor]:
+        """Logits (B, K, h, w) of every level while training. Shared towers learn from them what they are sampled for;
+        the paper's branch starts from the pyramid."""
+        if self.heatmap is None or not self.training:
+            return []
+        heatmaps: list[Tensor] = self.heatmap(score_maps if self.refine_taps is None else maps.levels)
+        return heatmaps
+
+    def _table(self, tap_maps: list[Tensor], maps: PyramidMaps) -> TapTable:
+        return TapTable.of(tap_maps, maps.levels, self.geometry.tap_strides, self.geometry.origin)
 
     def _propose(self, levels: list[Tensor]) -> Proposals:
         offsets, presence = self.bypass(levels)
         locations, strides = [], []
-        for x, stride in zip(levels, self.strides, strict=True):
+        for x, stride in zip(levels, self.geometry.strides, strict=True):
             height, width = x.shape[2:]
-            shift = self.origin * (stride - 1)
+            shift = self.geometry.origin * (stride - 1)
             ys = torch.arange(height, device=x.device, dtype=torch.float32) * stride + shift
             xs = torch.arange(width, device=x.device, dtype=torch.float32) * stride + shift
             grid_x, grid_y = xs.expand(height, width).flatten(), ys[:, None].expand(height, width).flatten()
@@ -215,12 +175,12 @@ class PoseDetNet(nn.Module):
             poses = [_placed(_at(proposals.offsets, index), proposals.locations[index], strides)]
             unit = strides[..., None, None]
         for step in self.refinements:
-            correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2)).flip(-1)
+            correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2))
             # The correction learns what is missing; the pose that it corrects is not pulled along (official code).
             poses.append(poses[-1].detach() + correction * unit)
         if self.local is not None:
             # Cells of the maps that are read, which may be finer than the level.
-            cell = unit * (self.tap_strides[0] / self.strides[0])
+            cell = unit * (self.geometry.tap_strides[0] / self.geometry.strides[0])
             poses.append(poses[-1].detach() + self.local(_around(table, poses[-1], index)) * cell)
         return tuple(poses)
 
@@ -229,16 +189,15 @@ class PoseDetNet(nn.Module):
         logits: Tensor = self.score(self._read(table, poses, proposals, index))
         return logits
 
-    def score_all(self, table: TapTable, proposals: Proposals, *, in_parts: bool) -> Tensor:
-        """As `_score` of all coarse poses; in parts whose samples stay in a processor's cache."""
-        coarse = proposals.coarse
-        if not in_parts or not coarse.is_cpu or torch.compiler.is_exporting():
-            return self._score(table, coarse, proposals, None)
-        batch, count = coarse.shape[:2]
+    def score_all(self, table: TapTable, poses: Tensor, proposals: Proposals, *, in_parts: bool) -> Tensor:
+        """As `_score` for poses (B, M, K, 2) of all locations; in parts whose samples fit a processor's cache."""
+        if not in_parts or not poses.is_cpu or torch.compiler.is_exporting():
+            return self._score(table, poses, proposals, None)
+        batch, count = poses.shape[:2]
         index = torch.arange(count).expand(batch, -1)
         size = max(1, POSES_IN_CACHE // batch)
         parts = [slice(first, first + size) for first in range(0, count, size)]
-        return torch.cat([self._score(table, coarse[:, part], proposals, index[:, part]) for part in parts], dim=1)
+        return torch.cat([self._score(table, poses[:, part], proposals, index[:, part]) for part in parts], dim=1)
 
     def _read(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
         """Features (B, S, K, C) that represent each pose (B, S, K, 2); see `ModelConfig.representation`."""
@@ -256,8 +215,8 @@ class PoseDetNet(nn.Module):
 
 
 def _placed(offsets: Tensor, locations: Tensor, strides: Tensor) -> Tensor:
-    """Poses (B, S, K, 2) in pixels: offsets (B, S, K, 2) in cells, y then x, from locations (..., S, 2)."""
-    return locations[..., None, :] + offsets.flip(-1) * strides[..., None, None]
+    """Poses (B, S, K, 2) in pixels: offsets (B, S, K, 2) in cells from locations (..., S, 2) in pixels."""
+    return locations[..., None, :] + offsets * strides[..., None, None]
 
 
 def _at(rows: Tensor, index: Tensor | None) -> Tensor:
@@ -288,27 +247,3 @@ def _grid(num_points: int) -> Tensor:
 def _soften(positions: Tensor) -> Tensor:
     """The same positions, a tenth of whose gradient flows back."""
     return positions.detach() + POSITION_GRADIENT * (positions - positions.detach())
-
-
-def build_network(config: ModelConfig, skeleton: Skeleton) -> PoseDetNet:
-    """The network that `config` describes, freshly initialised."""
-    backbone = BACKBONES[config.backbone]()
-    channels: tuple[int, ...] = backbone.channels  # type: ignore[assignment]
-    pyramid: nn.Module
-    if config.pyramid == "hrfpn":
-        pyramid = HighResolutionPyramid(channels, config.channels)
-    else:
-        pyramid = FeaturePyramid(
-            channels,
-            config.channels,
-            norm=config.norm,
-            extra_level=len(config.strides) == len(channels),
-            fine_taps=config.fine_taps,
-        )
-    if config.backbone == "mobilenetv2":
-        mean, std = (127.5,) * 3, (127.5,) * 3
-    else:
-        mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-    return PoseDetNet(
-        config, len(skeleton.keypoints), backbone=backbone, pyramid=pyramid, image_mean=mean, image_std=std
-    )

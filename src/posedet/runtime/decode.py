@@ -7,56 +7,31 @@ from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.oks import iou_nms, oks_nms
 from posedet.poses import Poses
+from posedet.runtime.session import Outputs
 from posedet.skeleton import Skeleton
-
-Floats = NDArray[np.float32]
 
 # The long side, in pixels, of the photos for which `DecodeConfig.min_area` is given: COCO's.
 REFERENCE_LONG_SIDE = 640
 
+MAX_POSES = 100  # of a photo
 
-def decode(
-    scores: Floats,
-    keypoints: Floats,
-    keypoint_scores: Floats,
-    *,
-    letterbox: Letterbox,
-    skeleton: Skeleton,
-    config: DecodeConfig,
-    score_threshold: float,
-) -> Poses:
-    """The poses of one photo, best first.
 
-    scores: (N,) in 0..1; keypoints: (N, K, 2) pixels of the network input; keypoint_scores: (N, K) in 0..1. The
-    result is in pixels of the photo. A pose that is not finite is dropped.
+def decode(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, config: DecodeConfig) -> Poses:
+    """The poses of one photo, best first, in pixels of the photo.
+
+    outputs: of one image, see `Outputs.one`. A pose that is not finite is dropped.
     """
-    found = candidates(
-        scores,
-        keypoints,
-        keypoint_scores,
-        letterbox=letterbox,
-        skeleton=skeleton,
-        config=config,
-        score_threshold=score_threshold,
-    )
+    found = candidates(outputs, letterbox, skeleton, config)
     return found[best(found, letterbox.photo_size, config)]
 
 
-def candidates(
-    scores: Floats,
-    keypoints: Floats,
-    keypoint_scores: Floats,
-    *,
-    letterbox: Letterbox,
-    skeleton: Skeleton,
-    config: DecodeConfig,
-    score_threshold: float,
-) -> Poses:
+def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, config: DecodeConfig) -> Poses:
     """As `decode`, but with the duplicates, in the network's order."""
+    scores, keypoints, keypoint_scores, extra = outputs
     with np.errstate(over="ignore", invalid="ignore"):
         placed = letterbox.to_photo(keypoints).astype(np.float32)
     finite = np.isfinite(scores) & np.isfinite(placed).all((1, 2)) & np.isfinite(keypoint_scores).all(1)
-    strong = (scores > score_threshold) & finite
+    strong = (scores > config.score_threshold) & finite
     placed = placed[strong]
     if config.clamp:
         height, width = letterbox.photo_size
@@ -67,20 +42,21 @@ def candidates(
         scores=np.clip(scores[strong], 0, 1),
         keypoint_scores=np.clip(keypoint_scores[strong], 0, 1),
         skeleton=skeleton,
+        extra={name: array[strong] for name, array in extra.items()},
     )
 
 
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
     """Which poses of a photo (height, width) outlive the suppression of duplicates; their indices, best first."""
     if config.nms == "iou":
-        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=config.max_poses)
+        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
     return oks_nms(
         poses.keypoints,
         poses.scores,
         np.array(poses.skeleton.sigmas),
         oks_threshold=config.nms_threshold,
         min_area=area_floor(photo_size, config),
-        max_poses=config.max_poses,
+        max_poses=MAX_POSES,
     )
 
 

@@ -1,6 +1,7 @@
-"""PoseDet: a photo in, its poses out."""
+"""The detector: finds the poses in a photo."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,19 +24,29 @@ Key = TypeVar("Key")
 
 
 class PoseDet:
-    """A pose detector, ready to run; one object may be used from many threads at once.
+    """A pose detector. Create it once; it may be used from several threads at the same time.
 
-    model: path of an ONNX file made by `posedet export`, name of a released one (`posedet weights list`), URL with its
-    checksum (`https://...#sha256=HEX`), or a session; the shipped default if not given.
-    skeleton: the keypoints to report: a skeleton, the name of a built-in one, a .toml or .json file, or the name of a
-    keypoint, or a list of such; each must be among the model's. score_threshold: poses with a lower score are left out
-    (the model's own setting if not given). long_side: pixels to which the photo's long side is brought (the model's own
-    if not given): larger finds smaller people and takes longer. threads: cores to use, all if not given. at_once: how
-    many photos share them in `batch`, or in threads of your own: 1 for the quickest answer, as many as cores to get
-    through many photos soonest.
-    Raises ModelError, ConfigError or DataError with one line that says what to mend.
+    Args:
+        model: Path of an ONNX file made by `posedet export`, name of a released model (`posedet weights list`), URL
+            with a checksum (`https://...#sha256=HEX`), or an open session. Default: `posedet-s`.
+        skeleton: The keypoints to report: a `Skeleton`, the name of a built-in one (`coco`, `crowdpose`, `body19`), a
+            .toml or .json file, a keypoint name, or a list of keypoint names. The model must have all of them.
+            Default: the model's own setting.
+        score_threshold: Minimum score of a reported pose, from 0 to below 1. Default: the model's own setting.
+        long_side: Length in pixels to which the photo's long side is resized, 32 to 8192. A larger input finds smaller
+            people but takes longer. Default: the model's own setting.
+        runtime: `"onnxruntime"` or `"openvino"`.
+        threads: Number of processor cores to use. Default: all.
+        at_once: Photos processed concurrently in `batch`, or by threads of your own. Use 1 for the lowest latency, or
+            the number of cores for the highest throughput.
 
-    >>> poses = PoseDet()("photo.jpg")
+    Raises:
+        ModelError: If the model file is missing, damaged or not made by posedet.
+        ConfigError: If an argument is out of range.
+        DataError: If the skeleton is unknown or has a keypoint that the model does not have.
+
+    Examples:
+        >>> poses = PoseDet()("photo.jpg")
     """
 
     def __init__(
@@ -61,40 +72,79 @@ class PoseDet:
         self._session: Session = model
         self.at_once = at_once
         self.about = self._session.about
-        self.config = self.about.decode
-        self.score_threshold = self.config.score_threshold if score_threshold is None else score_threshold
-        if not 0 <= self.score_threshold < 1:
-            raise ConfigError(f"score_threshold is {self.score_threshold}, expected 0 up to 1")
-        self.long_side = self.config.long_side if long_side is None else long_side
-        if not 32 <= self.long_side <= 8192:
-            raise ConfigError(f"long_side is {self.long_side}, expected 32 to 8192 pixels")
+        own = self.about.decode
+        self.config = replace(
+            own,
+            score_threshold=own.score_threshold if score_threshold is None else score_threshold,
+            long_side=own.long_side if long_side is None else long_side,
+        )
+        if not 0 <= self.config.score_threshold < 1:
+            raise ConfigError(f"score_threshold is {self.config.score_threshold}, expected 0 up to 1")
+        if not 32 <= self.config.long_side <= 8192:
+            raise ConfigError(f"long_side is {self.config.long_side}, expected 32 to 8192 pixels")
         self.skeleton = self._wanted(skeleton)
 
     def __call__(self, photo: Photo) -> Poses:
-        """The poses in one photo, best first, in pixels of the photo.
+        """Find the poses in one photo.
 
-        photo: a path, a PIL image, or an array (H, W, 3) uint8 RGB. A photo from a file is turned as its EXIF data
-        say. Raises PhotoError naming what is wrong with it.
+        Args:
+            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB. Files and PIL images are rotated according to
+                their EXIF data.
+
+        Returns:
+            The poses in pixels of the photo, in order of falling score.
+
+        Raises:
+            PhotoError: If the photo cannot be read.
         """
         letterbox, image = self.prepared(photo)
-        return self._decoded(self._session.run(image[None]), letterbox)
+        return self._decoded(self._session.run(image[None]).one(0), letterbox)
 
     def prepared(self, photo: Photo) -> tuple[Letterbox, NDArray[np.uint8]]:
-        """What the network is given of a photo, (h, w, 3) uint8, and how to get back to the photo."""
+        """Prepare a photo for the network.
+
+        Args:
+            photo: As in a call of the detector.
+
+        Returns:
+            The letterbox that maps points back to the photo, and the network input (h, w, 3) uint8 RGB.
+
+        Raises:
+            PhotoError: If the photo cannot be read.
+        """
         return network_input(photo, self._letterbox)
 
     def batch(self, photos: Iterable[Photo]) -> list[Poses]:
-        """The poses of each photo, in order, the same as of single calls; `at_once` photos at the same time."""
+        """Find the poses in several photos, `at_once` of them concurrently.
+
+        Args:
+            photos: Photos as in a call of the detector.
+
+        Returns:
+            One `Poses` per photo, in the order of the photos and equal to those of single calls.
+
+        Raises:
+            PhotoError: If a photo cannot be read.
+        """
         if isinstance(photos, str):  # which would be taken letter by letter
             raise PhotoError(f"photos: {photos!r:.80}, expected several; for one, call the detector itself")
         # Not as one input of several photos: no faster on a processor, 25 ms each alone, 29 in eights (measured).
         return list(in_order(self, photos, self.at_once))
 
     def grouped(self, photos: Iterable[tuple[Key, Photo]], size: int) -> Iterator[tuple[Key, Poses]]:
-        """The poses of each photo, with its key: `size` photos in one run of the network, where a device gains by it.
+        """Find the poses in many photos with several photos per run of the network, which is faster on GPUs only.
 
-        The same as of single calls, to rounding. Only photos whose network input has the same size share a run, so they
-        come in another order.
+        Args:
+            photos: Pairs of a key of your choice and a photo.
+            size: The number of photos per run. Only photos whose network inputs have the same size share a run.
+
+        Yields:
+            Pairs of a key and its poses, in another order than the photos. Poses equal those of single calls up to
+                rounding.
+
+        Raises:
+            ConfigError: If `size` is below 1.
+            PhotoError: If a photo cannot be read.
         """
         if size < 1:
             raise ConfigError(f"size is {size}, expected at least 1 photo")
@@ -111,42 +161,33 @@ class PoseDet:
     def _group(self, group: list[tuple[Key, Letterbox, NDArray[np.uint8]]]) -> Iterator[tuple[Key, Poses]]:
         outputs = self._session.run(np.stack([image for *_, image in group]))
         for place, (key, letterbox, _) in enumerate(group):
-            yield key, self._decoded(outputs, letterbox, place)
+            yield key, self._decoded(outputs.one(place), letterbox)
 
     def candidates(self, photo: Photo, *, long_side: int, short_side: int | None = None) -> Poses:
-        """All that the network finds, weak poses and duplicates too, with all of the model's keypoints; in no order.
+        """Return everything that the network finds, including poses with low scores and duplicates.
 
-        The photo is brought to at most these sides, in pixels.
+        Args:
+            photo: As in a call of the detector.
+            long_side: Maximum length of the resized photo's long side in pixels.
+            short_side: Maximum length of its short side in pixels. Default: no limit.
+
+        Returns:
+            The poses with all keypoints of the model, in pixels of the photo and in no particular order.
+
+        Raises:
+            PhotoError: If the photo cannot be read.
         """
         image = read_photo(photo)
         height, width = image.shape[:2]
         letterbox = Letterbox.fit((height, width), long_side=long_side, short_side=short_side)
-        scores, keypoints, keypoint_scores = self._session.run(letterbox.apply(image)[None])
-        return candidates(
-            scores[0],
-            keypoints[0],
-            keypoint_scores[0],
-            letterbox=letterbox,
-            skeleton=self.about.skeleton,
-            config=self.config,
-            score_threshold=0.0,
-        )
+        outputs = self._session.run(letterbox.apply(image)[None]).one(0)
+        return candidates(outputs, letterbox, self.about.skeleton, replace(self.config, score_threshold=0.0))
 
     def _letterbox(self, photo_size: tuple[int, int]) -> Letterbox:
-        return Letterbox.fit(photo_size, long_side=self.long_side, short_side=self.config.short_side)
+        return Letterbox.fit(photo_size, long_side=self.config.long_side, short_side=self.config.short_side)
 
-    def _decoded(self, outputs: Outputs, letterbox: Letterbox, place: int = 0) -> Poses:
-        scores, keypoints, keypoint_scores = outputs
-        poses = decode(
-            scores[place],
-            keypoints[place],
-            keypoint_scores[place],
-            letterbox=letterbox,
-            skeleton=self.about.skeleton,
-            config=self.config,
-            score_threshold=self.score_threshold,
-        )
-        return poses.select(self.skeleton)
+    def _decoded(self, outputs: Outputs, letterbox: Letterbox) -> Poses:
+        return decode(outputs, letterbox, self.about.skeleton, self.config).select(self.skeleton)
 
     def _wanted(self, skeleton: Skeleton | str | Path | Sequence[str] | None) -> Skeleton:
         own = self.about.skeleton

@@ -43,9 +43,18 @@ RELEASES = {
 
 
 def model_file(source: str | Path, *, offline: bool = False) -> Path:
-    """Where a model's file is: that of a release by name, of a path, or of `https://...#sha256=HEX`; fetched if needed.
+    """Find the file of a model, and download it if needed.
 
-    Raises ModelError when there is no such file, and as `local_file`.
+    Args:
+        source: The name of a released model, a path, or a URL with the file's SHA-256 checksum,
+            `https://...#sha256=HEX` (complete, or at least its first 8 digits).
+        offline: Never download. `POSEDET_OFFLINE=1` in the environment has the same effect.
+
+    Returns:
+        The path of the file, in the package, in the cache or as given.
+
+    Raises:
+        ModelError: If the file does not exist, cannot be downloaded, or has another checksum.
     """
     release = RELEASES.get(str(source))
     if release is not None:
@@ -86,7 +95,7 @@ def local_file(source: str | Path, *, offline: bool = False) -> Path:
 
 
 def cache_folder() -> Path:
-    """$POSEDET_CACHE, or the folder `posedet` where the system keeps caches."""
+    """Return the folder for downloads: `$POSEDET_CACHE`, or `posedet` in the system's cache folder."""
     if chosen := os.environ.get("POSEDET_CACHE"):
         return Path(chosen)
     if sys.platform == "darwin":

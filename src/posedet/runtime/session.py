@@ -1,10 +1,10 @@
-"""A model file, opened to run: ONNX Runtime or OpenVINO, and what the file says of itself."""
+"""Open a model file with ONNX Runtime or OpenVINO, and read its metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,50 @@ from posedet.runtime.parallel import available_cores
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+Floats = NDArray[np.float32]
 
 MAX_MODEL_BYTES = 2_000_000_000
-INPUT, OUTPUTS = "images", ("scores", "keypoints", "keypoint_scores")
+INPUT = "images"
+
+
+class Outputs(NamedTuple):
+    """What a network says of B images: N poses of K keypoints each.
+
+    `extra` holds whatever else a model says of its poses, by the name of the output: (B, N, K, ...) where that name
+    begins with "keypoint_", (B, N, ...) otherwise.
+    """
+
+    scores: Floats  # (B, N) 0 to 1
+    keypoints: Floats  # (B, N, K, 2) x, y in pixels of the network input
+    keypoint_scores: Floats  # (B, N, K) 0 to 1
+    extra: Mapping[str, Floats] = {}
+
+    @classmethod
+    def named(cls, arrays: Mapping[str, Floats]) -> "Outputs":
+        """Sort a network's outputs by their names."""
+        extra = {name: array for name, array in arrays.items() if name not in OUTPUTS}
+        return cls(arrays["scores"], arrays["keypoints"], arrays["keypoint_scores"], extra)
+
+    def one(self, place: int) -> "Outputs":
+        """The poses of one image: the same fields without B."""
+        extra = {name: array[place] for name, array in self.extra.items()}
+        return Outputs(self.scores[place], self.keypoints[place], self.keypoint_scores[place], extra)
+
+
+OUTPUTS = Outputs._fields[:3]  # the names of the outputs that every model has
 
 
 @dataclass(frozen=True)
 class About:
-    """What a model file says of itself (metadata `posedet`)."""
+    """The metadata of a model file (entry `posedet`).
+
+    Attributes:
+        name: The name of the model.
+        version: The posedet version that exported it.
+        skeleton: All keypoints of the model.
+        decode: The settings for decoding its output.
+        config: All settings, as a dictionary.
+    """
 
     name: str
     version: str
@@ -34,23 +69,33 @@ class About:
 
 
 class Session(Protocol):
-    """A network that runs: safe to use from several threads at once."""
+    """An open network. Sessions may be used from several threads at the same time."""
 
-    about: About
+    @property
+    def about(self) -> About: ...
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128.
+        """Run the network and return what it says of each image.
 
-        Returns scores (B, N), keypoints (B, N, K, 2) in pixels of the input, keypoint scores (B, N, K).
+        Args:
+            images: (B, H, W, 3) uint8 RGB; H and W are multiples of 32 and at least 128.
         """
 
 
 def open_session(
     path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None, at_once: int = 1
 ) -> Session:
-    """Open a posedet ONNX file to run on `threads` cores, all if not given, shared by `at_once` calls at a time.
+    """Open a posedet ONNX file.
 
-    Raises ModelError naming the file when it is missing, damaged or not posedet's; ConfigError for other settings.
+    Args:
+        path: The file.
+        runtime: `"onnxruntime"` or `"openvino"`.
+        threads: Number of processor cores to use. Default: all.
+        at_once: Number of concurrent calls that share the cores.
+
+    Raises:
+        ModelError: If the file is missing, damaged or not made by posedet, or if the runtime is not installed.
+        ConfigError: If an argument is out of range.
     """
     if runtime not in get_args(Runtime):
         raise ConfigError(f"runtime is {runtime!r}, expected {' or '.join(map(repr, get_args(Runtime)))}")
@@ -85,19 +130,21 @@ class _OnnxRuntime:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own exceptions have no common base
             raise ModelError(f"{self._name}: not a readable ONNX file ({_first_line(error)})") from None
+        shapes = {port.name: port.shape for port in self._session.get_outputs()}
+        self._names = list(shapes)
         self.about = _about(
             self._name,
             self._session.get_modelmeta().custom_metadata_map.get("posedet"),
             [port.name for port in self._session.get_inputs()],
-            {port.name: port.shape for port in self._session.get_outputs()},
+            shapes,
         )
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
-            scores, keypoints, keypoint_scores = self._session.run(OUTPUTS, {INPUT: images})
+            arrays = self._session.run(self._names, {INPUT: images})
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return scores, keypoints, keypoint_scores
+        return Outputs.named(dict(zip(self._names, arrays, strict=True)))
 
 
 class _OpenVino:
@@ -133,10 +180,10 @@ class _OpenVino:
         try:
             # One request for each call: a shared one may not be used by two threads at once.
             result = self._compiled.create_infer_request().infer([images])
-            scores, keypoints, keypoint_scores = (result[name] for name in OUTPUTS)
+            arrays = {port.any_name: result[port] for port in self._compiled.outputs}
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return scores, keypoints, keypoint_scores
+        return Outputs.named(arrays)
 
 
 def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> About:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one photo seen at several sizes, each also mirrored, and what was found there made one."""
+"""Test-time augmentation: run the detector on one photo at several sizes and mirrored, and merge the poses."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,12 +20,21 @@ PAPER_SIZES = ((520, 300), (666, 400), (833, 500), (1000, 600), (1167, 700), (13
 
 
 class Augmented:
-    """A detector that looks at a photo at each of `sizes`, as it is and mirrored: better poses, at many times the cost.
+    """A detector with test-time augmentation: more accurate, at many times the cost.
 
-    merge: "paper" throws the poses of all passes together and keeps the best of each group of duplicates; "merged"
-    averages each group, see `averaged`. sizes: (long, short) side in pixels to which the photo is brought.
+    It runs on the photo at each of `sizes`, unchanged and mirrored.
 
-    >>> poses = Augmented(PoseDet())("photo.jpg")
+    Args:
+        detector: The detector to run.
+        merge: `"paper"` keeps the best pose of each group of duplicates from all passes. `"merged"` averages the poses
+            of each group.
+        sizes: (long, short) sides in pixels to which the photo is resized.
+
+    Raises:
+        ConfigError: If `merge` is unknown or a size is out of range.
+
+    Examples:
+        >>> poses = Augmented(PoseDet())("photo.jpg")
     """
 
     def __init__(
@@ -40,7 +49,17 @@ class Augmented:
         self._sizes = tuple(sizes)
 
     def __call__(self, photo: Photo) -> Poses:
-        """The poses in one photo, as `PoseDet` gives them."""
+        """Find the poses in one photo.
+
+        Args:
+            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB.
+
+        Returns:
+            The poses in pixels of the photo, as from `PoseDet`.
+
+        Raises:
+            PhotoError: If the photo cannot be read.
+        """
         image = read_photo(photo)
         height, width = image.shape[:2]
         passes = []
@@ -48,9 +67,9 @@ class Augmented:
             passes.append(self._detector.candidates(image, long_side=long_side, short_side=short_side))
             seen = self._detector.candidates(image[:, ::-1], long_side=long_side, short_side=short_side)
             passes.append(mirrored(seen, width))
-        threshold = self._detector.score_threshold
+        threshold = self._detector.config.score_threshold
         if self._merge == "paper":
-            found = joined([each[each.scores > threshold] for each in passes])
+            found = Poses.joined([each[each.scores > threshold] for each in passes])
             merged = found[best(found, (height, width), self._detector.config)]
         else:
             merged = averaged(passes, (height, width), self._detector.config)
@@ -67,16 +86,6 @@ def mirrored(poses: Poses, width: int) -> Poses:
     return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton)
 
 
-def joined(passes: Sequence[Poses]) -> Poses:
-    """The poses of one photo, pass after pass; at least one pass, all with the same skeleton."""
-    return Poses(
-        np.concatenate([each.keypoints for each in passes]),
-        np.concatenate([each.scores for each in passes]),
-        np.concatenate([each.keypoint_scores for each in passes]),
-        passes[0].skeleton,
-    )
-
-
 def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: DecodeConfig) -> Poses:
     """The mean of each group of duplicates, best first; a group gathers about each pose that suppression keeps.
 
@@ -84,7 +93,7 @@ def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: Decod
     their own scores. A group's score is the mean over the passes of the largest weight in each: what is found
     once only, however surely, ranks behind what is found always. photo_size: (height, width).
     """
-    found = joined(passes)
+    found = Poses.joined(passes)
     kept = best(found, photo_size, config)
     if not len(kept):
         return found[kept]

@@ -11,6 +11,11 @@ from posedet.training.batches import Batch
 
 NOBODY = -1
 
+# The level of a person is that of stride 2 ** floor(log2(size / this)): 4 to 8 cells (official code).
+LEVEL_DIVISOR = 4.0
+# Hard targets of the score by OKS (paper sec. 3.3): positive from, negative below; nothing is learnt between.
+POSITIVE_OKS, NEGATIVE_OKS = 0.6, 0.5
+
 # Of the locations whose embeddings are trained, those drawn at random: without them the score never sees background.
 RANDOM_LOCATIONS = 24
 
@@ -39,7 +44,7 @@ class Persons(NamedTuple):
             corners, sizes = corners - missing / 2, sizes + missing
         areas = batch.areas
         if config.oks_area == "half box":
-            # The paper's OKS has no factor 2: COCO's form with half the area (facts 4.2).
+            # The paper's OKS has no factor 2: COCO's form with half the area (docs/fidelity.md, row 15).
             areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1) / 2
         return cls(
             valid,
@@ -51,10 +56,10 @@ class Persons(NamedTuple):
         )
 
 
-def person_levels(sizes: Tensor, strides: tuple[int, ...], divisor: float) -> Tensor:
-    """Level of each person by the size (..., 2) of its labelled keypoints: index into `strides` (facts 4.1)."""
+def person_levels(sizes: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Level of each person by the size (..., 2) of its labelled keypoints: index into `strides` (official code)."""
     sizes = sizes.clamp(min=1e-6)
-    level = ((sizes[..., 0] / divisor).log2() + (sizes[..., 1] / divisor).log2()) / 2
+    level = ((sizes[..., 0] / LEVEL_DIVISOR).log2() + (sizes[..., 1] / LEVEL_DIVISOR).log2()) / 2
     first = strides[0].bit_length() - 1
     return (level.trunc().long() - first).clamp(0, len(strides) - 1)
 
@@ -77,7 +82,7 @@ def assign_coarse(
     person that would be left without any takes its nearest free one.
     """
     centres = person_centres(batch, persons, config)
-    levels = person_levels(persons.sizes, strides, config.level_divisor)
+    levels = person_levels(persons.sizes, strides)
     difference = proposals.locations[None, None] - centres[:, :, None]
     distances = (difference / persons.sizes.clamp(min=1e-6)[:, :, None]).square().sum(-1).sqrt()  # (B, P, M)
     own_level = torch.tensor(strides, device=levels.device)[levels][..., None] == proposals.strides
@@ -113,23 +118,33 @@ def in_ignored(persons: Persons, proposals: Proposals) -> Tensor:
     return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
 
 
+def keypoint_similarity(first: Tensor, second: Tensor, sigmas: Tensor, areas: Tensor) -> Tensor:
+    """exp(-d^2 / (8 sigma^2 area)), COCO's form: (..., 2) and (..., 2) in the same pixels -> (...).
+
+    sigmas and areas, square pixels, broadcast to the result. OKS is its mean over labelled keypoints; the NumPy twin
+    is `posedet.oks`.
+    """
+    squared = (first - second).square().sum(-1)
+    return (-squared / (8 * sigmas.square() * areas)).exp()
+
+
 def pose_oks(poses: Tensor, batch: Batch, persons: Persons, sigmas: Tensor) -> Tensor:
     """OKS of poses (B, S, K, 2) with the persons of the batch: (B, S, P), -1 for persons that are not learnt.
 
-    COCO's form, exp(-d^2 / (8 sigma^2 area)), mean over labelled keypoints; the NumPy twin is `posedet.oks.oks`.
+    The mean of `keypoint_similarity` over labelled keypoints; the NumPy twin is `posedet.oks.oks`.
     """
     similarity = torch.zeros(poses.shape[0], poses.shape[1], batch.keypoints.shape[1], device=poses.device)
-    exponent = -1 / (8 * sigmas.square() * persons.areas[..., None].clamp(min=1e-9))  # (B, P, K)
+    areas = persons.areas[:, None].clamp(min=1e-9)
     # One keypoint at a time: (B, S, P, K) at once is gigabytes when every location has a pose.
     for k in range(poses.shape[2]):
-        squared = (poses[:, :, None, k] - batch.keypoints[:, None, :, k]).square().sum(-1)
-        similarity += (squared * exponent[:, None, :, k]).exp() * persons.labelled[:, None, :, k]
+        near = keypoint_similarity(poses[:, :, None, k], batch.keypoints[:, None, :, k], sigmas[k], areas)
+        similarity += near * persons.labelled[:, None, :, k]
     similarity /= persons.labelled.sum(2).clamp(min=1)[:, None]
     return similarity.masked_fill(~persons.valid[:, None], -1)
 
 
 def assign_by_oks(oks: Tensor, *, positive: float, rescue: float) -> Tensor:
-    """The person that each pose belongs to by its OKS (facts 4.3): (B, S) int64, NOBODY where none is near enough.
+    """The person that each pose belongs to by its OKS (official code): (B, S) int64, NOBODY where none is near enough.
 
     oks: (B, S, P), -1 for persons that do not count. Poses at `positive` or above belong to the nearest person. With
     `rescue` above 0, a person's best poses belong to it from `rescue` on, even if they were another's.
@@ -144,19 +159,17 @@ def assign_by_oks(oks: Tensor, *, positive: float, rescue: float) -> Tensor:
     return owner
 
 
-def score_labels(
-    oks: Tensor, batch: Batch, persons: Persons, *, positive: float, negative: float
-) -> tuple[Tensor, Tensor]:
-    """Hard targets of the score by the OKS of the coarse pose (facts 4.4): labels and weights, (B, S) each.
+def score_labels(oks: Tensor, batch: Batch, persons: Persons) -> tuple[Tensor, Tensor]:
+    """Hard targets of the score by the OKS of the coarse pose (official code): labels and weights, (B, S) each.
 
-    Between `negative` and `positive` nothing is learnt, nor in an image that has people, but none with enough
+    Between NEGATIVE_OKS and POSITIVE_OKS nothing is learnt, nor in an image that has people, but none with enough
     labelled keypoints.
     """
     best = oks.amax(2)
-    unsure = (best >= negative) & (best < positive)
+    unsure = (best >= NEGATIVE_OKS) & (best < POSITIVE_OKS)
     people = persons.labelled.any(2).any(1) | (batch.crowds == 0).any(1)
     unlabelled = people & ~persons.valid.any(1)
-    return (best >= positive).float(), (~unsure & ~unlabelled[:, None]).float()
+    return (best >= POSITIVE_OKS).float(), (~unsure & ~unlabelled[:, None]).float()
 
 
 class Selection(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from posedet.config import DataConfig
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.augment import Patch, make_patch
 from posedet.errors import PhotoError
 from posedet.skeleton import Skeleton
@@ -42,11 +42,10 @@ class PhotoStream(Dataset[Patch]):
     """Endless stream of patches: sample number n is the same whoever asks, in whatever order.
 
     The photo comes from a fresh permutation for each epoch, the augmentation from a generator seeded by
-    (seed, n): workers, processes and resumed runs need no state. `repeats[i]` is how often photo i is seen an epoch.
+    (seed, n): workers, processes and resumed runs need no state.
     """
 
-    photos: list[AnnotatedPhoto]
-    repeats: list[int]
+    photos: PhotoSet
     skeleton: Skeleton
     config: DataConfig
     seed: int
@@ -56,21 +55,21 @@ class PhotoStream(Dataset[Patch]):
 
     @property
     def epoch_length(self) -> int:
-        return sum(self.repeats)
+        return self.photos.epoch_length
 
     def photo_at(self, number: int) -> AnnotatedPhoto:
         epoch, place = divmod(number, self.epoch_length)
         if self._epoch[0] != epoch:  # type: ignore[attr-defined]
             order = np.random.default_rng((self.seed, epoch)).permutation(
-                np.repeat(np.arange(len(self.photos)), self.repeats)
+                np.repeat(np.arange(len(self.photos)), self.photos.repeats)
             )
             object.__setattr__(self, "_epoch", (epoch, order))
-        return self.photos[self._epoch[1][place]]  # type: ignore[attr-defined]
+        return self.photos.photos[self._epoch[1][place]]  # type: ignore[attr-defined]
 
     def __getitem__(self, number: int) -> Patch:
         generator = np.random.default_rng((self.seed, 1_000_003, number))
         photo = self.photo_at(number)
-        others = [self.photos[i] for i in generator.integers(len(self.photos), size=3)]
+        others = [self.photos.photos[i] for i in generator.integers(len(self.photos), size=3)]
         return make_patch(photo, others, self.skeleton, self.config, generator)
 
 

@@ -15,7 +15,7 @@ KNOWN = 0.1
 def all_level_targets(
     batch: Batch, sizes: list[tuple[int, int]], strides: tuple[int, ...], sigma: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The official targets (facts 5): every person on every level, around whole cells.
+    """The official targets: every person on every level, around whole cells.
 
     sizes: (h, w) of every map; sigma: cells. Returns targets (B, K, h, w) in 0..1 and weights (B, 1, h, w) of every
     level: 0 in the boxes of persons without labelled keypoints.
@@ -49,19 +49,18 @@ def own_level_targets(
     strides: tuple[int, ...],
     *,
     level_strides: tuple[int, ...],
-    level_divisor: float,
     origin: float,
     sigma: float,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Our targets: each person on the map of its own level only, around the true place of the keypoint.
 
-    sizes and strides: of every map; origin: of its cells, as in the network; level_strides, level_divisor: as in
-    `person_levels`. The cell nearest to a keypoint is exactly 1. Ignored regions and the boxes of other levels'
-    persons have weight 0, but for the surroundings of this level's keypoints.
+    sizes and strides: of every map; origin: of its cells, as in the network; level_strides: of the levels. The cell
+    nearest to a keypoint is exactly 1. Ignored regions and the boxes of other levels' persons have weight 0, but for
+    the surroundings of this level's keypoints.
     """
     num_images, _, num_keypoints = batch.weights.shape
     device = batch.weights.device
-    levels = person_levels(persons.sizes, level_strides, level_divisor)
+    levels = person_levels(persons.sizes, level_strides)
     targets, masks = [], []
     for number, ((height, width), stride) in enumerate(zip(sizes, strides, strict=True)):
         shift = origin * (stride - 1)

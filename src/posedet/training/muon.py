@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from posedet.training.precision import computes_bfloat16
+
 MOMENTUM = 0.95
 # What AdamW's steps measure, as a share of the learning rate (Liu et al., 2025): one learning rate fits both.
 STEP_SIZE = 0.2
@@ -61,10 +63,12 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
 def orthogonal(matrices: Tensor) -> Tensor:
     """(..., m, n) -> nearly U V^T of each U S V^T, without computing either: singular values of 0.7 to 1.2.
 
-    In bfloat16, whose errors a step can bear; directions with next to no share in a matrix keep a smaller one.
+    In bfloat16 where the device has it, whose errors a step can bear; directions with next to no share in a matrix
+    keep a smaller one.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x: Tensor = (matrices.mT if tall else matrices).bfloat16().contiguous()
+    precision = torch.bfloat16 if computes_bfloat16(matrices.device.type) else torch.float32
+    x: Tensor = (matrices.mT if tall else matrices).to(precision).contiguous()
     x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in POLYNOMIALS:
         square = x @ x.mT

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from posedet.config import Config
-from posedet.data.annotations import AnnotatedPhoto
+from posedet.data.annotations import PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.files import write_atomically
-from posedet.model.network import PoseDetNet, Proposals, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet, Proposals
 from posedet.skeleton import Skeleton
 from posedet.training.assignment import NOBODY, Selection, person_centres
 from posedet.training.batches import Batch, PhotoStream, collate
-from posedet.training.loop import Objective, without_empty
-from posedet.training.losses import heatmap_targets
+from posedet.training.targets import Assigner
 
 Colour = tuple[int, int, int]
 
@@ -45,8 +45,7 @@ class Sample(NamedTuple):
 
 def show(
     config: Config,
-    photos: list[AnnotatedPhoto],
-    repeats: list[int],
+    photos: PhotoSet,
     skeleton: Skeleton,
     folder: Path,
     *,
@@ -58,14 +57,14 @@ def show(
     same photos and settings. Raises DataError when there is no photo to train on.
     """
     if not config.data.empty_photos:
-        photos, repeats = without_empty(photos, repeats)
-    if not photos:
+        photos = photos.without_empty()
+    if not len(photos):
         raise DataError("there are no photos to train on")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output {folder}: cannot be made ({error.strerror}); choose another folder") from None
-    stream = PhotoStream(photos, repeats, skeleton, config.data, config.train.seed)
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
     # Its weights do not matter: what counts is where its locations and the cells of its heatmaps lie.
     network = build_network(config.model, skeleton).train()
     files = []
@@ -82,16 +81,13 @@ def show(
 def sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> Sample:
     """Sample `number` of a run, with the same steps as in training."""
     batch = collate([stream[number]])
-    objective = Objective(config, stream.skeleton, torch.device("cpu"))
+    assigner = Assigner(config, torch.tensor(stream.skeleton.sigmas), network.geometry)
     # One embedding will do: none is looked at.
     output = network(batch.images.float(), lambda _, logits: logits[:, :1].argmax(1, keepdim=True))
-    selection = objective.select(network, output.proposals, batch)
-    targets: list[torch.Tensor] = []
-    masks: list[torch.Tensor] = []
-    if output.heatmaps:
-        targets, masks = heatmap_targets(network, output.heatmaps, batch, selection.persons, config)
+    selection = assigner.select(output.proposals, batch)
+    targets = assigner.targets(output, batch, selection)
     centres = person_centres(batch, selection.persons, config.assign)
-    return Sample(batch, output.proposals, selection, centres, targets, masks)
+    return Sample(batch, output.proposals, selection, centres, targets.heatmaps, targets.heatmap_weights)
 
 
 def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
@@ -99,13 +95,13 @@ def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: 
     image = drawn.batch.images[0].permute(1, 2, 0).numpy()
     zoom = max(1, round(PANEL / image.shape[0]))
     labels = _labels_panel(drawn, image, skeleton, zoom)
-    positives = _positives_panel(drawn, image, network.strides, zoom)
+    positives = _positives_panel(drawn, image, network.geometry.strides, zoom)
     width = 2 * labels.width + GAP
     levels = max(1, len(drawn.targets))
     heatmaps = [
         _heatmap_panel(target[0], mask[0, 0], image, (width - (levels - 1) * GAP) // levels, stride, colour)
         for target, mask, stride, colour in zip(
-            drawn.targets, drawn.masks, network.heatmap_strides, LEVELS, strict=False
+            drawn.targets, drawn.masks, network.geometry.heatmap_strides, LEVELS, strict=False
         )
     ]
     height = LINE + labels.height + (GAP + heatmaps[0].height if heatmaps else 0)

@@ -2,25 +2,28 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
 from posedet.errors import DataError, ModelError
-from posedet.model.network import PoseDetNet, build_network
+from posedet.model.build import build_network
+from posedet.model.network import PoseDetNet
 from posedet.runtime.model_files import MAX_BYTES, local_file
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.weights.keypoints import carry_over
 from posedet.weights.pth import load_pth
 
-FORMAT = "posedet-1"
+# In "posedet-1" the displacements of a keypoint were in the order y, x; since then they are x, y.
+FORMAT, Y_FIRST = "posedet-2", "posedet-1"
+_DISPLACEMENTS = re.compile(r"(^|/)(bypass\.offsets|refinements\.\d+\.output)\.(weight|bias)$")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -30,7 +33,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             partial,
-            {"posedet": json.dumps({"format": FORMAT, **info})},
+            # Last: `info` may come from an older file, whose tensors were turned when it was read.
+            {"posedet": json.dumps({**info, "format": FORMAT})},
         )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -43,7 +47,20 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a safetensors file and what it says of itself ({} when it is not ours)."""
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _info(file)  # noqa: SIM118
+        tensors, info = {name: file.get_tensor(name) for name in file.keys()}, _info(file)  # noqa: SIM118
+    if info.get("format") == Y_FIRST:
+        tensors = {name: swap_axes(tensor) if is_displacement(name) else tensor for name, tensor in tensors.items()}
+    return tensors, info
+
+
+def is_displacement(name: str) -> bool:
+    """Whether a tensor's rows are the displacements of keypoints, two for each."""
+    return _DISPLACEMENTS.search(name) is not None
+
+
+def swap_axes(tensor: Tensor) -> Tensor:
+    """The rows of y and x exchanged, or back: of the weight (2K, ...) or bias (2K,) of displacements."""
+    return tensor.view(-1, 2, *tensor.shape[1:]).flip(1).view(tensor.shape)
 
 
 def load_info(path: Path) -> dict[str, Any]:
@@ -80,7 +97,7 @@ def save_weights(
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
     """What `save_weights` wrote; `stored_skeleton` reads the last. Raises ModelError for any other file."""
     tensors, info = load_tensors(path)
-    if info.get("format") != FORMAT or "config" not in info:
+    if info.get("format") not in (FORMAT, Y_FIRST) or "config" not in info:
         raise ModelError(f"{path}: not a posedet weights file (metadata 'posedet' is missing)")
     if any(name.startswith("network/") for name in tensors):
         raise ModelError(f"{path}: the state of a training run; its weights are in weights.safetensors beside it")
@@ -126,22 +143,6 @@ def named_skeleton(name: str) -> Skeleton:
     return skeleton_for(name)
 
 
-def skeleton_to_train(name: str, run: Path) -> Skeleton:
-    """The skeleton that `model.skeleton` names, or that of a `run` that goes on, whose file may be gone.
-
-    Raises ModelError when the two have other keypoints.
-    """
-    state = run / "state.safetensors"
-    own = stored_skeleton(load_info(state), state) if state.is_file() else None
-    is_file = name.lower().endswith((".toml", ".json", ".safetensors"))
-    if own is not None and is_file and not Path(name).exists():
-        return own
-    named = named_skeleton(name)
-    if own is not None and own.keypoints != named.keypoints:
-        raise ModelError(f"{run}: holds a run with the keypoints of '{own.name}', not of '{named.name}'; take another")
-    return named if own is None else own
-
-
 def load_named(source: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of PyTorch's own (.pth), given by path or by `https://...#sha256=HEX`."""
     path = local_file(source)
@@ -174,70 +175,3 @@ def load_start(network: nn.Module, source: str | Path, skeleton: Skeleton) -> st
     named = f" (not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''})" if left else ""
     fresh = len(own) - len(fitting)
     return f"{source}: {len(fitting)} of {len(tensors)} tensors taken{named}, {fresh} start fresh{keypoints}"
-
-
-class MovingAverage:
-    """Exponential moving average of a network's weights and statistics, with a warm-up of the decay."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        state = network.state_dict()
-        floats = [name for name in self.tensors if self.tensors[name].is_floating_point()]
-        torch._foreach_lerp_([self.tensors[n] for n in floats], [state[n] for n in floats], 1 - decay)
-        for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(state[name])
-
-
-def training_state(
-    network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
-) -> dict[str, Tensor]:
-    """Everything that the next step depends on, as named tensors."""
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
-    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
-    for parameter, state in optimiser.state.items():
-        tensors |= {f"optimiser/{key}/{names[parameter]}": value for key, value in state.items()}
-    return tensors
-
-
-def check_goes_on(config: Config, info: dict[str, Any], state: Path) -> None:
-    """A run goes on with the network and the kind of optimiser that it began with; other settings may change.
-
-    info: what `load_tensors` says of the state. Raises ModelError naming what is wrong.
-    """
-    if type(info.get("step")) is not int or "config" not in info:
-        raise ModelError(f"{state}: not a posedet training state")
-    before, now = config_from_dict(info["config"], str(state)).to_dict(), config.to_dict()
-    # The skeleton's name does not matter: its keypoints were compared.
-    for section, keys in (("model", now["model"].keys() - {"skeleton"}), ("train", {"optimiser"})):
-        for key in sorted(keys):
-            if before[section][key] != now[section][key]:
-                setting = f"{section}.{key} = {before[section][key]!r}"
-                raise ModelError(f"{state}: of a run with {setting}, not {now[section][key]!r}; take another --run")
-
-
-def restore_training(
-    tensors: dict[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage | None
-) -> None:
-    """The inverse of `training_state`."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    network.load_state_dict(part("network/"))
-    if average is not None:
-        for name, tensor in (part("average/") or part("network/")).items():
-            average.tensors[name].copy_(tensor)
-    parameters = dict(network.named_parameters())
-    for key_and_name, tensor in part("optimiser/").items():
-        key, _, name = key_and_name.partition("/")
-        parameter = parameters[name]
-        # Adam keeps its step counter on the CPU.
-        optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)

@@ -1,4 +1,4 @@
-"""Weights -> one ONNX file that holds everything from uint8 pixels to scored poses, proven equal before it is kept."""
+"""Export weights to one ONNX file, from uint8 pixels to scored poses, and check that it equals PyTorch."""
 
 import json
 import logging
@@ -14,8 +14,8 @@ import torch
 
 from posedet import __version__
 from posedet.errors import ModelError
+from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet
-from posedet.model.network import build_network
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
@@ -25,12 +25,19 @@ TOLERANCE_PIXELS = 0.05
 
 
 def export(weights: Path, output: Path, *, half: bool = False) -> float:
-    """Write `output` from a posedet weights file and return the largest difference to PyTorch in pixels.
+    """Export a weights file to ONNX. The file has dynamic batch, height and width, and metadata that describe it.
 
-    The file has dynamic batch, height and width and describes itself (metadata `posedet`). With `half`, weights are
-    rounded to float16 and stored so, in half the space, in `output` and in a weights file of the same name beside it;
-    the arithmetic stays float32. Raises ModelError when the exported network differs from PyTorch; then nothing is
-    written.
+    Args:
+        weights: A posedet weights file (.safetensors).
+        output: The ONNX file to write.
+        half: Store weights as float16, in half the space, and write the rounded weights as a .safetensors file beside
+            `output`. The arithmetic stays float32.
+
+    Returns:
+        The largest difference of a keypoint between the file and PyTorch, in pixels.
+
+    Raises:
+        ModelError: If the exported network differs from PyTorch by more than 0.05 pixels. Nothing is written then.
     """
     tensors, config, info = load_weights(weights)
     if half:
@@ -86,7 +93,7 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
                 external_data=False,
                 dynamic_shapes=({0: batch, 1: height, 2: width},),
                 input_names=["images"],
-                output_names=["scores", "keypoints", "keypoint_scores"],
+                output_names=list(deployed.output_names),
                 verbose=False,
             )
     finally:
@@ -107,7 +114,8 @@ def check(path: Path, deployed: DeployedNet) -> float:
     worst = 0.0
     for size in CHECKED_SIZES:
         images = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-        scores, keypoints, keypoint_scores = session.run(None, {"images": images})
+        found = session.run(list(deployed.output_names), {"images": images})
+        scores, keypoints, keypoint_scores, *extra = found
         with torch.no_grad():
             wanted = [x.numpy() for x in deployed(torch.from_numpy(images))]
         if not np.allclose(scores, wanted[0], atol=1e-4):
@@ -122,4 +130,7 @@ def check(path: Path, deployed: DeployedNet) -> float:
         worst = max(worst, float(np.abs(keypoints - wanted[1])[clear].max(initial=0)))
         if not np.allclose(keypoint_scores[clear], wanted[2][clear], atol=1e-3):
             raise ModelError(f"{path.name}: keypoint scores differ from PyTorch")
+        for place, values in enumerate(extra, 3):
+            if not np.allclose(values[clear], wanted[place][clear], atol=1e-3, rtol=1e-3):
+                raise ModelError(f"{path.name}: output {deployed.output_names[place]!r} differs from PyTorch")
     return worst

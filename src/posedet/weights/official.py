@@ -8,9 +8,9 @@ from torch import Tensor
 
 from posedet.config import Config, ModelConfig
 from posedet.errors import ConfigError, ModelError
-from posedet.model.network import build_network
+from posedet.model.build import build_network
 from posedet.skeleton import SKELETONS, skeleton_for
-from posedet.weights.checkpoint import load_named, save_weights
+from posedet.weights.checkpoint import is_displacement, load_named, save_weights, swap_axes
 
 Shape = tuple[int, ...]
 
@@ -149,9 +149,11 @@ def _official_shape(ours: str, shape: Shape) -> Shape:
 
 
 def _our_form(ours: str, tensor: Tensor) -> Tensor:
-    """The inverse of `_official_shape`. Rows of the offsets stay as they are: y and x by turns there and here."""
+    """The inverse of `_official_shape`. Official displacements are in the order y, x, ours x, y."""
     if ours.endswith(".embedding.weight"):
         return tensor[:, :, 0].permute(2, 1, 0).contiguous()
+    if is_displacement(ours):
+        tensor = swap_axes(tensor)
     return tensor[:, :, 0, 0].contiguous() if _is_linear(ours) else tensor.contiguous()
 
 

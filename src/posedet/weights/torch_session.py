@@ -28,8 +28,9 @@ class TorchSession:
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         device = self._deployed.network.image_mean.device
         with torch.inference_mode():
-            scores, keypoints, keypoint_scores = self._deployed(torch.from_numpy(images).to(device))
-        return scores.cpu().numpy(), keypoints.cpu().numpy(), keypoint_scores.cpu().numpy()
+            arrays = self._deployed(torch.from_numpy(images).to(device))
+        names = self._deployed.output_names
+        return Outputs.named({name: array.cpu().numpy() for name, array in zip(names, arrays, strict=True)})
 
 
 def open_weights(path: Path, device: str = "cpu") -> TorchSession:

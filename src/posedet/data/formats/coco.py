@@ -1,207 +1,272 @@
-"""COCO-style JSON from outside, checked entry by entry: an error is one line that names the file and the entry."""
+"""Annotated photos in COCO's form: JSON with images, annotations and categories, and the photos in a folder.
 
-import gzip
-import json
+The file comes from outside: everything in it is checked. Beside COCO's fields these are understood: annotations'
+`ignore`, `score`, `keypoint_scores` (a teacher's; or `joint_scores`), `labelled_keypoints` (names of the keypoints that
+count, the others are not known; or `labelled_joints`), `only_main_person`; photos' `only_main_person`, `crowdIndex`.
+"""
+
+import logging
 import reprlib
-import zlib
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
+from posedet.data.findings import Report, refuse, reporting
+from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.json_entries import (
+    MAX_NUMBER,
+    box,
+    entries,
+    flag,
+    identity,
+    keypoint_table,
+    known_category,
+    new_identity,
+    number,
+    numbers,
+    photo_path,
+    photo_sides,
+)
+from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.errors import DataError
+from posedet.files import photo_folder
 from posedet.skeleton import Skeleton
 
-MAX_JSON_BYTES = 1 << 29  # unpacked; the largest keypoint file of COCO has 240 MB
-MAX_NUMBER = 1e9  # of a coordinate: what is larger is a mistake, and would overflow float32 further on
-_MAX_ID = 2**63 - 1
-_NUMBER_TYPES = {int, float, np.float32, np.float64, np.int32, np.int64}
+TOP = ("head", "neck")  # as CrowdPose names them
 
-# Other data sets' words for the same place: CrowdPose's files say "head" or "top_head" for the top of the head.
-_SYNONYMS = {"head": "head_top", "top_head": "head_top", "headtop": "head_top", "top_of_head": "head_top"}
+# The point that the official code adds to CrowdPose's 14, and what it is the middle of.
+ABDOMEN = "abdomen"
+AROUND_ABDOMEN = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
+log = logging.getLogger(__name__)
 
-class KeypointColumns(NamedTuple):
-    """Where a file's category keeps the keypoints of the wanted skeleton."""
-
-    num_keypoints: int  # in the file
-    names: tuple[str, ...]  # in the file
-    wanted: NDArray[np.intp]  # indices of the skeleton's keypoints that the file has
-    column: NDArray[np.intp]  # their indices in the file, in the same order
+Categories = dict[int, KeypointColumns | None]  # None: annotations of that category are of no use here
+Photos = dict[int, AnnotatedPhoto | None]  # None: the photo's own entry is wrong
 
 
-def read_json(path: str | Path) -> Any:
-    """Parse a `.json` or `.json.gz` file of at most `MAX_JSON_BYTES` unpacked; DataError says what is wrong."""
-    file = Path(path)
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            content = stream.read(MAX_JSON_BYTES + 1)
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{file}: not a gzip file, or cut short ({error})") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
-    if len(content) > MAX_JSON_BYTES:
-        raise DataError(f"{file}: larger than {MAX_JSON_BYTES >> 20} MiB, expected annotations or results")
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise DataError(f"{file}: nested too deeply, expected annotations or results") from None
-    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
-        raise DataError(f"{file}: not a JSON file ({str(error).splitlines()[0]:.120})") from None
+def read(
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+) -> tuple[AnnotatedPhoto, ...]:
+    """The photos of a COCO-style file (`.json` or `.json.gz`), which lie in `folder`, by default that of its name."""
+    photos = photo_folder(file.path) if folder is None else Path(folder)
+    return read_content(file.json, str(file.path), photos, skeleton, report)
 
 
-def entries(data: Any, key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of the list `data[key]`, each with its place, such as `val.json: annotations[7]`."""
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: {reprlib.repr(data)}, expected an object with images, annotations and categories")
-    if key not in data:
-        raise DataError(f"{where}: '{key}' is missing; is this a COCO-style file of keypoints?")
-    yield from listed(data[key], f"{where}: {key}")
+def read_content(
+    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Report = refuse
+) -> tuple[AnnotatedPhoto, ...]:
+    """All photos of the content of a COCO-style file, in its order; errors call it `where`.
 
-
-def listed(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list, each with its place, such as `results[7]`."""
-    if not isinstance(value, list):
-        raise DataError(f"{where}: {reprlib.repr(value)}, expected a list")
-    for number, entry in enumerate(value):
-        if not isinstance(entry, dict):
-            raise DataError(f"{where}[{number}]: {reprlib.repr(entry)}, expected an object")
-        yield f"{where}[{number}]", entry
-
-
-def present(entry: dict[str, Any], key: str, where: str) -> Any:
-    """`entry[key]`, which must be there."""
-    if key not in entry:
-        raise DataError(f"{where}: '{key}' is missing")
-    return entry[key]
-
-
-def identity(entry: dict[str, Any], key: str, where: str) -> int:
-    """A whole number that identifies a photo, an annotation or a category."""
-    value = present(entry, key, where)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not -_MAX_ID <= value <= _MAX_ID:
-        raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a whole number")
-    return int(value)
-
-
-def new_identity(entry: dict[str, Any], taken: set[int] | dict[int, Any], where: str) -> int:
-    """The entry's own `id`, which no entry before it may have."""
-    value = identity(entry, "id", where)
-    if value in taken:
-        raise DataError(f"{where}.id: {value} stands there twice")
-    return value
-
-
-def number(entry: dict[str, Any], key: str, where: str, *, low: float, high: float) -> float:
-    """A number from `low` to `high`."""
-    value = present(entry, key, where)
-    if type(value) not in _NUMBER_TYPES or not low <= value <= high:  # NaN fails both comparisons
-        raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def flag(entry: dict[str, Any], key: str, where: str) -> bool:
-    """A flag 0 / 1 or false / true; false where it is missing."""
-    value = entry.get(key, False)
-    if not isinstance(value, bool | int) or value not in (0, 1):
-        raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected 0 or 1")
-    return bool(value)
-
-
-def numbers(entry: dict[str, Any], key: str, where: str, length: int, layout: str = "") -> NDArray[np.float64]:
-    """A list of `length` finite numbers; `layout` explains the length to whoever got it wrong, as in "17 x 3"."""
-    value = present(entry, key, where)
-    meant = f"{length} ({layout})" if layout else str(length)
-    if not isinstance(value, list | tuple | np.ndarray):
-        raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a list of {meant} numbers")
-    if len(value) != length:
-        raise DataError(f"{where}.{key}: {len(value)} numbers, expected {meant}")
-    # Types first: NumPy would take "1" and null for numbers.
-    if set(map(type, value)) <= _NUMBER_TYPES and all(-MAX_NUMBER <= each <= MAX_NUMBER for each in value):
-        return np.array(value, np.float64)
-    place, wrong = next(
-        (place, each)
-        for place, each in enumerate(value)
-        if type(each) not in _NUMBER_TYPES or not -MAX_NUMBER <= each <= MAX_NUMBER
-    )
-    raise DataError(f"{where}.{key}[{place}]: {reprlib.repr(wrong)}, expected a number of at most {MAX_NUMBER:g}")
-
-
-def box(entry: dict[str, Any], where: str) -> NDArray[np.float64]:
-    """`bbox`: x, y of the top-left corner, width and height in pixels, the last two not negative."""
-    values = numbers(entry, "bbox", where, 4, "x, y, width, height")
-    if values[2] < 0 or values[3] < 0:
-        raise DataError(f"{where}.bbox: width {values[2]:g}, height {values[3]:g}, expected no negative ones")
-    return values
-
-
-def keypoint_table(entry: dict[str, Any], where: str, num_keypoints: int) -> NDArray[np.float64]:
-    """`keypoints` as (num_keypoints, 3): x, y in pixels, and a flag or score."""
-    return numbers(entry, "keypoints", where, 3 * num_keypoints, f"{num_keypoints} x 3").reshape(num_keypoints, 3)
-
-
-def read_categories(
-    data: Any, where: str, skeleton: Skeleton, *, unnamed: Sequence[str] = ()
-) -> dict[int, KeypointColumns | None]:
-    """Category id -> where its keypoints lie; None for a category whose annotations are of no use here.
-
-    Keypoints are found by name, so the order in the file does not matter. `unnamed` are the names to take where no
-    category of the file names its own. Raises DataError where no category shares a keypoint with the skeleton.
+    Keypoints are mapped by name to `skeleton`; those that the file does not have get visibility 0, but for an
+    "abdomen", which is made of shoulders and hips as in the official code for CrowdPose. If the file names no
+    keypoints, they are taken to be those of the skeleton, in its order. Problems are one line that names file and
+    entry: `val.json: annotations[7].keypoints: 48 numbers, ...`.
     """
-    all_entries = list(entries(data, "categories", where))
-    named = any("keypoints" in entry for _, entry in all_entries)
-    if not named and not unnamed:
-        raise DataError(f"{where}: categories: none has 'keypoints'; is this a file of keypoints?")
-    categories: dict[int, KeypointColumns | None] = {}
-    other_names: list[str] = []
-    for place, entry in all_entries:
-        category_id = new_identity(entry, categories, place)
-        categories[category_id] = None
-        if named and "keypoints" not in entry:
-            continue
-        columns = keypoint_columns(entry["keypoints"] if named else list(unnamed), f"{place}.keypoints", skeleton)
-        other_names += columns.names
-        if len(columns.wanted):
-            categories[category_id] = columns
-    if all(columns is None for columns in categories.values()):
-        raise DataError(
-            f"{where}: categories: no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(other_names)}; "
-            "they are found by name"
+    categories = _read_categories(data, where, skeleton, report)
+    photos = _read_photos(data, where, folder, categories, report)
+    persons: dict[int, list[Person]] = {image_id: [] for image_id in photos}
+    main_only: set[int] = set()
+    taken: set[int] = set()
+    for place, entry in entries(data, "annotations", where, report):
+        with reporting(report, "annotation entry"):
+            taken.add(new_identity(entry, taken, place))
+        with reporting(report, "annotation entry"):
+            image_id = _known_photo(entry, photos, place)
+            columns, photo = categories[known_category(entry, categories, place)], photos[image_id]
+            if columns is None:
+                continue
+            person = _read_person(entry, place, columns, skeleton)
+            if flag(entry, "only_main_person", place):
+                main_only.add(image_id)
+            if photo is not None:
+                person = replace(person, place=f"{place} (id {person.annotation_id}, {photo.path.name})")
+                persons[image_id].append(person)
+                _check_count(entry, person, columns, report)
+    return tuple(
+        replace(
+            photo,
+            persons=tuple(persons[image_id]),
+            only_main_person=photo.only_main_person or image_id in main_only,
         )
+        for image_id, photo in photos.items()
+        if photo is not None
+    )
+
+
+def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Report) -> Categories:
+    """Category id -> where its keypoints lie; they are found by name, so their order does not matter."""
+    categories: Categories = {}
+    names: list[str] = []
+    for place, entry in _named(list(entries(data, "categories", where, report)), data, where, skeleton):
+        with reporting(report, "category entry"):
+            category_id = new_identity(entry, categories, place)
+            categories[category_id] = None
+            if "keypoints" in entry:
+                wanted = skeleton or _own_skeleton({"name": f"category {category_id}", **entry}, place, report)
+                columns = keypoint_columns(entry["keypoints"], f"{place}.keypoints", wanted)
+                names += columns.names
+                categories[category_id] = columns if len(columns.wanted) else None
+    if not any(categories.values()):
+        lacking = "none has 'keypoints'; is this a file of keypoints?"
+        if skeleton is not None and names:
+            lacking = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}; they are found by name"
+        report("category entry", DataError(f"{where}: categories: {lacking}"))
     return categories
 
 
-def category_of(
-    entry: dict[str, Any], categories: dict[int, KeypointColumns | None], where: str
-) -> KeypointColumns | None:
-    """The columns of an entry's category, which must exist."""
-    category_id = identity(entry, "category_id", where)
-    if category_id not in categories:
-        known = ", ".join(str(each) for each in list(categories)[:10])
-        raise DataError(f"{where}.category_id: {category_id} is not among the file's categories ({known})")
-    return categories[category_id]
+def _named(
+    categories: list[tuple[str, dict[str, Any]]], data: Any, where: str, skeleton: Skeleton | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """The categories; with the skeleton's keypoints if none names its own, though there are annotations of some."""
+    listed = data.get("annotations")
+    annotations = listed if isinstance(listed, list) else []
+    annotated = not annotations or any("keypoints" in each for each in annotations if isinstance(each, dict))
+    if skeleton is None or not annotated or any("keypoints" in entry for _, entry in categories):
+        return categories
+    log.warning("%s names no keypoints: taken to be those of '%s', in its order", where, skeleton.name)
+    return [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in categories]
 
 
-def keypoint_columns(names: Any, where: str, skeleton: Skeleton) -> KeypointColumns:
-    """Where the keypoints of `skeleton` stand among a file's `names`, perhaps not all of them."""
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
+    """A category's own keypoints. Limbs that are wrong are no more than reported: they are drawn, not learnt."""
+    try:
+        skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    try:
+        Skeleton.from_coco_category(entry)
+    except DataError as error:
+        report("category entry", f"{place}: {error}")
+    return skeleton
+
+
+def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Report) -> Photos:
+    """Image id -> the photo, still without people."""
+    names = {each: () if columns is None else columns.names for each, columns in categories.items()}
+    photos: Photos = {}
+    files: set[Path] = set()
+    for place, entry in entries(data, "images", where, report):
+        with reporting(report, "image entry"):
+            image_id = new_identity(entry, photos, place)
+            photos[image_id] = None
+            path = photo_path(entry, place, folder)
+            if path in files:
+                report("photo twice", f"{place}.file_name: {entry['file_name']!r} stands there twice")
+            files.add(path)
+            photos[image_id] = AnnotatedPhoto(
+                image_id=image_id,
+                path=path,
+                size=photo_sides(entry, place),
+                persons=(),
+                only_main_person=flag(entry, "only_main_person", place),
+                crowd_index=number(entry, "crowdIndex", place, low=0, high=1e6) if "crowdIndex" in entry else None,
+                categories=names,
+                place=place,
+            )
+    return photos
+
+
+def _known_photo(entry: dict[str, Any], photos: Photos, where: str) -> int:
+    image_id = identity(entry, "image_id", where)
+    if image_id not in photos:
+        raise DataError(f"{where}.image_id: {image_id} is not among the file's images")
+    return image_id
+
+
+class _Labels(NamedTuple):
+    """What an entry says of the file's J keypoints."""
+
+    points: NDArray[np.float64]  # (J, 2)
+    flags: NDArray[np.float64]  # (J,) 0, 1 or 2
+    seen: NDArray[np.int_]  # (J,) 1 seen, 0 not, -1 the entry does not tell
+    weights: NDArray[np.float64]  # (J,)
+
+
+def _read_labels(entry: dict[str, Any], where: str, columns: KeypointColumns) -> _Labels:
+    table = keypoint_table(entry, where, columns.num_keypoints)
+    flags = table[:, 2]
+    if not np.isin(flags, (0, 1, 2)).all():
+        place = int(np.flatnonzero(~np.isin(flags, (0, 1, 2)))[0])
+        raise DataError(f"{where}.keypoints[{3 * place + 2}]: flag {flags[place]:g}, expected 0, 1 or 2")
+    scores = _newer(entry, "keypoint_scores", "joint_scores")
+    labelled = _newer(entry, "labelled_keypoints", "labelled_joints")
+    if labelled is not None:
+        flags = np.where(_is_labelled(entry[labelled], f"{where}.{labelled}", columns), flags, 0)
+    weights = np.ones(columns.num_keypoints)
+    if scores is not None:
+        # Peaks of heatmaps exceed 1 a little.
+        weights = numbers(entry, scores, where, columns.num_keypoints, "one a keypoint").clip(0, 1)
+    # A teacher knows where a keypoint is, not whether it is seen; lists of labelled ones come without flags, too.
+    tells_seen = scores is None and labelled is None
+    return _Labels(table[:, :2], flags, (flags == 2) if tells_seen else np.full(len(flags), -1), weights)
+
+
+def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, skeleton: Skeleton | None) -> Person:
+    """One entry of `annotations` as a person with the skeleton's keypoints; `where` is its place in errors."""
+    labels = _read_labels(entry, where, columns)
+    left, top, width, height = box(entry, where)
+    corners = np.array((left, top, left + width, top + height))
+    area = number(entry, "area", where, low=0, high=1e18) if "area" in entry else 0.0
+    is_crowd, ignore = flag(entry, "iscrowd", where), flag(entry, "ignore", where)
+    # CrowdPose counts without head and neck: people of whom nothing else is labelled are ignored.
+    counted = number(entry, "num_keypoints", where, low=0, high=MAX_NUMBER) if "num_keypoints" in entry else None
+    visibility = columns.spread(labels.flags, 0, np.uint8)
+    person = Person(
+        keypoints=columns.spread(labels.points, 0, np.float64),
+        visibility=visibility,
+        visible=columns.spread(labels.seen, -1, np.int8),
+        keypoint_weights=columns.spread(labels.weights, 1, np.float32),
+        box=corners,
+        area=area or estimated_area(corners, labels.points[labels.flags > 0]),
+        score=number(entry, "score", where, low=0, high=1) if "score" in entry else 1.0,
+        is_crowd=is_crowd,
+        ignore=is_crowd or ignore or counted == 0 or not visibility.any(),
+        annotation_id=identity(entry, "id", where),
+        category_id=identity(entry, "category_id", where),
+    )
+    return _with_abdomen(person, columns, skeleton) if skeleton is not None else person
+
+
+def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Report) -> None:
+    """Report a number of labelled keypoints that is not true; no reader needs it."""
+    labelled = [name for name, value in zip(columns.names, entry["keypoints"][2::3], strict=True) if value > 0]
+    told = entry.get("num_keypoints", len(labelled))
+    # CrowdPose's own files count without head and neck.
+    if told != len(labelled) and told != len([name for name in labelled if name not in TOP]):
+        report("count of keypoints", f"{person.place}: num_keypoints is {told}, {len(labelled)} are labelled")
+
+
+def _with_abdomen(person: Person, columns: KeypointColumns, skeleton: Skeleton) -> Person:
+    """With the mean of those labelled among shoulders and hips, where at least three are, and the file has none."""
+    if ABDOMEN not in skeleton.keypoints or skeleton.index(ABDOMEN) in columns.wanted:
+        return person
+    around = [skeleton.index(name) for name in AROUND_ABDOMEN if name in skeleton.keypoints]
+    labelled = [k for k in around if person.visibility[k] > 0]
+    if len(labelled) < 3:
+        return person
+    keypoints, visibility = person.keypoints.copy(), person.visibility.copy()
+    keypoints[skeleton.index(ABDOMEN)] = keypoints[labelled].mean(0)
+    visibility[skeleton.index(ABDOMEN)] = 1
+    return replace(person, keypoints=keypoints, visibility=visibility)
+
+
+def _newer(entry: dict[str, Any], key: str, old_key: str) -> str | None:
+    """Under which of its two names an entry has a field; None if it has none."""
+    return next((each for each in (key, old_key) if each in entry), None)
+
+
+def _is_labelled(names: Any, where: str, columns: KeypointColumns) -> NDArray[np.bool_]:
+    """(J,) which of the file's keypoints `names` lists."""
+    if not isinstance(names, list):
         raise DataError(f"{where}: {reprlib.repr(names)}, expected a list of names")
-    places: dict[str, int] = {}
     for place, name in enumerate(names):
-        if _plain(name) in places:
-            raise DataError(f"{where}[{place}]: {name!r:.80} stands there twice")
-        places[_plain(name)] = place
-    for other, name in _SYNONYMS.items():
-        if other in places and name not in places:
-            places[name] = places[other]
-    found = [(k, places[_plain(name)]) for k, name in enumerate(skeleton.keypoints) if _plain(name) in places]
-    wanted, column = np.array(found, np.intp).reshape(-1, 2).T
-    return KeypointColumns(len(names), tuple(names), wanted, column)
+        if name not in columns.names:
+            raise DataError(f"{where}[{place}]: {reprlib.repr(name)} is no keypoint of the file")
+    return np.isin(columns.names, names)
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")
+FORMAT = Format("COCO-style JSON", lambda file: file.is_json, read)

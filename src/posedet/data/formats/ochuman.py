@@ -1,61 +1,84 @@
-"""OCHuman, photos of people who hide each other, from its own JSON to COCO's form.
+"""OCHuman, photos of people who hide each other, from its own JSON.
 
 Its file (format: github.com/liruilong940607/OCHumanApi) nests annotations in images, boxes are x1 y1 x2 y2, and of the
-19 named keypoints COCO has 17. Its val and test sets are also published in COCO's form; such a file passes as it is.
+19 named keypoints COCO has 17. Its val and test sets are also published in COCO's form, which is read as such.
 """
 
 import reprlib
+from pathlib import Path
 from typing import Any
 
-from posedet.data.formats.coco import MAX_NUMBER, entries, keypoint_table, listed, number, numbers, present
+import numpy as np
+
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
+from posedet.data.findings import Report, reporting
+from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.json_entries import entries, keypoint_table, listed, numbers, photo_path, photo_sides, present
+from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.errors import DataError
+from posedet.files import photo_folder
+from posedet.skeleton import Skeleton
 
 # OCHuman: 0 missing, 1 seen, 2 hidden by oneself, 3 hidden by others. COCO's flags of its published conversion:
 _COCO_FLAGS = {0: 0, 1: 2, 2: 2, 3: 1}
 
 
-def coco_form(data: Any, where: str) -> dict[str, Any]:
-    """COCO's form of the content of `ochuman.json`; `where` names the file in errors.
+def recognises(file: AnnotationFile) -> bool:
+    """Whether it is OCHuman's own file: annotations stand in the images."""
+    return file.is_json and isinstance(file.json, dict) and file.json.keys() >= {"keypoint_names", "images"}
 
-    Taken are people with keypoints and photos that have such people. As in the published conversion photos count from
-    1 in the order of their `image_id`, a person's area is that of the box, and other people, of whom only a box is
-    known, are left out: who finds them is counted wrong. Keypoints keep their names and order, the flags become COCO's.
-    Raises DataError, one line that names the entry.
+
+def read(
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+) -> tuple[AnnotatedPhoto, ...]:
+    """The photos that have people with keypoints; they lie in `folder`, by default that of the file's name.
+
+    As in the published conversion photos count from 1 in the order of their `image_id`, a person's area is that of the
+    box, and other people, of whom only a box is known, are left out: who finds them is counted wrong. The flags become
+    COCO's.
     """
-    if isinstance(data, dict) and "annotations" in data:
-        return data
-    names = _names(data, where)
-    category = {"id": 1, "name": "person", "keypoints": names}
-    coco: dict[str, Any] = {"images": [], "annotations": [], "categories": [category]}
-    for place, photo in sorted(entries(data, "images", where), key=lambda each: _order(*each)):
-        people = [
-            (spot, person)
-            for spot, person in listed(present(photo, "annotations", place), f"{place}.annotations")
-            if person.get("keypoints")
-        ]
-        if not people:
-            continue
-        image_id = len(coco["images"]) + 1
-        sides = {side: int(number(photo, side, place, low=1, high=MAX_NUMBER)) for side in ("height", "width")}
-        coco["images"].append({"id": image_id, "file_name": present(photo, "file_name", place), **sides})
-        for spot, person in people:
-            annotation_id = len(coco["annotations"]) + 1
-            annotation = _annotation(person, spot, len(names))
-            coco["annotations"].append({"id": annotation_id, "image_id": image_id, "category_id": 1, **annotation})
-    return coco
+    where = str(file.path)
+    columns = _columns(file.json["keypoint_names"], f"{where}: keypoint_names", skeleton)
+    beside = photo_folder(file.path) if folder is None else Path(folder)
+    photos: list[AnnotatedPhoto] = []
+    num_people = 0
+    for place, entry in _in_order(file.json, where, report):
+        with reporting(report, "image entry"):
+            people = _labelled_people(entry, place, report)
+            if not people:
+                continue
+            path, size = photo_path(entry, place, beside), photo_sides(entry, place)
+            persons = []
+            for spot, labels in people:
+                with reporting(report, "annotation entry"):
+                    persons.append(_read_person(labels, f"{spot} ({path.name})", spot, columns, num_people + 1))
+                    num_people += 1
+            categories = {1: columns.names}
+            photos.append(
+                AnnotatedPhoto(len(photos) + 1, path, size, tuple(persons), categories=categories, place=place)
+            )
+    return tuple(photos)
 
 
-def _names(data: Any, where: str) -> list[str]:
-    if not isinstance(data, dict) or "keypoint_names" not in data:
-        raise DataError(f"{where}: 'keypoint_names' is missing; is this OCHuman's own file, or one in COCO's form?")
-    names = data["keypoint_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: keypoint_names: {reprlib.repr(names)}, expected a list of names")
-    return names
+def _columns(names: Any, where: str, skeleton: Skeleton | None) -> KeypointColumns:
+    columns = keypoint_columns(names, where, skeleton or Skeleton.from_dict({"name": "OCHuman", "keypoints": names}))
+    if not len(columns.wanted):
+        assert skeleton is not None
+        raise DataError(f"{where}: no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}")
+    return columns
 
 
-def _order(place: str, photo: dict[str, Any]) -> int:
-    """A photo's `image_id`: a number, or digits in quotes."""
+def _in_order(data: Any, where: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
+    """The entries of `images` by their `image_id`, each with its place."""
+    numbered = []
+    for place, entry in entries(data, "images", where, report):
+        with reporting(report, "image entry"):
+            numbered.append((_image_id(entry, place), place, entry))
+    return [(place, entry) for _, place, entry in sorted(numbered, key=lambda each: each[0])]
+
+
+def _image_id(photo: dict[str, Any], place: str) -> int:
+    """A number, or digits in quotes."""
     image_id = present(photo, "image_id", place)
     text = str(image_id)
     if isinstance(image_id, bool) or not (text.isascii() and text.isdigit()) or len(text) > 18:
@@ -63,19 +86,34 @@ def _order(place: str, photo: dict[str, Any]) -> int:
     return int(text)
 
 
-def _annotation(person: dict[str, Any], where: str, num_keypoints: int) -> dict[str, Any]:
-    table = keypoint_table(person, where, num_keypoints)
+def _labelled_people(photo: dict[str, Any], place: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
+    people = listed(present(photo, "annotations", place), f"{place}.annotations", report)
+    return [(spot, person) for spot, person in people if person.get("keypoints")]
+
+
+def _read_person(entry: dict[str, Any], name: str, where: str, columns: KeypointColumns, annotation_id: int) -> Person:
+    table = keypoint_table(entry, where, columns.num_keypoints)
     for place, flag in enumerate(table[:, 2]):
         if flag not in _COCO_FLAGS:
             raise DataError(f"{where}.keypoints[{3 * place + 2}]: flag {flag:g}, expected 0, 1, 2 or 3")
         table[place, 2] = _COCO_FLAGS[flag]
-    left, top, right, bottom = (float(value) for value in numbers(person, "bbox", where, 4, "x1, y1, x2, y2"))
-    if right < left or bottom < top:
+    corners = numbers(entry, "bbox", where, 4, "x1, y1, x2, y2")
+    if (corners[2:] < corners[:2]).any():
         raise DataError(f"{where}.bbox: x2 or y2 lies before x1 or y1, expected x1, y1, x2, y2")
-    return {
-        "keypoints": table.ravel().tolist(),
-        "num_keypoints": int((table[:, 2] > 0).sum()),
-        "bbox": [left, top, right - left, bottom - top],
-        "area": (right - left) * (bottom - top),
-        "iscrowd": 0,
-    }
+    visibility = columns.spread(table[:, 2], 0, np.uint8)
+    return Person(
+        keypoints=columns.spread(table[:, :2], 0, np.float64),
+        visibility=visibility,
+        visible=columns.spread(table[:, 2] == 2, -1, np.int8),
+        keypoint_weights=np.ones(columns.num_wanted, np.float32),
+        box=corners,
+        area=float((corners[2:] - corners[:2]).prod()) or estimated_area(corners, table[table[:, 2] > 0, :2]),
+        score=1.0,
+        is_crowd=False,
+        ignore=not visibility.any(),
+        annotation_id=annotation_id,
+        place=name,
+    )
+
+
+FORMAT = Format("OCHuman's own JSON", recognises, read)

@@ -14,8 +14,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from posedet.data.annotations import BOX_FILL, AnnotatedPhoto, Person, forget_untold, spread
-from posedet.data.formats.coco import KeypointColumns, keypoint_columns
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
+from posedet.data.findings import Report, reporting
+from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.errors import DataError
 from posedet.files import PHOTO_SUFFIXES
 from posedet.image import size_of
@@ -27,82 +29,81 @@ MAX_KEYPOINTS = 1000
 MAX_SHARE = 10.0  # of a photo's side: what is farther away is in pixels, most likely
 
 
-class LabelLine(NamedTuple):
-    """A person as a text file has it."""
+class _Lines(NamedTuple):
+    """What the lines of a set's text files hold."""
 
-    where: str  # such as `labels/a.txt: line 2`
-    number: int
-    text: str
-
-
-class PoseSet(NamedTuple):
-    """What a data.yaml says of one of its parts."""
-
-    file: Path
-    photos: tuple[Path, ...]
     columns: KeypointColumns
     has_flags: bool  # x y flag for each keypoint, not x y alone
 
+    @property
+    def num_values(self) -> int:
+        """For each keypoint."""
+        return 3 if self.has_flags else 2
 
-def is_ultralytics(path: Path) -> bool:
-    """Whether a path can only be meant as a set in this format: a folder, or a YAML file."""
-    return path.is_dir() or path.suffix.lower() in (".yaml", ".yml")
+
+def recognises(file: AnnotationFile) -> bool:
+    """Whether it can only be meant as a set in this format: a folder, or a YAML file."""
+    return file.path.is_dir() or file.path.suffix.lower() in (".yaml", ".yml")
 
 
-def read_ultralytics(path: Path, skeleton: Skeleton, part: str = "train") -> tuple[AnnotatedPhoto, ...]:
-    """Read a part (train, val, test) of a set: all its photos sorted by name, also those without labels.
+def read(
+    file: AnnotationFile, part: str | None, skeleton: Skeleton | None, report: Report
+) -> tuple[AnnotatedPhoto, ...]:
+    """A part (train unless named: val, test) of a set: all its photos sorted by name, also those without labels.
 
-    path: the data.yaml, or the folder that it lies in. The file names its keypoints in `kpt_names`, or else has those
+    The file is the data.yaml, or the folder that it lies in. It names its keypoints in `kpt_names`, or else has those
     of `skeleton` in its order. Coordinates are those of Ultralytics' own conversion from COCO: share x side is COCO's
-    pixel. Without flags, keypoints at (0, 0) or below 0 are not labelled. Raises DataError or PhotoError, one line that
-    names file and line.
+    pixel. Without flags, keypoints at (0, 0) or below 0 are not labelled.
     """
-    pose_set = open_set(path, skeleton, part)
+    part = part or "train"
+    yaml_file = _yaml_in(file.path) if file.path.is_dir() else file.path
+    data = _read_yaml(yaml_file)
+    num_keypoints, num_values = _shape(data, yaml_file)
+    wanted = skeleton or _own_skeleton(data, yaml_file, num_keypoints)
+    columns = _columns(data, yaml_file, num_keypoints, wanted)
+    # Of keypoints without names it is not known what mirrors what.
+    known = wanted if skeleton is not None or _names(data) is not None else None
+    _check_flip(data.get("flip_idx"), yaml_file, columns, known)
+    paths = _photos(data, yaml_file, part)
+    lines = _Lines(columns, num_values == 3)
     photos = []
-    for number, photo in enumerate(pose_set.photos, 1):
-        size = size_of(photo)
-        persons = [read_line(line, pose_set, size, skeleton.num_keypoints) for line in label_lines(photo)]
-        photos.append(AnnotatedPhoto(number, photo, size, tuple(persons), only_main_person=False, crowd_index=None))
-    persons = [person for photo in photos for person in photo.persons]
-    if not persons:
-        wanted = labels_of(photos[0].path)
-        raise DataError(f"{pose_set.file}: {part}: {len(photos)} photos, none with labels such as {wanted}")
-    forget_untold(persons)
+    for number, path in enumerate(paths, 1):
+        with reporting(report, "photo"):
+            photos.append(_read_photo(number, path, lines, report))
+    if not any(photo.persons for photo in photos):
+        text = f"{len(paths)} photos, none with labels such as {labels_of(paths[0])}"
+        report("label file", DataError(f"{yaml_file}: {part}: {text}"))
     return tuple(photos)
 
 
-def open_set(path: Path, skeleton: Skeleton, part: str) -> PoseSet:
-    """Read the data.yaml and find the photos of a part."""
-    file = _yaml_in(path) if path.is_dir() else path
-    data = _read_yaml(file)
-    num_keypoints, dimensions = _shape(data, file)
-    columns = _columns(data, file, num_keypoints, skeleton)
-    _check_flip(data.get("flip_idx"), file, columns, skeleton)
-    return PoseSet(file, tuple(_photos(data, file, part)), columns, dimensions == 3)
-
-
-def own_skeleton(path: Path) -> Skeleton:
-    """The keypoints as a data.yaml tells of them: by its names, or numbered."""
-    file = _yaml_in(path) if path.is_dir() else path
-    data = _read_yaml(file)
-    num_keypoints, _ = _shape(data, file)
-    names = _names(data)
+def _own_skeleton(data: dict[str, Any], file: Path, num_keypoints: int) -> Skeleton:
+    """The keypoints as the data.yaml tells of them: by its names, or numbered."""
+    names = _names(data) or [f"keypoint {k}" for k in range(num_keypoints)]
     try:
-        return Skeleton.from_dict(
-            {"name": file.stem, "keypoints": names or [f"keypoint {k}" for k in range(num_keypoints)]}
-        )
+        return Skeleton.from_dict({"name": file.stem, "keypoints": names})
     except DataError as error:
         raise DataError(f"{file}: kpt_names: {error}") from None
 
 
-def label_lines(photo: Path) -> Iterator[LabelLine]:
-    """The people of a photo; nobody without a text file, as Ultralytics has it."""
+def _read_photo(number: int, path: Path, lines: _Lines, report: Report) -> AnnotatedPhoto:
+    size = size_of(path)
+    persons = []
+    with reporting(report, "label file"):
+        for place, line_number, text in _label_lines(path):
+            with reporting(report, "label line"):
+                persons.append(_read_line(text, place, line_number, lines, size))
+    categories = {1: lines.columns.names}
+    return AnnotatedPhoto(number, path, size, tuple(persons), categories=categories, place=str(path))
+
+
+def _label_lines(photo: Path) -> Iterator[tuple[str, int, str]]:
+    """Place, number and text of a photo's lines, a person each; nobody without a text file, as Ultralytics has it."""
     file = labels_of(photo)
     if not file.is_file():
         return
     for number, line in enumerate(_read_text(file, MAX_TEXT_BYTES).splitlines(), 1):
         if line.strip():
-            yield LabelLine(f"{file}: line {number}", number, line)
+            yield f"{file}: line {number}", number, line
 
 
 def labels_of(photo: Path) -> Path:
@@ -115,42 +116,46 @@ def labels_of(photo: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def read_line(line: LabelLine, pose_set: PoseSet, size: tuple[int, int], num_keypoints: int) -> Person:
+def _read_line(text: str, where: str, number: int, lines: _Lines, size: tuple[int, int]) -> Person:
     """One line as a person with the skeleton's keypoints, in pixels of the photo of `size` (height, width)."""
-    columns, dimensions = pose_set.columns, 3 if pose_set.has_flags else 2
-    where = line.where
-    values = _numbers(
-        line.text, where, 5 + columns.num_keypoints * dimensions, f"5 + {columns.num_keypoints} x {dimensions}"
-    )
+    columns = lines.columns
+    layout = f"5 + {columns.num_keypoints} x {lines.num_values}"
+    values = _numbers(text, where, 5 + columns.num_keypoints * lines.num_values, layout)
     if values[0] < 0 or values[0] != int(values[0]):
         raise DataError(f"{where}: class {values[0]:g}, expected a whole number from 0")
     if np.abs(values[1:5]).max() > MAX_SHARE or min(values[3:5]) < 0:
         raise DataError(f"{where}: box {values[1:5].tolist()}, expected shares of the photo's sides, 0 to 1")
-    table = values[5:].reshape(-1, dimensions)
-    if np.abs(table[:, :2]).max() > MAX_SHARE:
-        raise DataError(f"{where}: a keypoint at {np.abs(table[:, :2]).max():g}, expected shares of the photo's sides")
-    if pose_set.has_flags and not np.isin(table[:, 2], (0, 1, 2)).all():
-        raise DataError(f"{where}: flags {sorted({*table[:, 2].tolist()})}, expected 0, 1 or 2 after each x and y")
-    flags = table[:, 2] if pose_set.has_flags else np.full(len(table), 1.0)
-    if not pose_set.has_flags:
-        # Ultralytics marks what is missing by a coordinate below 0; (0, 0) is what most tools write.
-        flags[(table < 0).any(1) | (table == 0).all(1)] = 0
+    table = values[5:].reshape(-1, lines.num_values)
+    flags = _flags(table, where, lines)
     sides = np.array(size[::-1], np.float64)
-    middle, extent = values[1:3] * sides, values[3:5] * sides
-    visibility = spread(flags, columns, num_keypoints, 0, np.uint8)
-    seen = (flags == 2) if pose_set.has_flags else np.full(len(flags), -1)
+    middle, extent, points = values[1:3] * sides, values[3:5] * sides, table[:, :2] * sides
+    corners = np.concatenate((middle - extent / 2, middle + extent / 2))
+    visibility = columns.spread(flags, 0, np.uint8)
     return Person(
-        keypoints=spread(table[:, :2] * sides, columns, num_keypoints, 0, np.float32),
+        keypoints=columns.spread(points, 0, np.float64),
         visibility=visibility,
-        visible=spread(seen, columns, num_keypoints, -1, np.int8),
-        keypoint_weights=np.ones(num_keypoints, np.float32),
-        box=np.concatenate((middle - extent / 2, middle + extent / 2)).astype(np.float32),
-        area=BOX_FILL * float(extent.prod()),
+        visible=columns.spread((flags == 2) if lines.has_flags else np.full(len(flags), -1), -1, np.int8),
+        keypoint_weights=np.ones(columns.num_wanted, np.float32),
+        box=corners,
+        area=estimated_area(corners, points[flags > 0]),
         score=1.0,
         is_crowd=False,
         ignore=not visibility.any(),
-        annotation_id=line.number,
+        annotation_id=number,
+        place=where,
     )
+
+
+def _flags(table: NDArray[np.float64], where: str, lines: _Lines) -> NDArray[np.float64]:
+    """(J,) COCO's flags of the keypoints (J, 2 or 3) of a line."""
+    if np.abs(table[:, :2]).max() > MAX_SHARE:
+        raise DataError(f"{where}: a keypoint at {np.abs(table[:, :2]).max():g}, expected shares of the photo's sides")
+    if not lines.has_flags:
+        # Ultralytics marks what is missing by a coordinate below 0; (0, 0) is what most tools write.
+        return np.where((table < 0).any(1) | (table == 0).all(1), 0.0, 1.0)
+    if not np.isin(table[:, 2], (0, 1, 2)).all():
+        raise DataError(f"{where}: flags {sorted({*table[:, 2].tolist()})}, expected 0, 1 or 2 after each x and y")
+    return table[:, 2]
 
 
 def _yaml_in(folder: Path) -> Path:
@@ -232,7 +237,7 @@ def _names(data: dict[str, Any]) -> Any:
     return next(iter(names.values())) if isinstance(names, dict) and names else names
 
 
-def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton) -> None:
+def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton | None) -> None:
     """The file's own order of a mirrored photo must be the skeleton's: else names or order are wrong."""
     if flip is None:
         return
@@ -241,6 +246,8 @@ def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skele
         raise DataError(
             f"{file}: flip_idx: {reprlib.repr(flip)}, expected each of 0 to {columns.num_keypoints - 1} once"
         )
+    if skeleton is None:
+        return
     place = dict(zip(columns.wanted.tolist(), columns.column.tolist(), strict=True))
     for k, column in place.items():
         mirrored = int(skeleton.mirror[k])
@@ -293,3 +300,6 @@ def _numbers(line: str, where: str, length: int, layout: str) -> NDArray[np.floa
     if not all(map(math.isfinite, values)):
         raise DataError(f"{where}: {reprlib.repr(line)}, expected finite numbers")
     return np.array(values)
+
+
+FORMAT = Format("a folder or data.yaml in Ultralytics' format", recognises, read)
