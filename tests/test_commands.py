@@ -465,12 +465,3 @@ def test_data_on_the_command_line(text: str, expected: tuple[str, str | None, in
 def test_data_that_cannot_be(times: str) -> None:
     with pytest.raises(ConfigError, match=r"^set.json\*.*: after the star a whole number is expected$"):
         Source.parse(f"set.json*{times}")
-
-
-@pytest.mark.parametrize("command", [["train", "posedet-s", "--data", "x", "--run", "y"], ["export", "x", "y"]])
-def test_what_is_not_installed_is_named(command: list[str], posedet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    name = command[0]
-    assert complaint(posedet(*command)) == (
-        f"'posedet {name}' needs more than running does: pip install \"posedet[{name}]\""
-    )

@@ -353,7 +353,7 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(PoseDetError) as caught:
         score(dots({}), found((0, 0.5)), DOTS)
-    assert str(caught.value) == 'evaluation needs pycocotools: pip install "posedet[train]"'
+    assert str(caught.value) == 'evaluation needs pycocotools: pip install "posedet[evaluate]"'
 
 
 RESULT_DAMAGE = [

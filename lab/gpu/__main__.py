@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(options: argparse.Namespace) -> int:
     make_report_folder(options)
-    needs("lab.gpu", "train", ("torch", "safetensors", "cv2"))
+    needs("python -m lab.gpu", "train", ("torch", "cv2", "safetensors", "yaml"))
     from lab.gpu.parts import PARTS, draw, run, summary, to_dict
     from lab.gpu.rows import Plan
 

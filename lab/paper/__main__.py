@@ -71,7 +71,7 @@ def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
 
 
 def _figure3(options: argparse.Namespace) -> int:
-    needs("lab.paper figure3", "train", ("matplotlib", "pycocotools", "yaml"))
+    needs("python -m lab.paper figure3", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from lab.paper.figure3 import reproduce_figure3
 
     print(reproduce_figure3(seen_once(options.data), options.output))
@@ -79,7 +79,7 @@ def _figure3(options: argparse.Namespace) -> int:
 
 
 def _crowds(options: argparse.Namespace) -> int:
-    needs("lab.paper crowds", "train", ("pycocotools", "yaml"))
+    needs("python -m lab.paper crowds", "evaluate", ("pycocotools", "yaml"))
     from lab.paper.crowds import reproduce_crowds
 
     sets = {name: seen_once(given) for name in _CROWDS if (given := getattr(options, name)) is not None}
@@ -89,7 +89,7 @@ def _crowds(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     name = options.table.name
-    needs(f"lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
+    needs(f"python -m lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
     from lab.paper.table_runs import Request, reproduce
 
     if options.seeds < 1:

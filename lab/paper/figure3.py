@@ -221,7 +221,7 @@ def plot(points: Sequence[Point], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PoseDetError('the figure needs matplotlib: pip install "posedet[train]"') from None
+        raise PoseDetError('the figure needs matplotlib: pip install "posedet[evaluate]"') from None
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for duplicates, axis, title in zip((False, True), axes, ("truth alone", "truth and duplicates"), strict=True):

@@ -95,7 +95,7 @@ def _growth(options: argparse.Namespace) -> int:
 
 def _sparse(options: argparse.Namespace) -> int:
     prepare(options)
-    needs("lab.speed sparse", "train", ("torch", "safetensors", "pycocotools"))
+    needs("python -m lab.speed sparse", "export", ("torch", "safetensors"))
     from lab.speed.sparse import refinement_table, time_refinement
 
     samples = time_refinement(cores(options), options.rounds)
@@ -105,7 +105,7 @@ def _sparse(options: argparse.Namespace) -> int:
 
 
 def _first_stage(options: argparse.Namespace) -> int:
-    needs("lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools", "yaml"))
+    needs("python -m lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools", "yaml"))
     make_report_folder(options)
     from lab.speed.sparse import first_stage, first_stage_table
     from posedet.benchmark.workers import file_for

@@ -12,4 +12,4 @@ from posedet.skeleton import Skeleton
 
 __all__ = ["PoseDet", "PoseDetError", "Poses", "Skeleton", "__version__", "draw"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

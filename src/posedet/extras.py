@@ -7,6 +7,6 @@ from posedet.errors import ConfigError
 
 
 def needs(command: str, extra: str, modules: Sequence[str]) -> None:
-    """Raise ConfigError, which names the `extra` to install, where one of `modules` cannot be imported."""
+    """Raise ConfigError if one of `modules` cannot be imported. It names the `command` and the `extra` to install."""
     if any(importlib.util.find_spec(module) is None for module in modules):
-        raise ConfigError(f"'posedet {command}' needs more than running does: pip install \"posedet[{extra}]\"")
+        raise ConfigError(f"'{command}' needs optional packages; install them with: pip install \"posedet[{extra}]\"")

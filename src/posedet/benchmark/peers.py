@@ -34,7 +34,7 @@ def open_peer(path: Path, threads: int) -> Subject:
 
     Raises ModelError where the file is not a model of one picture.
     """
-    needs("benchmark --against", "openvino", ("openvino",))
+    needs("posedet benchmark --against", "openvino", ("openvino",))
     import openvino
 
     name = one_line(path)

@@ -159,6 +159,6 @@ def write_results(
     if draw is None:
         return
     if find_spec("matplotlib") is None:
-        print('posedet: no picture: it needs matplotlib: pip install "posedet[train]"', file=sys.stderr)
+        print('posedet: no picture: it needs matplotlib: pip install "posedet[evaluate]"', file=sys.stderr)
     else:
         draw(options.output / "benchmark.png")

@@ -65,7 +65,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _errors(options: argparse.Namespace) -> int:
-    needs("errors", "train", ("pycocotools", "yaml"))
+    needs("posedet errors", "evaluate", ("pycocotools", "yaml"))
     from posedet.diagnosis.error_report import report_errors
 
     truth, pictures = source_of(options).path.name, True
@@ -95,7 +95,7 @@ def _are_there(options: argparse.Namespace, photos: "Sequence[AnnotatedPhoto]") 
 
 
 def _stress(options: argparse.Namespace) -> int:
-    needs("stress", "train", ("matplotlib", "pycocotools", "yaml"))
+    needs("posedet stress", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from posedet.diagnosis.stress import stress
 
     if options.count is not None and options.count < 1:
@@ -108,7 +108,7 @@ def _stress(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    needs("calibrate", "train", ("matplotlib", "yaml"))
+    needs("posedet calibrate", "evaluate", ("matplotlib", "yaml"))
     from posedet.diagnosis.calibration import calibration, keypoint_scores, plot
     from posedet.evaluation.report import write_report
     from posedet.runtime.model_files import model_file

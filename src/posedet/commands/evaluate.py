@@ -48,7 +48,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    needs("evaluate", "train", ("pycocotools", "yaml"))
+    needs("posedet evaluate", "evaluate", ("pycocotools", "yaml"))
     from posedet.evaluation.report import score_table
     from posedet.evaluation.run import evaluate
     from posedet.runtime.detector import DEFAULT_MODEL

@@ -28,7 +28,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
     quantise = add(
         "quantise",
-        "ONNX file -> one that computes in INT8, smaller and faster (needs posedet[export])",
+        "ONNX file -> one that computes in INT8, smaller and faster (needs posedet[quantise])",
         "quantise model.onnx model-int8.onnx --photos holiday/",
     )
     quantise.add_argument("model", type=Path, help="a posedet ONNX file, in float")
@@ -79,7 +79,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    needs("export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
+    needs("posedet export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
     from posedet.weights.export import export
 
     difference = export(options.weights, options.output, half=options.half)
@@ -89,7 +89,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _quantise(options: argparse.Namespace) -> int:
-    needs("quantise", "export", ("onnx",))
+    needs("posedet quantise", "quantise", ("onnx",))
     from posedet.weights.quantise import quantise
 
     photos = find_photos(options.photos)
@@ -100,7 +100,7 @@ def _quantise(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    needs("convert", "export", ("torch", "safetensors"))
+    needs("posedet convert", "export", ("torch", "safetensors"))
     from posedet.config import load_config
     from posedet.weights.official import convert
 

@@ -43,7 +43,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
     show.set_defaults(command=_show)
 
-    plot = add("plot", "the curves of a training run (needs posedet[train])", "plot runs/a")
+    plot = add("plot", "the curves of a training run (needs posedet[evaluate])", "plot runs/a")
     plot.add_argument("run", type=Path, help="folder of the run")
     plot.add_argument("--output", type=Path, help="the .png, .svg or .pdf to write (default: curves.png in the run)")
     plot.set_defaults(command=_plot)
@@ -72,7 +72,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _check(options: argparse.Namespace) -> int:
-    needs("data check", "train", ("cv2", "yaml"))
+    needs("posedet data check", "evaluate", ("yaml",))
     from posedet.data.check import check
     from posedet.skeleton import skeleton_for
 
@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    needs("data show", "train", ("torch", "cv2", "safetensors", "yaml"))
+    needs("posedet data show", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.show import show
@@ -107,7 +107,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    needs("plot", "train", ("matplotlib", "torch"))
+    needs("posedet plot", "evaluate", ("matplotlib",))
     from posedet.training.plot import plot
 
     print(f"curves -> {one_line(plot(options.run, options.output))}")
@@ -122,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if not options.data or options.run is None:
         raise ConfigError("train needs --data and --run; with --show it only prints the settings")
-    needs("train", "train", ("torch", "cv2", "safetensors", "yaml"))
+    needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
     from posedet.training.loop import train
     from posedet.training.setup import reported
@@ -153,7 +153,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
-    needs("train --validate", "train", ("pycocotools",))
+    needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate

@@ -184,7 +184,7 @@ def plot(measured: Calibration, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PoseDetError('the figure needs matplotlib: pip install "posedet[train]"') from None
+        raise PoseDetError('the figure needs matplotlib: pip install "posedet[evaluate]"') from None
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot((0, 1), (0, 1), color="grey", linewidth=0.8)

@@ -327,7 +327,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PoseDetError('the figure needs matplotlib: pip install "posedet[train]"') from None
+        raise PoseDetError('the figure needs matplotlib: pip install "posedet[evaluate]"') from None
     groups = list(dict.fromkeys(row.group for row in rows))
     sizes = [sum(row.group == group for row in rows) for group in groups]
     figure = Figure(figsize=(7.5, 1.2 + 0.27 * len(rows)), layout="constrained")

@@ -88,7 +88,7 @@ def coco_evaluator(checked: CheckedEntries) -> Any:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:
-        raise PoseDetError('evaluation needs pycocotools: pip install "posedet[train]"') from None
+        raise PoseDetError('evaluation needs pycocotools: pip install "posedet[evaluate]"') from None
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
         indexed = []
         for annotations in (checked.persons, checked.poses):

@@ -35,7 +35,7 @@ def open_model(
         raise ConfigError(f"{one_line(source)}: PyTorch weights, which {runtime!r} cannot run; {remedy}")
     if threads is not None and threads < at_once:
         raise ConfigError(f"threads is {threads}, expected at least {at_once}")
-    needs("... --model x.safetensors", "train", ("torch", "safetensors"))
+    needs("posedet ... --model x.safetensors", "export", ("torch", "safetensors"))
     import torch
 
     from posedet.weights.torch_session import open_weights
