@@ -147,8 +147,8 @@ def test_every_tensor_whose_size_follows_the_keypoints_is_brought_to_the_new_one
         )
     following = [name for name, shape in old.items() if own[name] != shape]
     assert len(following) >= 6
-    states = [{name: torch.zeros(shapes[name]) for name in following} for shapes in (old, own)]
-    carried = carry_over(*states, COCO, CROWDPOSE)
+    before, now = ({name: torch.zeros(shapes[name]) for name in following} for shapes in (old, own))
+    carried = carry_over(before, now, COCO, CROWDPOSE)
     assert {name: tensor.shape for name, tensor in carried.items()} == {name: own[name] for name in following}
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +39,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
-def pages_in(nav: object) -> list[str]:
+def pages_in(nav: Any) -> list[str]:
     """The pages of a (part of a) navigation, in its order."""
     if isinstance(nav, str):
         return [nav]

@@ -52,8 +52,12 @@ def one(skeleton: Skeleton, *points: tuple[float, float], score: float = 0.9, se
 
 
 def joined(*poses: Poses) -> Poses:
-    arrays = ([getattr(pose, field) for pose in poses] for field in ("keypoints", "scores", "keypoint_scores"))
-    return Poses(*(np.concatenate(parts) for parts in arrays), poses[0].skeleton)
+    return Poses(
+        np.concatenate([each.keypoints for each in poses]),
+        np.concatenate([each.scores for each in poses]),
+        np.concatenate([each.keypoint_scores for each in poses]),
+        poses[0].skeleton,
+    )
 
 
 def slow_draw(photo: np.ndarray, poses: Poses) -> np.ndarray:

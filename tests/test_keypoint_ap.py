@@ -416,7 +416,7 @@ def test_damaged_truth_is_named() -> None:
     crowded = Protocol(**{**vars(DOTS), "crowd_bins": (0.2, 0.8)})
     assert message({}, crowded) == "truth: images[0]: the crowd index ('crowdIndex') is missing"
     with pytest.raises(DataError, match=r"^results: \{\}, expected a list$"):
-        score(dots({}), {}, DOTS)  # type: ignore[arg-type]
+        score(dots({}), {}, DOTS)
 
 
 junk = st.recursive(

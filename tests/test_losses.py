@@ -193,8 +193,8 @@ def test_oks_loss_is_one_minus_oks():
     guesses = (places + generator.normal(0, 6, places.shape)).astype(np.float32)
     labelled = generator.random((6, 17)) < 0.7
     areas = generator.uniform(100, 5000, 6).astype(np.float32)
-    tensors = (torch.from_numpy(array) for array in (guesses, places, labelled.astype(np.float32), areas))
-    loss = oks_loss(*tensors, SIGMAS)
+    poses, keypoints, weights, sizes = map(torch.from_numpy, (guesses, places, labelled.astype(np.float32), areas))
+    loss = oks_loss(poses, keypoints, weights, sizes, SIGMAS)
     expected = 1 - np.diag(oks(guesses, places, COCO.sigmas, areas, labelled))
     np.testing.assert_allclose(loss, expected, atol=1e-5)
 

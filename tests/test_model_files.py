@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from posedet import PoseDet
 from posedet.commands.main import main
 from posedet.errors import ModelError
 from posedet.runtime import model_files
-from posedet.runtime.model_files import RELEASES, Release, cache_folder, local_file, model_file
+from posedet.runtime.model_files import RELEASES, Release, _Redirects, cache_folder, local_file, model_file
 from served import Answer, Server
 
 RELEASED = Path(model_files.__file__).parent.parent / "released"
@@ -186,7 +187,7 @@ def test_what_servers_do(
 
 def test_from_https_to_http_is_refused() -> None:
     """Without a server: one for https would need a certificate."""
-    handler, asked = model_files._Redirects(), model_files.urllib.request.Request("https://example.org/a.pth")
+    handler, asked = _Redirects(), urllib.request.Request("https://example.org/a.pth")
     with open(os.devnull, "rb") as nothing:
         with pytest.raises(ModelError, match=r"^https://example.org/a.pth: leads to another kind of address, http; "):
             handler.redirect_request(asked, nothing, 302, "Found", {}, "http://example.org/a.pth")
@@ -204,7 +205,7 @@ def test_an_interrupted_download_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_files.os, "replace", interrupted)
+        patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             local_file(server.url("a.pth", b"content"))
     assert cached(tmp_path) == []

@@ -281,7 +281,7 @@ class OldKeyPoints:
 
 def install(monkeypatch, key_points):
     module = types.ModuleType("supervision")
-    module.KeyPoints = key_points
+    monkeypatch.setattr(module, "KeyPoints", key_points, raising=False)
     monkeypatch.setitem(sys.modules, "supervision", module)
 
 

@@ -36,7 +36,7 @@ class Subject(Protocol):
 
     precision: str
 
-    def measure(self, photo: Photo, long_side: int | None, batch: int) -> Timed:
+    def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
         """Time one photo, a path or (H, W, 3) uint8 RGB, after an untimed run of the same: others had their turn.
 
         A batch of more than one holds the same photo several times; then only the network is timed, for each photo.
