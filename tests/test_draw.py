@@ -52,12 +52,7 @@ def one(skeleton: Skeleton, *points: tuple[float, float], score: float = 0.9, se
 
 
 def joined(*poses: Poses) -> Poses:
-    return Poses(
-        np.concatenate([each.keypoints for each in poses]),
-        np.concatenate([each.scores for each in poses]),
-        np.concatenate([each.keypoint_scores for each in poses]),
-        poses[0].skeleton,
-    )
+    return Poses.joined(poses)
 
 
 def slow_draw(photo: np.ndarray, poses: Poses) -> np.ndarray:
