@@ -220,4 +220,4 @@ def test_slow_commands_ask_for_what_they_import(command: str, tmp_path: Path) ->
     """They end at a file that is not there, after their imports; PyTorch imports onnxscript only while exporting."""
     codes, unused, printed = run_without(NEEDS[command].modules, ARGUMENTS[command].split(), folder=tmp_path)
     assert codes == ["2"] and unused in ("", "onnxscript"), printed
-    assert re.search(r"(x\.(json|pth|safetensors)|z)\b", printed)
+    assert re.search(r"(x\.(json|onnx|pth|safetensors)|z)\b", printed)
