@@ -130,14 +130,13 @@ def painted_photo(folder: Path, skeleton: Skeleton) -> AnnotatedPhoto:
     """Somebody whose keypoints are soft blobs, each of its own colour."""
     count = skeleton.num_keypoints
     k = np.arange(count)
-    points = np.stack([70 + 95 * (k % 5), 50 + 100 * (k // 5)], axis=1) + np.random.default_rng(1).uniform(
-        -9, 9, (count, 2)
-    )
+    points = np.stack([70 + 95 * (k % 5), 50 + 100 * (k // 5)], axis=1)
+    points = points + np.random.default_rng(1).uniform(-9, 9, (count, 2))
     photo = np.full((400, 520, 3), PAPER)
-    y, x = np.mgrid[:400, :520]
-    for (place_x, place_y), colour in zip(points, COLOURS, strict=False):
-        share = np.exp(-((x - place_x) ** 2 + (y - place_y) ** 2) / (2 * 4**2))[..., None]
-        photo = photo * (1 - share) + colour * share
+    for (x, y), colour in zip(points, COLOURS, strict=False):
+        rows, columns = (np.arange(int(middle) - 20, int(middle) + 21) for middle in (y, x))
+        share = np.exp(-((columns - x) ** 2 + (rows[:, None] - y) ** 2) / (2 * 4**2))[..., None]
+        photo[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += share * (colour - PAPER)
     path = folder / "painted.png"
     Image.fromarray(photo.round().astype(np.uint8)).save(path)
     return AnnotatedPhoto(1, path, (400, 520), (person(points),), False, None)
