@@ -416,3 +416,18 @@ def test_scaling_and_shifting_everything_changes_nothing(seed: int, scale: float
     names = [name for name in TEN if "medium" not in name and "large" not in name]
     plain = evaluate_keypoints(truth, results, COCO)
     assert_close(evaluate_keypoints(moved_truth, moved_results, COCO), {name: getattr(plain, name) for name in names})
+
+
+def test_a_box_decides_the_size_of_people_in_crowdpose_even_beside_an_area() -> None:
+    entry: dict[str, Any] = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "keypoints": [5, 5, 2] * 14,
+        "bbox": [10, 20, 30, 40],
+    }
+    truth: dict[str, Any] = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [entry | {"area": 7.0}]}
+    assert read_entries(truth, [], CROWDPOSE).persons[0]["area"] == pytest.approx(0.53 * 30 * 40)
+    entry["keypoints"] = [5, 5, 2] * 17
+    truth["annotations"] = [entry | {"area": 7.0}]
+    assert read_entries(truth, [], COCO).persons[0]["area"] == 7
