@@ -462,3 +462,21 @@ def test_scaling_and_shifting_everything_changes_nothing(seed: int, scale: float
     names = [name for name in TEN if "medium" not in name and "large" not in name]
     plain = score(truth, results, COCO)
     assert_close(score(moved_truth, moved_results, COCO), {name: getattr(plain, name) for name in names})
+
+
+def test_a_box_decides_the_size_of_people_in_crowdpose_even_beside_an_area() -> None:
+    entry: dict[str, Any] = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [10, 20, 30, 40],
+    }
+    truth: dict[str, Any] = {"images": [{"id": 1, **PHOTO}], "categories": [{"id": 1}]}
+
+    def area(protocol: Protocol) -> float:
+        truth["annotations"] = [entry | {"area": 7.0, "keypoints": [5, 5, 2] * protocol.skeleton.num_keypoints}]
+        checked = read_entries(photos_of(truth, protocol.skeleton), [], protocol)
+        return float(checked.persons[0]["area"])
+
+    assert area(CROWDPOSE) == pytest.approx(0.53 * 30 * 40)
+    assert area(COCO) == 7
