@@ -175,7 +175,7 @@ def patches(config: Config) -> dict[str, Any]:
     seen = PhotoSet(photos()) if config.data.empty_photos else PhotoSet(photos()).without_empty()
     return {
         "patches": [[np.asarray(part).tobytes() for part in patch[:-1]] for patch in drawn],
-        "photos": [photo.path for photo in seen],
+        "photos": [photo.path for photo in seen.photos],
     }
 
 
