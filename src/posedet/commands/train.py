@@ -51,9 +51,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
     train.add_argument("preset", help="a preset's name, or a TOML file")
     train.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
-    train.add_argument(
-        "--run", type=Path, required=True, help="folder for checkpoints and log; training resumes if it has any"
-    )
+    train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and log; goes on if it has any")
     train.add_argument(
         "--start",
         metavar="FILE",

@@ -168,7 +168,7 @@ def _yaml_in(folder: Path) -> Path:
     return found[0]
 
 
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+class _PlainLoader(yaml.SafeLoader):
     """Without references, of which a few lines could fill the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
