@@ -1,6 +1,6 @@
 """Run a table: train what has no finished run, evaluate every row, write the paper's figures beside ours.
 
-Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` goes on where it was, an evaluation in
+Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` resumes where it was, an evaluation in
 `OUTPUT/evaluations/` is known by what was asked. Tables that are written into the same folder share both.
 """
 
