@@ -371,7 +371,7 @@ def test_what_the_system_refuses_is_no_traceback(posedet, monkeypatch: pytest.Mo
     def refused(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/full/a")
 
-    monkeypatch.setattr("posedet.runtime.model_files.present", refused)
+    monkeypatch.setattr("posedet.runtime.model_files.available_file", refused)
     assert complaint(posedet("weights", "list")) == "[Errno 28] No space left on device: '/full/a'"
     with pytest.raises(OSError):
         main(["--debug", "weights", "list"])

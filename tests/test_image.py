@@ -22,7 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.errors import PhotoError
-from posedet.image import FORMATS, GREY, MAX_FILE_BYTES, Letterbox, network_input, read_photo, write_photo
+from posedet.image import GREY, MAX_FILE_BYTES, PHOTO_FORMATS, Letterbox, network_input, read_photo, write_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -61,7 +61,7 @@ def refusal(photo: object) -> str:
 # --- what can be read ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_every_format_is_read_whatever_its_name(form: str, tmp_path: Path) -> None:
     options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
     path = written(tmp_path, "photo.dat", encoded(smooth_photo(), form, **options))
@@ -278,10 +278,10 @@ def test_other_decoders_stay_closed(tmp_path: Path) -> None:
     """Pillow would open all of these; PPM stands for fifty formats that no camera writes."""
     for form in ("PPM", "TGA", "ICO", "PCX", "JPEG2000", "SGI"):
         path = written(tmp_path, f"photo.{form}", encoded(smooth_photo(), form))
-        assert refusal(path) == f"{path}: not a photo, or damaged (read are {', '.join(FORMATS)})"
+        assert refusal(path) == f"{path}: not a photo, or damaged (read are {', '.join(PHOTO_FORMATS)})"
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_a_truncated_photo(form: str, share: float, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
@@ -298,7 +298,7 @@ def test_a_truncated_photo(form: str, share: float, tmp_path: Path) -> None:
         assert refusal(image).startswith("photo: damaged or cut off (")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_flipped_bytes_read_or_refuse(form: str, tmp_path: Path) -> None:
     content = encoded(smooth_photo(), form)
     generator = np.random.default_rng(1)
@@ -354,7 +354,7 @@ def bomb(form: str, side: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_a_bomb_is_refused_quickly_and_in_little_memory(form: str, tmp_path: Path) -> None:
     """60,000 x 60,000 would be 10.8 GB. In a process of its own, whose peak memory is known."""
     path = written(tmp_path, f"bomb.{form.lower()}", bomb(form, 60_000))
@@ -425,7 +425,7 @@ def test_sixteen_threads_read_as_one_and_leave_the_warnings_alone(tmp_path: Path
             form,
             encoded(smooth_photo(300 + i, 400), form, **({} if form in ("GIF", "BMP") else {"exif": exif})),
         )
-        for i, form in enumerate(FORMATS)
+        for i, form in enumerate(PHOTO_FORMATS)
     ]
     paths.append(written(tmp_path, "damaged.jpg", encoded(smooth_photo(), "JPEG", exif=DAMAGED_EXIF)))
     paths.append(written(tmp_path, "bomb.png", bomb("PNG", 60_000)))
@@ -593,7 +593,7 @@ def fitted(photo_size: tuple[int, int]) -> Letterbox:
     return Letterbox.fit(photo_size, long_side=160)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 @pytest.mark.parametrize("size", [(60, 90), (160, 96), (231, 170)])
 def test_the_input_is_the_letterboxed_photo(form: str, size: tuple[int, int], tmp_path: Path) -> None:
     path = written(tmp_path, "photo", encoded(smooth_photo(*size), form))

@@ -21,7 +21,7 @@ from posedet.training import show as show_module
 from posedet.training.assignment import NOBODY, Selection, person_levels
 from posedet.training.batches import Batch, PhotoStream
 from posedet.training.loop import train
-from posedet.training.show import LINE, Sample, draw_sample, sample, show
+from posedet.training.show import LINE, TrainingSample, draw_sample, show, training_sample
 from posedet.training.targets import Assigner, Targets
 
 SIDE = 128
@@ -58,10 +58,12 @@ class Seen:
         monkeypatch.setattr(Assigner, "targets", recorded_targets)
 
 
-def shown(config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int) -> tuple[Sample, PoseDetNet]:
+def shown(
+    config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int
+) -> tuple[TrainingSample, PoseDetNet]:
     stream = PhotoStream(PhotoSet(tuple(photos)), skeleton, config.data, config.train.seed)
     network = build_network(config.model, skeleton).train()
-    return sample(network, stream, number, config), network
+    return training_sample(network, stream, number, config), network
 
 
 @pytest.mark.parametrize(("preset", "skeleton"), PRESETS)

@@ -26,7 +26,7 @@ from posedet.files import one_line, write_atomically
 Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Only what photos come in: every further decoder is one more way in for a hostile file.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 # What lies beyond a photo, in training and at work: near the mean colour of photos, which is nothing to a network.
 GREY = 114
 
@@ -267,9 +267,9 @@ def _opened(file: io.BufferedReader, name: str) -> Image.Image:
     """The photo's header; nothing is decoded yet."""
     try:
         with _without_pillow_warnings():
-            return Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=PHOTO_FORMATS)
     except UnidentifiedImageError:
-        raise PhotoError(f"{name}: not a photo, or damaged (read are {', '.join(FORMATS)})") from None
+        raise PhotoError(f"{name}: not a photo, or damaged (read are {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception as error:  # hostile bytes make Pillow raise nearly anything

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from posedet.model.layers import Norm, output_conv, rows_of, tower
+from posedet.model.layers import Norm, output_conv, as_rows, tower
 
 
 class Bypass(nn.Module):
@@ -23,11 +23,11 @@ class Bypass(nn.Module):
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, and presence logits (B, M) or None."""
         maps = self.tower(levels)
-        offsets = rows_of([self.offsets(x) for x in maps]).float()
+        offsets = as_rows([self.offsets(x) for x in maps]).float()
         offsets = offsets.view(*offsets.shape[:2], -1, 2)
         if self.presence is None:
             return offsets, None
-        return offsets, rows_of([self.presence(x) for x in maps]).float()[..., 0]
+        return offsets, as_rows([self.presence(x) for x in maps]).float()[..., 0]
 
 
 # ln(0.01 / 0.99): every location starts as background with 99 % (official code).

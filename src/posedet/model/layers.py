@@ -48,6 +48,6 @@ def output_conv(inputs: int, outputs: int, *, bias: float) -> nn.Conv2d:
     return conv
 
 
-def rows_of(maps: list[Tensor]) -> Tensor:
+def as_rows(maps: list[Tensor]) -> Tensor:
     """Maps (B, C, h, w) of all levels -> one table (B, M, C): locations row by row, level after level."""
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)

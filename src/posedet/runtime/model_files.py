@@ -58,7 +58,7 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
     """
     release = RELEASES.get(str(source))
     if release is not None:
-        found = present(str(source))
+        found = available_file(str(source))
         return found or _download(str(release.url), release.sha256, limit=release.num_bytes, offline=offline)
     path = local_file(source, offline=offline)
     if not path.is_file():
@@ -67,7 +67,7 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
     return path
 
 
-def present(name: str) -> Path | None:
+def available_file(name: str) -> Path | None:
     """The file of a release, if it is in the package or in the cache."""
     release = RELEASES[name]
     if release.url is None:

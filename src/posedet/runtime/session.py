@@ -16,7 +16,7 @@ from posedet.runtime.parallel import available_cores
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 MAX_MODEL_BYTES = 2_000_000_000
 INPUT = "images"
@@ -29,13 +29,13 @@ class Outputs(NamedTuple):
     begins with "keypoint_", (B, N, ...) otherwise.
     """
 
-    scores: Floats  # (B, N) 0 to 1
-    keypoints: Floats  # (B, N, K, 2) x, y in pixels of the network input
-    keypoint_scores: Floats  # (B, N, K) 0 to 1
-    extra: Mapping[str, Floats] = {}
+    scores: Float32Array  # (B, N) 0 to 1
+    keypoints: Float32Array  # (B, N, K, 2) x, y in pixels of the network input
+    keypoint_scores: Float32Array  # (B, N, K) 0 to 1
+    extra: Mapping[str, Float32Array] = {}
 
     @classmethod
-    def named(cls, arrays: Mapping[str, Floats]) -> "Outputs":
+    def named(cls, arrays: Mapping[str, Float32Array]) -> "Outputs":
         """Sort a network's outputs by their names."""
         extra = {name: array for name, array in arrays.items() if name not in OUTPUTS}
         return cls(arrays["scores"], arrays["keypoints"], arrays["keypoint_scores"], extra)

@@ -66,7 +66,7 @@ class Augmented:
         for long_side, short_side in self._sizes:
             passes.append(self._detector.candidates(image, long_side=long_side, short_side=short_side))
             seen = self._detector.candidates(image[:, ::-1], long_side=long_side, short_side=short_side)
-            passes.append(mirrored(seen, width))
+            passes.append(mirrored_poses(seen, width))
         threshold = self._detector.config.score_threshold
         if self._merge == "paper":
             found = Poses.joined([each[each.scores > threshold] for each in passes])
@@ -77,7 +77,7 @@ class Augmented:
         return merged.select(self._detector.skeleton)
 
 
-def mirrored(poses: Poses, width: int) -> Poses:
+def mirrored_poses(poses: Poses, width: int) -> Poses:
     """The poses as they are in the mirrored photo, which is `width` pixels wide: left and right exchanged."""
     order = poses.skeleton.mirror
     keypoints = poses.keypoints[:, order]

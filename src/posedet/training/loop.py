@@ -23,7 +23,7 @@ from posedet.model.build import build_network
 from posedet.runtime.session import Session
 from posedet.skeleton import Skeleton
 from posedet.training.batches import next_batch
-from posedet.training.setup import Run, prepare
+from posedet.training.setup import Run, prepare_run
 from posedet.training.state import STATE_FILE, training_state
 from posedet.weights.checkpoint import save_tensors, save_weights
 from posedet.weights.torch_session import TorchSession
@@ -56,7 +56,7 @@ def train(
     resume) and weights.safetensors (the averaged weights), whose path is returned.
     Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
     """
-    run = prepare(
+    run = prepare_run(
         config,
         photos,
         folder,

@@ -31,7 +31,7 @@ class Log(NamedTuple):
     validations: dict[str, tuple[Values, Values]]  # name -> steps, values
 
 
-def plot(run: Path, output: Path | None = None) -> Path:
+def write_curves(run: Path, output: Path | None = None) -> Path:
     """Draw the curves of `run` (a folder that `train` made) into `output`, `run`/curves.png if not given.
 
     The suffix chooses the format: .png, .svg, .pdf. Raises DataError when there is no log, or nothing in it.

@@ -62,7 +62,7 @@ class Run:
         return self.network.state_dict() if self.average is None else self.average.tensors
 
 
-def prepare(
+def prepare_run(
     config: Config,
     photos: PhotoSet,
     folder: Path,

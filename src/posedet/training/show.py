@@ -32,7 +32,7 @@ LINE, GAP = 18, 8  # pixels: height of a line of text, space between panels
 FAR = 10_000.0  # pixels of the patch
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """One patch and everything that training makes of it."""
 
     batch: Batch  # of this patch alone
@@ -69,7 +69,7 @@ def show(
     network = build_network(config.model, skeleton).train()
     files = []
     for number in range(count):
-        picture = draw_sample(sample(network, stream, number, config), network, skeleton, number)
+        picture = draw_sample(training_sample(network, stream, number, config), network, skeleton, number)
         files.append(folder / f"sample-{number:04}.png")
         png = io.BytesIO()
         picture.save(png, "PNG")
@@ -78,8 +78,8 @@ def show(
 
 
 @torch.no_grad()
-def sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> Sample:
-    """Sample `number` of a run, with the same steps as in training."""
+def training_sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> TrainingSample:
+    """TrainingSample `number` of a run, with the same steps as in training."""
     batch = collate([stream[number]])
     assigner = Assigner(config, torch.tensor(stream.skeleton.sigmas), network.geometry)
     # One embedding will do: none is looked at.
@@ -87,10 +87,10 @@ def sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config
     selection = assigner.select(output.proposals, batch)
     targets = assigner.targets(output, batch, selection)
     centres = person_centres(batch, selection.persons, config.assign)
-    return Sample(batch, output.proposals, selection, centres, targets.heatmaps, targets.heatmap_weights)
+    return TrainingSample(batch, output.proposals, selection, centres, targets.heatmaps, targets.heatmap_weights)
 
 
-def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
+def draw_sample(drawn: TrainingSample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
     """Three parts on one sheet: the labels, the positives on them, and below the heatmap targets of every level."""
     image = drawn.batch.images[0].permute(1, 2, 0).numpy()
     zoom = max(1, round(PANEL / image.shape[0]))
@@ -114,7 +114,7 @@ def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: 
     return sheet
 
 
-def _title(drawn: Sample, number: int) -> str:
+def _title(drawn: TrainingSample, number: int) -> str:
     persons = drawn.selection.persons
     learnt, some = int(persons.valid.sum()), int(persons.labelled.any(2).sum())
     regions = int((drawn.batch.ignored[0, :, 0] > -1e6).sum())
@@ -123,7 +123,7 @@ def _title(drawn: Sample, number: int) -> str:
     return f"sample {number}: {names}: {learnt} learnt{few}; ignored regions: {regions}"
 
 
-def _labels_panel(drawn: Sample, image: NDArray[np.uint8], skeleton: Skeleton, zoom: int) -> Image.Image:
+def _labels_panel(drawn: TrainingSample, image: NDArray[np.uint8], skeleton: Skeleton, zoom: int) -> Image.Image:
     panel, brush = _panel(image, zoom, dark=0.0)
     batch, persons = drawn.batch, drawn.selection.persons
     for box, crowd in zip(batch.ignored[0].tolist(), batch.crowds[0].tolist(), strict=True):
@@ -141,7 +141,7 @@ def _labels_panel(drawn: Sample, image: NDArray[np.uint8], skeleton: Skeleton, z
     )
 
 
-def _person(brush: ImageDraw.ImageDraw, drawn: Sample, p: int, skeleton: Skeleton, zoom: int) -> None:
+def _person(brush: ImageDraw.ImageDraw, drawn: TrainingSample, p: int, skeleton: Skeleton, zoom: int) -> None:
     batch, persons = drawn.batch, drawn.selection.persons
     learnt, labelled = bool(persons.valid[0, p]), persons.labelled[0, p]
     sides = [MIDDLE] * skeleton.num_keypoints
@@ -165,7 +165,9 @@ def _person(brush: ImageDraw.ImageDraw, drawn: Sample, p: int, skeleton: Skeleto
             brush.ellipse(box, sides[k] if visible else None, PAPER if visible else sides[k], 1 if visible else 2)
 
 
-def _positives_panel(drawn: Sample, image: NDArray[np.uint8], strides: tuple[int, ...], zoom: int) -> Image.Image:
+def _positives_panel(
+    drawn: TrainingSample, image: NDArray[np.uint8], strides: tuple[int, ...], zoom: int
+) -> Image.Image:
     """Each positive location as the square of its cell, tied to the middle of the person that it learns."""
     panel, brush = _panel(image, zoom, dark=0.55)
     owner, persons = drawn.selection.owner[0], drawn.selection.persons

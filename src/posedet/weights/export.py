@@ -62,7 +62,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)
-        difference = check(partial, deployed)
+        difference = largest_difference(partial, deployed)
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
         if half:
@@ -104,7 +104,7 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
         raise ModelError(f"{path.name}: the exporter made batch, height or width a constant")
 
 
-def check(path: Path, deployed: DeployedNet) -> float:
+def largest_difference(path: Path, deployed: DeployedNet) -> float:
     """Run the file and PyTorch on the same noise at two sizes and batches: largest difference of a keypoint in pixels.
 
     Poses are compared where the scores of neighbours in the ranking differ clearly: near-equal ones may swap.
