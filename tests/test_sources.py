@@ -146,7 +146,7 @@ def no_people(content: dict) -> None:
     ("change", "message"),
     [
         (no_categories, "{json}: 'categories' is missing; is this a COCO-style file of keypoints?"),
-        (empty_categories, "{json}: categories: none has 'keypoints'; is this a file of keypoints?"),
+        (empty_categories, "{json}: categories: none has 'keypoints'; does this file contain keypoints?"),
         (fewer_numbers, "{json}: annotations[1].keypoints: 48 numbers, expected 51 (17 x 3)"),
         (nobody_labelled, "the training photos hold no person with labelled keypoints"),
         (only_crowds, "the training photos hold no person with labelled keypoints"),

@@ -1,4 +1,4 @@
-"""What is not installed with every posedet: a command that needs more says which extra has it."""
+"""Optional packages: check that they are installed, and name the extra that installs them."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from posedet.errors import ConfigError
 
 
 def needs(command: str, extra: str, modules: Sequence[str]) -> None:
-    """Raise ConfigError, which names the `extra` to install, where one of `modules` cannot be imported."""
+    """Raise ConfigError with the `extra` to install if one of `modules` cannot be imported."""
     if any(importlib.util.find_spec(module) is None for module in modules):
-        raise ConfigError(f"'posedet {command}' needs more than running does: pip install \"posedet[{extra}]\"")
+        raise ConfigError(
+            f"'posedet {command}' needs optional packages; install them with: pip install \"posedet[{extra}]\""
+        )
