@@ -377,11 +377,11 @@ def test_import_is_quick_and_silent() -> None:
     [
         (
             {"runtime": "openvino"},
-            "PyTorch weights, which 'openvino' cannot run; `posedet export` makes",
+            "PyTorch weights, but 'openvino' needs an ONNX file; convert them with `posedet export`",
         ),
         ({"threads": -3}, "threads is -3, expected at least 1"),
         ({"threads": 1, "at_once": 2}, "threads is 1, expected at least 2"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "abacus"}, "device 'abacus' is not available"),
     ],
 )
 def test_settings_that_do_not_go_with_weights(options: dict[str, Any], said: str) -> None:

@@ -111,7 +111,7 @@ def test_what_a_user_reads_when_it_cannot_be(
     assert said(sets, output=sets["cropped"]) == f"{sets['cropped']}: File exists; choose another folder"
     assert said(sets, "--model", "no.onnx") == "no.onnx: no such model file"
     assert said(sets, "--device", "cuda").endswith(
-        "posedet-s.onnx: an ONNX file; the device 'cuda' is for weights (.safetensors)"
+        "posedet-s.onnx: is an ONNX file, but device 'cuda' needs PyTorch weights (.safetensors)"
     )
 
     class OfCoco:

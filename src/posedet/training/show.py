@@ -1,4 +1,4 @@
-"""What the network is trained on, as pictures: patches with their labels, positives and heatmap targets."""
+"""Draw training samples: patches with their labels, positives and heatmap targets."""
 
 import io
 from pathlib import Path
@@ -11,16 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from posedet.config import Config
 from posedet.data.annotations import PhotoSet
-from posedet.errors import ConfigError, DataError
-from posedet.files import write_atomically
+from posedet.draw import Colour
+from posedet.errors import DataError
+from posedet.files import make_folder, write_atomically
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet, Proposals
 from posedet.skeleton import Skeleton
 from posedet.training.assignment import NOBODY, Selection, person_centres
 from posedet.training.batches import Batch, PhotoStream, collate
 from posedet.training.targets import Assigner
-
-Colour = tuple[int, int, int]
 
 LEFT, RIGHT, MIDDLE, NOT_LEARNT = (64, 160, 255), (255, 140, 26), (245, 245, 235), (150, 150, 150)
 LEVELS: tuple[Colour, ...] = ((255, 220, 60), (90, 230, 120), (240, 110, 240), (110, 200, 255))
@@ -33,9 +32,9 @@ FAR = 10_000.0  # pixels of the patch
 
 
 class TrainingSample(NamedTuple):
-    """One patch and everything that training makes of it."""
+    """A patch with everything that training computes for it."""
 
-    batch: Batch  # of this patch alone
+    batch: Batch  # contains only this patch
     proposals: Proposals
     selection: Selection
     centres: torch.Tensor  # (1, P, 2) of the persons, pixels of the patch
@@ -43,29 +42,18 @@ class TrainingSample(NamedTuple):
     masks: list[torch.Tensor]  # (1, 1, h, w): 0 where nothing is learnt
 
 
-def show(
-    config: Config,
-    photos: PhotoSet,
-    skeleton: Skeleton,
-    folder: Path,
-    *,
-    count: int = 12,
-) -> list[Path]:
-    """Draw the first `count` samples of a training run into `folder`, as PNG; returns the files.
+def show(config: Config, photos: PhotoSet, skeleton: Skeleton, folder: Path, *, count: int = 12) -> list[Path]:
+    """Draw the first `count` samples of a training run as PNG files in `folder`, and return the files.
 
-    Samples, assignment and heatmaps come from what training itself calls, so they are those of `posedet train` with the
-    same photos and settings. Raises DataError when there is no photo to train on.
+    Samples and targets are computed by the functions that training uses. Raises DataError if there are no photos.
     """
     if not config.data.empty_photos:
         photos = photos.without_empty()
     if not len(photos):
         raise DataError("there are no photos to train on")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    make_folder(folder)
     stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
-    # Its weights do not matter: what counts is where its locations and the cells of its heatmaps lie.
+    # Only the network's locations and heatmap cells matter, not its weights.
     network = build_network(config.model, skeleton).train()
     files = []
     for number in range(count):
@@ -79,10 +67,10 @@ def show(
 
 @torch.no_grad()
 def training_sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> TrainingSample:
-    """TrainingSample `number` of a run, with the same steps as in training."""
+    """Compute sample `number` of a run as in training."""
     batch = collate([stream[number]])
     assigner = Assigner(config, torch.tensor(stream.skeleton.sigmas), network.geometry)
-    # One embedding will do: none is looked at.
+    # A single location, because no embedding is needed.
     output = network(batch.images.float(), lambda _, logits: logits[:, :1].argmax(1, keepdim=True))
     selection = assigner.select(output.proposals, batch)
     targets = assigner.targets(output, batch, selection)
@@ -91,7 +79,7 @@ def training_sample(network: PoseDetNet, stream: PhotoStream, number: int, confi
 
 
 def draw_sample(drawn: TrainingSample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
-    """Three parts on one sheet: the labels, the positives on them, and below the heatmap targets of every level."""
+    """Draw the labels and the positives side by side, and the heatmap targets of every level below."""
     image = drawn.batch.images[0].permute(1, 2, 0).numpy()
     zoom = max(1, round(PANEL / image.shape[0]))
     labels = _labels_panel(drawn, image, skeleton, zoom)
