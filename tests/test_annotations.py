@@ -272,7 +272,7 @@ DAMAGE = [
     ("images", 1, {"file_name": "..\\b"}, "images[1].file_name: '..\\\\b' leads out of the folder of photos"),
     ("images", 1, {"file_name": "C:\\b"}, "images[1].file_name: 'C:\\\\b' leads out of the folder of photos"),
     ("images", 0, {"crowdIndex": -1}, "images[0].crowdIndex: -1, expected a number from 0 to 1e+06"),
-    ("categories", 0, {"keypoints": ["nose", "nose"]}, "categories[0].keypoints[1]: 'nose' stands there twice"),
+    ("categories", 0, {"keypoints": ["nose", "nose"]}, "categories[0].keypoints[1]: duplicate keypoint 'nose'"),
     ("categories", 0, {"keypoints": [1]}, "categories[0].keypoints: [1], expected a list of names"),
     ("categories", 0, {"keypoints": ["paw"]}, "categories: no keypoint of skeleton 'trio' among ['paw']; they are"),
 ]
@@ -326,7 +326,7 @@ def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
     del data["categories"][0]["keypoints"]
     for annotation in data["annotations"]:
         del annotation["keypoints"]
-    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a file of keypoints?"
+    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; does this file contain keypoints?"
 
 
 def test_keypoints_without_names_are_those_of_the_skeleton(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

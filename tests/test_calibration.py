@@ -123,7 +123,7 @@ def test_weights_corrected_are_scores_corrected(photos: Path) -> None:
 def test_weights_without_keypoint_scores() -> None:
     tensors = {"score.output.weight": torch.zeros(1, 4), "score.output.bias": torch.zeros(1)}
     for state in (tensors, {}):
-        with pytest.raises(ModelError, match=r"^this network gives no scores of keypoints"):
+        with pytest.raises(ModelError, match=r"^this network does not predict keypoint scores"):
             corrected_keypoint_scores(state, 1, 0)
 
 

@@ -73,7 +73,7 @@ def test_more_keypoints_in_another_order_change_nothing_for_the_old_ones(preset:
     ours = skeleton_of(["hat", *reversed(theirs.keypoints), "left_toe", "right_toe"])
     old = network_for(config, theirs, 0)
     new, report = started(config, old, theirs, ours, tmp_path)
-    assert report.endswith(f"; keypoints taken: {', '.join(ours.keypoints[1:-2])}; new: hat, left_toe, right_toe")
+    assert report.endswith(f"; reused keypoints: {', '.join(ours.keypoints[1:-2])}; new: hat, left_toe, right_toe")
     at = list(range(len(theirs.keypoints)))
     assert_same_keypoints(outputs(old), outputs(new), at, [ours.index(name) for name in theirs.keypoints])
 
@@ -84,7 +84,7 @@ def test_fewer_keypoints_keep_their_coarse_places(tmp_path: Path) -> None:
     old = network_for(config, BODY19, 0)
     ours = skeleton_of(["right_wrist", "nose", "left_wrist"])
     new, report = started(config, old, BODY19, ours, tmp_path)
-    assert report.endswith("; keypoints taken: right_wrist, nose, left_wrist; new: none")
+    assert report.endswith("; reused keypoints: right_wrist, nose, left_wrist; new: none")
     before, after = outputs(old).proposals, outputs(new).proposals
     kept = [BODY19.index(name) for name in ours.keypoints]
     torch.testing.assert_close(after.coarse, before.coarse[:, :, kept], rtol=1e-4, atol=1e-3)
@@ -111,7 +111,7 @@ def test_nothing_shared(tmp_path: Path) -> None:
     config = load_config("posedet-s")
     ours = skeleton_of(["thumb", "little"])
     new, report = started(config, network_for(config, BODY19, 0), BODY19, ours, tmp_path)
-    assert report.endswith("; keypoints taken: none; new: thumb, little")
+    assert report.endswith("; reused keypoints: none; new: thumb, little")
     fresh = network_for(config, ours, 1)
     assert torch.equal(new.bypass.offsets.weight, fresh.bypass.offsets.weight)
 

@@ -188,9 +188,9 @@ def test_good_and_bad_photos_together(posedet, good_and_bad: Path, tmp_path: Pat
     assert all(line.startswith("posedet: ") for line in outcome.err)
     reasons = {Path(path).name: reason for path, reason in complaints.items()}
     assert reasons.pop("missing.jpg") == "no such file"
-    assert reasons.pop("bomb.png") == "more than 178 million pixels; reduce it first"
+    assert reasons.pop("bomb.png") == "more than 178 million pixels; reduce its size first"
     assert reasons.pop("text.jpg").startswith("not a photo, or damaged (")
-    assert reasons.pop("cut.jpg").startswith("damaged or cut off (")
+    assert reasons.pop("cut.jpg").startswith("damaged or truncated (")
     assert reasons == {}
     assert len(outcome.err) == 4
     assert [line.split()[0].rpartition("/")[2] for line in outcome.out if line.endswith("  failed")] == [
@@ -257,9 +257,9 @@ def complaint(outcome: Outcome) -> str:
 
 def test_photos_that_are_not_there(posedet, tmp_path: Path) -> None:
     text = complaint(posedet("predict", tmp_path, "--output", tmp_path / "out"))
-    assert text.startswith(f"{tmp_path}: a folder without photos (looked for ")
+    assert text.startswith(f"{tmp_path}: the folder contains no photos (supported: ")
     text = complaint(posedet("predict", f"{tmp_path}/*.jpg", "--output", tmp_path / "out"))
-    assert text == f"{tmp_path}/*.jpg: no file fits this pattern"
+    assert text == f"{tmp_path}/*.jpg: no file matches this pattern"
     assert not (tmp_path / "out").exists()
 
 
@@ -297,9 +297,9 @@ def test_photos_are_never_overwritten(posedet, photos: Path, tmp_path: Path) -> 
     ("settings", "text"),
     [
         (("--model", "no/such.onnx"), "no/such.onnx: no such model file"),
-        (("--skeleton", "nose,left_eey,"), "skeleton 'body19': no keypoint 'left_eey' (did you mean 'left_eye'?)"),
-        (("--skeleton", "cocoo"), "unknown skeleton 'cocoo' (did you mean 'coco'?); built in: "),
-        (("--score-threshold", "2"), "score_threshold is 2.0, expected 0 up to 1"),
+        (("--skeleton", "nose,left_eey,"), "skeleton 'body19': unknown keypoint 'left_eey' (did you mean 'left_eye'?)"),
+        (("--skeleton", "cocoo"), "unknown skeleton 'cocoo' (did you mean 'coco'?); built-in skeletons: "),
+        (("--score-threshold", "2"), "score_threshold is 2.0, expected 0 or more and less than 1"),
         (("--long-side", "5"), "long_side is 5, expected 32 to 8192 pixels"),
         (("--threads", "0"), "threads is 0, expected at least 1"),
     ],
@@ -371,7 +371,7 @@ def test_what_the_system_refuses_is_no_traceback(posedet, monkeypatch: pytest.Mo
     def refused(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/full/a")
 
-    monkeypatch.setattr("posedet.runtime.model_files.present", refused)
+    monkeypatch.setattr("posedet.runtime.model_files.available_file", refused)
     assert complaint(posedet("weights", "list")) == "[Errno 28] No space left on device: '/full/a'"
     with pytest.raises(OSError):
         main(["--debug", "weights", "list"])

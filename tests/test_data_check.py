@@ -212,7 +212,7 @@ def test_photos_missing_damaged_or_of_another_size(checked: Callable[..., Report
     assert texts[0] == "images[5].file_name: 'a.png' stands there twice"
     assert "leads out of the folder" in texts[1]
     assert texts[4].endswith("gone.png: no such file")
-    assert "damaged or cut off" in texts[5]
+    assert "damaged or truncated" in texts[5]
     assert texts[6].endswith("turned.jpg is 300 x 400; was it turned?")
     assert texts[7].endswith("small.png is 200 x 150")
 
@@ -269,7 +269,7 @@ def test_a_skeleton_that_is_wanted(checked: Callable[..., Report]) -> None:
 def test_keypoints_that_no_skeleton_can_have(checked: Callable[..., Report]) -> None:
     category = {"id": 1, "name": "person", "keypoints": ["nose", "nose"]}
     texts = [finding.text for finding in checked(annotations(person(), categories=[category])).findings]
-    assert any("keypoints[1]: 'nose' stands there twice" in text for text in texts)
+    assert any("keypoints[1]: duplicate keypoint 'nose'" in text for text in texts)
 
 
 @pytest.mark.parametrize("content", [b"[", b"[1]", b'{"images": []}', b"\x00\xff"])

@@ -176,7 +176,9 @@ def test_a_wrong_photo_says_so_alone_and_in_a_batch(detector: PoseDet, photo: An
 
 
 def test_a_batch_is_not_one_path(detector: PoseDet) -> None:
-    with pytest.raises(PhotoError, match=r"^photos: 'team\.jpg', expected several; for one, call the detector itself$"):
+    with pytest.raises(
+        PhotoError, match=r"^photos: 'team\.jpg', expected several photos; for one photo, call the detector itself$"
+    ):
         detector.batch("team.jpg")
 
 
@@ -210,26 +212,34 @@ def test_more_pixels_are_seen_when_asked_for(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
-        ({"score_threshold": -0.1}, ConfigError, "score_threshold is -0.1, expected 0 up to 1"),
-        ({"score_threshold": 1.0}, ConfigError, "score_threshold is 1.0, expected 0 up to 1"),
-        ({"score_threshold": float("nan")}, ConfigError, "score_threshold is nan, expected 0 up to 1"),
+        ({"score_threshold": -0.1}, ConfigError, "score_threshold is -0.1, expected 0 or more and less than 1"),
+        ({"score_threshold": 1.0}, ConfigError, "score_threshold is 1.0, expected 0 or more and less than 1"),
+        ({"score_threshold": float("nan")}, ConfigError, "score_threshold is nan, expected 0 or more and less than 1"),
         ({"long_side": 31}, ConfigError, "long_side is 31, expected 32 to 8192 pixels"),
         ({"long_side": 9000}, ConfigError, "long_side is 9000, expected 32 to 8192 pixels"),
         ({"threads": 0}, ConfigError, "threads is 0, expected at least 1"),
         ({"at_once": 0}, ConfigError, "at_once is 0, expected at least 1"),
-        ({"threads": 2, "at_once": 3}, ConfigError, "at_once is 3, but threads is 2: each photo needs one"),
+        ({"threads": 2, "at_once": 3}, ConfigError, "at_once is 3, but threads is 2; each photo needs a thread"),
         ({"runtime": "onnx"}, ConfigError, "runtime is 'onnx', expected 'onnxruntime' or 'openvino'"),
         ({"model": "no/such.onnx"}, ModelError, "no/such.onnx: no such model file"),
-        ({"skeleton": "crowd"}, DataError, "unknown skeleton 'crowd' (did you mean 'crowdpose'?); built in: "),
+        (
+            {"skeleton": "crowd"},
+            DataError,
+            "unknown skeleton 'crowd' (did you mean 'crowdpose'?); built-in skeletons: ",
+        ),
         (
             {"skeleton": "left_wirst"},
             DataError,
-            "unknown skeleton 'left_wirst' (did you mean 'left_wrist'?); built in: ",
+            "unknown skeleton 'left_wirst' (did you mean 'left_wrist'?); built-in skeletons: ",
         ),
-        ({"model": WEIGHTS}, ModelError, f"{WEIGHTS}: weights for PyTorch; `posedet export` makes an ONNX file"),
-        ({"skeleton": ["nose", "tail"]}, DataError, "skeleton 'body19': no keypoint 'tail'"),
+        (
+            {"model": WEIGHTS},
+            ModelError,
+            f"{WEIGHTS}: PyTorch weights, expected an ONNX file; convert them with `posedet export`",
+        ),
+        ({"skeleton": ["nose", "tail"]}, DataError, "skeleton 'body19': unknown keypoint 'tail'"),
         ({"skeleton": []}, DataError, "skeleton 'body19-0': keypoints: (), expected a list of names"),
-        ({"skeleton": "crowdpose15"}, DataError, "skeleton 'body19': no keypoint 'abdomen'"),
+        ({"skeleton": "crowdpose15"}, DataError, "skeleton 'body19': unknown keypoint 'abdomen'"),
     ],
     ids=str,
 )
@@ -374,11 +384,11 @@ print((time.process_time() - middle) / (middle - start))
     [
         (
             {"runtime": "openvino"},
-            "PyTorch weights, which 'openvino' cannot run; `posedet export` makes",
+            "PyTorch weights, but 'openvino' needs an ONNX file; convert them with `posedet export`",
         ),
         ({"threads": -3}, "threads is -3, expected at least 1"),
         ({"threads": 1, "at_once": 2}, "threads is 1, expected at least 2"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "abacus"}, "device 'abacus' is not available"),
     ],
 )
 def test_settings_that_do_not_go_with_weights(options: dict[str, Any], said: str) -> None:

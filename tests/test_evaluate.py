@@ -253,7 +253,7 @@ def test_only_a_detector_runs_batches() -> None:
         (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
-            "posedet-s: an ONNX file; the device 'cuda' is for weights (.safetensors)",
+            "posedet-s: is an ONNX file, but device 'cuda' needs PyTorch weights (.safetensors)",
         ),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     weights = resources.files("posedet") / "released" / "posedet-s.safetensors"
     assert main(["evaluate", "val.json", "--model", str(weights), "--device", "abacus"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("posedet: error: device 'abacus' cannot be used: ") and said.count("\n") == 1
+    assert said.startswith("posedet: error: device 'abacus' is not available: ") and said.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

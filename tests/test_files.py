@@ -51,8 +51,8 @@ def test_a_folder_or_pattern_without_photos_is_an_error(tmp_path: Path, monkeypa
     with pytest.raises(DataError) as caught:
         find_photos([str(tmp_path)])
     suffixes = ".avif, .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
-    assert str(caught.value) == f"{tmp_path}: a folder without photos (looked for {suffixes})"
-    with pytest.raises(DataError, match=r"/\*\.png: no file fits this pattern$"):
+    assert str(caught.value) == f"{tmp_path}: the folder contains no photos (supported: {suffixes})"
+    with pytest.raises(DataError, match=r"/\*\.png: no file matches this pattern$"):
         find_photos([f"{tmp_path}/*.png"])
 
     def closed(_: Path) -> None:

@@ -22,7 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.errors import PhotoError
-from posedet.image import FORMATS, GREY, MAX_FILE_BYTES, Letterbox, network_input, read_photo, write_photo
+from posedet.image import GREY, MAX_FILE_BYTES, PHOTO_FORMATS, Letterbox, network_input, read_photo, write_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -61,7 +61,7 @@ def refusal(photo: object) -> str:
 # --- what can be read ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_every_format_is_read_whatever_its_name(form: str, tmp_path: Path) -> None:
     options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
     path = written(tmp_path, "photo.dat", encoded(smooth_photo(), form, **options))
@@ -205,7 +205,7 @@ def test_pil_images_of_every_mode(mode: str, colour: object, expected: tuple[int
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_white_are_refused(mode: str) -> None:
     assert refusal(Image.new(mode, (4, 3))) == (
-        f"photo: mode {mode!r} does not say which value is white; convert it to 'L' or 'RGB'"
+        f"photo: mode {mode!r} does not define which value is white; convert the photo to 'L' or 'RGB'"
     )
 
 
@@ -236,8 +236,8 @@ def test_an_array_is_taken_as_it_is() -> None:
         (np.zeros((4, 5), np.uint8), "photo: an array of shape (4, 5), expected (height, width, 3) RGB"),
         (np.zeros((4, 5, 4), np.uint8), "photo: an array of shape (4, 5, 4), expected (height, width, 3) RGB"),
         (np.zeros((1, 4, 5, 3), np.uint8), "photo: an array of shape (1, 4, 5, 3), expected (height, width, 3) RGB"),
-        (np.zeros((0, 5, 3), np.uint8), "photo: an array of shape (0, 5, 3), nothing to see"),
-        (np.zeros((4, 0, 3), np.uint8), "photo: an array of shape (4, 0, 3), nothing to see"),
+        (np.zeros((0, 5, 3), np.uint8), "photo: an array of shape (0, 5, 3) has no pixels"),
+        (np.zeros((4, 0, 3), np.uint8), "photo: an array of shape (4, 0, 3) has no pixels"),
     ],
 )
 def test_a_wrong_array_says_so(array: np.ndarray, text: str) -> None:
@@ -255,9 +255,9 @@ def test_what_is_no_photo_at_all_is_named(thing: object) -> None:
 
 def test_paths_without_a_photo(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.jpg") == f"{tmp_path}/none.jpg: no such file"
-    assert refusal(tmp_path) == f"{tmp_path}: a folder, not a photo"
-    assert refusal(written(tmp_path, "empty.jpg", b"")) == f"{tmp_path}/empty.jpg: an empty file"
-    assert refusal("/dev/null") == "/dev/null: neither a file nor a folder"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder, expected a photo"
+    assert refusal(written(tmp_path, "empty.jpg", b"")) == f"{tmp_path}/empty.jpg: the file is empty"
+    assert refusal("/dev/null") == "/dev/null: is not a regular file"
     assert refusal("a\0b.jpg") == r"'a\x00b.jpg': cannot be read (embedded null byte)"
     inside = written(tmp_path, "file", b"x") / "photo.jpg"
     assert refusal(inside) == f"{inside}: cannot be read (Not a directory)"
@@ -271,34 +271,34 @@ def test_a_name_of_two_lines_stays_on_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"Dear diary,\ntoday", b"\xff\xd8\xff", b"GIF89a", b"%PDF-1.7", b"\0" * 999])
 def test_no_photo_inside(content: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, "photo.jpg", content)
-    assert re.fullmatch(rf"{path}: (not a photo, or damaged|damaged or cut off) \(.*\)", refusal(path))
+    assert re.fullmatch(rf"{path}: (not a photo, or damaged|damaged or truncated) \(.*\)", refusal(path))
 
 
 def test_other_decoders_stay_closed(tmp_path: Path) -> None:
     """Pillow would open all of these; PPM stands for fifty formats that no camera writes."""
     for form in ("PPM", "TGA", "ICO", "PCX", "JPEG2000", "SGI"):
         path = written(tmp_path, f"photo.{form}", encoded(smooth_photo(), form))
-        assert refusal(path) == f"{path}: not a photo, or damaged (read are {', '.join(FORMATS)})"
+        assert refusal(path) == f"{path}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})"
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_a_truncated_photo(form: str, share: float, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
     content = encoded(noise, form)
     path = written(tmp_path, f"photo.{form.lower()}", content[: int(len(content) * share)])
     text = refusal(path)
-    assert text.startswith(f"{path}: damaged or cut off (") or text.startswith(f"{path}: not a photo, or damaged (")
+    assert text.startswith(f"{path}: damaged or truncated (") or text.startswith(f"{path}: not a photo, or damaged (")
     # A PIL image that was opened and not yet decoded fails just as clearly, if Pillow opens it at all.
     with path.open("rb") as file:
         try:
             image = Image.open(file)
         except Exception:
             return
-        assert refusal(image).startswith("photo: damaged or cut off (")
+        assert refusal(image).startswith("photo: damaged or truncated (")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_flipped_bytes_read_or_refuse(form: str, tmp_path: Path) -> None:
     content = encoded(smooth_photo(), form)
     generator = np.random.default_rng(1)
@@ -354,7 +354,7 @@ def bomb(form: str, side: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_a_bomb_is_refused_quickly_and_in_little_memory(form: str, tmp_path: Path) -> None:
     """60,000 x 60,000 would be 10.8 GB. In a process of its own, whose peak memory is known."""
     path = written(tmp_path, f"bomb.{form.lower()}", bomb(form, 60_000))
@@ -376,7 +376,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, tim
     megabytes, duration_s = map(float, numbers.split())
     assert run.stderr == ""
     # libavif refuses such sizes by itself, with its own words.
-    assert text.endswith(": more than 178 million pixels; reduce it first") or form == "AVIF"
+    assert text.endswith(": more than 178 million pixels; reduce its size first") or form == "AVIF"
     assert text.startswith(f"{path}: ")
     assert megabytes < 50
     assert duration_s < 2
@@ -386,7 +386,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, tim
 def test_between_pillows_warning_and_the_limit_nothing_is_warned(form: str, tmp_path: Path) -> None:
     """10,000 x 10,000: Pillow warns (an error in these tests), we allow the size; this one is only cut off."""
     text = refusal(written(tmp_path, "large", bomb(form, 10_000)))
-    assert "damaged or cut off" in text
+    assert "damaged or truncated" in text
     assert "DecompressionBomb" not in text and "could be" not in text
 
 
@@ -394,8 +394,8 @@ def test_a_large_pil_image_is_refused_before_it_is_decoded(tmp_path: Path, monke
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     path = written(tmp_path, "bomb.png", bomb("PNG", 60_000))
     with Image.open(path) as image:
-        assert refusal(image) == f"{path}: more than 178 million pixels; reduce it first"
-    assert refusal(path) == f"{path}: more than 178 million pixels; reduce it first"
+        assert refusal(image) == f"{path}: more than 178 million pixels; reduce its size first"
+    assert refusal(path) == f"{path}: more than 178 million pixels; reduce its size first"
 
 
 def test_a_photo_beyond_memory_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,14 +403,14 @@ def test_a_photo_beyond_memory_is_not_called_damaged(tmp_path: Path, monkeypatch
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "load", full)
-    assert refusal(Image.new("RGB", (4, 3))) == "photo: 4 x 3 pixels need more memory than there is"
+    assert refusal(Image.new("RGB", (4, 3))) == "photo: not enough memory for 4 x 3 pixels"
 
 
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = written(tmp_path, "huge.jpg", encoded(smooth_photo(), "JPEG"))
     with path.open("r+b") as file:
         file.truncate(MAX_FILE_BYTES * 4)  # sparse: takes no room
-    assert refusal(path) == f"{path}: 2000 MB, at most 500 MB are read"
+    assert refusal(path) == f"{path}: 2000 MB, larger than the limit of 500 MB"
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_sixteen_threads_read_as_one_and_leave_the_warnings_alone(tmp_path: Path
             form,
             encoded(smooth_photo(300 + i, 400), form, **({} if form in ("GIF", "BMP") else {"exif": exif})),
         )
-        for i, form in enumerate(FORMATS)
+        for i, form in enumerate(PHOTO_FORMATS)
     ]
     paths.append(written(tmp_path, "damaged.jpg", encoded(smooth_photo(), "JPEG", exif=DAMAGED_EXIF)))
     paths.append(written(tmp_path, "bomb.png", bomb("PNG", 60_000)))
@@ -593,7 +593,7 @@ def fitted(photo_size: tuple[int, int]) -> Letterbox:
     return Letterbox.fit(photo_size, long_side=160)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", PHOTO_FORMATS)
 @pytest.mark.parametrize("size", [(60, 90), (160, 96), (231, 170)])
 def test_the_input_is_the_letterboxed_photo(form: str, size: tuple[int, int], tmp_path: Path) -> None:
     path = written(tmp_path, "photo", encoded(smooth_photo(*size), form))

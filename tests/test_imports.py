@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},
-    "training": BASE | {"__init__", "cv2", "data", "matplotlib", "model", "runtime", "torch", "weights"},
+    "training": BASE | {"__init__", "cv2", "data", "draw", "matplotlib", "model", "runtime", "torch", "weights"},
     "evaluation": BASE | {"__init__", "data", "pycocotools", "runtime"},
     "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "matplotlib", "runtime"},
     "benchmark": BASE | {"extras", "matplotlib", "openvino", "runtime", "torch", "weights"},

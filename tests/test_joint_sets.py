@@ -106,5 +106,5 @@ def test_sigmas_of_ones_own_drop_nobody(session: Recorded, photo: NDArray[np.uin
 
 
 def test_a_name_twice_is_refused(session: Recorded) -> None:
-    with pytest.raises(DataError, match=r"keypoints\[1\]: 'nose' stands there twice$"):
+    with pytest.raises(DataError, match=r"keypoints\[1\]: duplicate keypoint 'nose'$"):
         PoseDet(session, skeleton=["nose", "nose"])

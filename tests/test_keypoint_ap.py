@@ -409,7 +409,7 @@ def test_damaged_truth_is_named() -> None:
     )
     assert message({"image_id": 9}) == "truth: annotations[1].image_id: 9 is not among the file's images"
     assert message({}, images=[], annotations=[]) == "no photos, so there is nothing to evaluate"
-    assert message({}, categories=[]) == "truth: categories: none has 'keypoints'; is this a file of keypoints?"
+    assert message({}, categories=[]) == "truth: categories: none has 'keypoints'; does this file contain keypoints?"
     twice = photos_of(dots({}), DOT) * 2
     with pytest.raises(DataError, match=r"^two photos have the same image id$"):
         evaluate_keypoints(twice, [], DOTS)

@@ -22,7 +22,7 @@ from served import Answer, Server
 
 RELEASED = Path(model_files.__file__).parent.parent / "released"
 SHIPPED = RELEASED / "posedet-s.onnx"
-ELSEWHERE = "download it by other means and give its path"
+ELSEWHERE = "download the file yourself and pass its path"
 
 
 def cached(tmp_path: Path) -> list[str]:
@@ -62,7 +62,7 @@ def test_a_name_a_path_and_a_url_give_the_same_model(server: Server) -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("posedet-x", f"posedet-x: no such model file; known by name: {', '.join(RELEASES)}"),
+        ("posedet-x", f"posedet-x: no such model file; released models: {', '.join(RELEASES)}"),
         ("no/such.onnx", "no/such.onnx: no such model file"),
         ("two\nlines.onnx", "'two\\nlines.onnx': no such model file"),
     ],
@@ -160,12 +160,15 @@ def test_names_in_urls_stay_in_the_cache(server: Server, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (Answer(b"something else"), f"what came has SHA-256 {hashlib.sha256(b'something else').hexdigest()}, expected"),
-        (Answer(b"cont", announced=7), "the connection broke 3 bytes before the end; try again"),
+        (
+            Answer(b"something else"),
+            f"checksum mismatch: the download has SHA-256 {hashlib.sha256(b'something else').hexdigest()}, expected",
+        ),
+        (Answer(b"cont", announced=7), "the connection was lost 3 bytes before the end; try again"),
         (Answer(b"content", announced=10**9), "larger than 1000000 bytes"),
         (Answer(bytes(50_000), endless=True), "larger than 1000000 bytes"),
         (Answer(leads_to="/a.pth"), "not available (302 The HTTP server returned a redirect error that would lead to"),
-        (Answer(leads_to="ftp://127.0.0.1/a.pth"), f"leads to another kind of address, ftp; {ELSEWHERE}"),
+        (Answer(leads_to="ftp://127.0.0.1/a.pth"), f"redirects to ftp, which is not allowed; {ELSEWHERE}"),
         (Answer(leads_to="file:///etc/hostname"), "not available (302 "),
         (None, f"not available (404 Not Found); {ELSEWHERE}"),
     ],
@@ -189,7 +192,7 @@ def test_from_https_to_http_is_refused() -> None:
     """Without a server: one for https would need a certificate."""
     handler, asked = _Redirects(), urllib.request.Request("https://example.org/a.pth")
     with open(os.devnull, "rb") as nothing:
-        with pytest.raises(ModelError, match=r"^https://example.org/a.pth: leads to another kind of address, http; "):
+        with pytest.raises(ModelError, match=r"^https://example.org/a.pth: redirects to http, which is not allowed; "):
             handler.redirect_request(asked, nothing, 302, "Found", {}, "http://example.org/a.pth")
         led = handler.redirect_request(asked, nothing, 302, "Found", {}, "https://example.net/b.pth")
     assert led is not None and led.full_url == "https://example.net/b.pth"
@@ -231,7 +234,7 @@ def test_nobody_answers() -> None:
 @pytest.mark.parametrize("end", ["", "#sha256=", "#sha256=1234567", "#sha256=" + "g" * 64, "#md5=" + "0" * 32, "\n#"])
 def test_a_url_without_checksum(end: str) -> None:
     assert failure(f"https://example.org/a.pth{end}").endswith(
-        ": expected a URL that ends in #sha256=HEX, the file's checksum (8 to 64 digits)"
+        ": expected a URL that ends in #sha256=HEX (8 to 64 digits)"
     )
 
 
@@ -253,7 +256,7 @@ def test_offline_nothing_is_asked_for(
 ) -> None:
     server.answers["a.pth"] = Answer(b"content")
     url = server.url("a.pth", b"content")
-    text = f"{server.address('a.pth')}: not in the cache, and downloads are switched off (offline); {ELSEWHERE}"
+    text = f"{server.address('a.pth')}: not in the cache, and downloads are disabled (offline); {ELSEWHERE}"
     assert refuse(url, monkeypatch) == text
     assert server.asked == []
     monkeypatch.setenv("POSEDET_OFFLINE", "0")
@@ -315,4 +318,4 @@ def test_fetch_prints_where_the_file_is(published: str, server: Server, capsys: 
         assert main(["weights", "fetch", source]) == 0
         assert capsys.readouterr().out == f"{path}\n"
     assert main(["weights", "fetch", "posedet-y"]) == 2
-    assert capsys.readouterr().err.endswith(f"no such model file; known by name: {', '.join(RELEASES)}\n")
+    assert capsys.readouterr().err.endswith(f"no such model file; released models: {', '.join(RELEASES)}\n")

@@ -61,7 +61,9 @@ def test_backbones_that_are_unknown_or_cannot_be_frozen():
     with pytest.raises(ConfigError, match=r"^model\.backbone is 'dla35', expected 'mobilenetv2' or 'dla34' or"):
         build_network(load_config("posedet-s", ["model.backbone=dla35"]).model, BODY19)
     network = build_network(load_config("dla34-coco").model, COCO)
-    with pytest.raises(ConfigError, match=r"^'train\.frozen_blocks' is 3, expected 0: this backbone cannot be frozen"):
+    with pytest.raises(
+        ConfigError, match=r"^train\.frozen_blocks is 3, expected 0: this backbone cannot be partly frozen"
+    ):
         freeze(network, 3)
 
 

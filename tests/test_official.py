@@ -265,7 +265,7 @@ def test_file_in_file_out(checkpoint: Tensors, tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(source), str(output), "--preset", "dla34-coco", "--set", "decode.long_side=1000"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        "dropped backbone.fc.weight: no official network has a tensor of this name",
+        "dropped backbone.fc.weight: unknown in official networks",
         f"{output}: 289 tensors placed, 1 dropped, none missing",
     ]
     weights, config, info = load_weights(output)
@@ -295,11 +295,11 @@ def test_what_a_setting_leaves_out_is_named(checkpoint: Tensors):
     _, dropped = place(checkpoint, config_of(DLA, "model.heatmaps=false").model, "a.pth")
     assert set(dropped) == {name for name in checkpoint if "heatmap" in name}
     assert set(dropped.values()) == {
-        "of the heatmap branch, which model.heatmaps = false leaves out (it serves training alone)"
+        "belongs to the heatmap branch, which is only for training and disabled by model.heatmaps = false"
     }
     _, dropped = place(checkpoint, config_of(DLA, "model.refinements=0").model, "a.pth")
     assert set(dropped) == {f"bbox_head.refine_{x}" for x in ("embedding_conv.weight", "out.weight", "out.bias")}
-    assert set(dropped.values()) == {"of the refinement, which model.refinements = 0 leaves out"}
+    assert set(dropped.values()) == {"belongs to the refinement, which is disabled by model.refinements = 0"}
 
 
 @pytest.mark.parametrize(
@@ -318,14 +318,20 @@ def test_what_a_setting_leaves_out_is_named(checkpoint: Tensors):
             {"neck.fpn_convs.3.gn.bias": torch.zeros(128, dtype=torch.int32)},
             "a.pth: neck.fpn_convs.3.gn.bias: int32 (128,), expected float32 (128,)",
         ),
-        ({"bbox_head.cls_out.bias": torch.tensor([math.nan])}, "a.pth: bbox_head.cls_out.bias: holds values that are"),
+        (
+            {"bbox_head.cls_out.bias": torch.tensor([math.nan])},
+            "a.pth: bbox_head.cls_out.bias: some values are not finite",
+        ),
         ({"bbox_head.init_out.bias": None}, "a.pth: not an official PoseDet checkpoint, no bbox_head.init_out.bias"),
         ({"bbox_head.init_out.bias": torch.zeros(42)}, "a.pth: 21 keypoints, skeleton 'coco' has 17"),
         (
             {"backbone.transition1.0.0.weight": torch.zeros(32, 1)},
-            "a.pth: its backbone is hrnet-w32, the preset's dla34",
+            "a.pth: the backbone is hrnet-w32, but the preset has dla34",
         ),
-        ({"backbone.transition1.0.0.weight": torch.tensor(1.0)}, "a.pth: its backbone is hrnet-w0, the preset's dla34"),
+        (
+            {"backbone.transition1.0.0.weight": torch.tensor(1.0)},
+            "a.pth: the backbone is hrnet-w0, but the preset has dla34",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_kind(checkpoint: Tensors, change: dict[str, Tensor | None], message: str):
@@ -338,15 +344,15 @@ def test_a_checkpoint_of_another_kind(checkpoint: Tensors, change: dict[str, Ten
 
 def test_a_checkpoint_for_another_preset(checkpoint: Tensors):
     with pytest.raises(
-        ModelError, match=re.escape("a.pth: its backbone is dla34, the preset's hrnet-w32; take another --preset")
+        ModelError, match=re.escape("a.pth: the backbone is dla34, but the preset has hrnet-w32; choose another preset")
     ):
         place(checkpoint, config_of(W32).model, "a.pth")
     with pytest.raises(
-        ModelError, match=re.escape("a.pth: 17 keypoints, skeleton 'crowdpose' has 14; --set model.skeleton=coco")
+        ModelError, match=re.escape("a.pth: 17 keypoints, but skeleton 'crowdpose' has 14; set model.skeleton to coco")
     ):
         place(checkpoint, load_config("dla34-crowdpose").model, "a.pth")
     fifteen = checkpoint | {"bbox_head.init_out.bias": torch.zeros(30)}
-    with pytest.raises(ModelError, match=re.escape("skeleton 'crowdpose' has 14; --set model.skeleton=crowdpose15")):
+    with pytest.raises(ModelError, match=re.escape("skeleton 'crowdpose' has 14; set model.skeleton to crowdpose15")):
         place(fifteen, load_config("dla34-crowdpose").model, "a.pth")
 
 

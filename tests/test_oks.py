@@ -335,7 +335,7 @@ def test_boxes_and_areas_are_the_extents():
         (lambda: oks(SIX, SIX[0], COCO.sigmas, 1.0), "oks: second: shape (17, 2), expected (N, 17, 2) for 17 sigmas"),
         (
             lambda: oks(SIX, SIX, COCO.sigmas, 1.0, np.ones((17, 6))),
-            "oks: visible: shape (17, 6), expected (6, 17) as of second",
+            "oks: visible: shape (17, 6), expected (6, 17) to match second",
         ),
         (
             lambda: oks_nms(SIX, SIX_SCORES, CROWDPOSE.sigmas, oks_threshold=0.2),
@@ -343,7 +343,7 @@ def test_boxes_and_areas_are_the_extents():
         ),
         (
             lambda: oks_nms(SIX, SIX_SCORES[:5], COCO.sigmas, oks_threshold=0.2),
-            "nms: scores of shape (5,), expected (6,), one for each candidate",
+            "nms: scores of shape (5,), expected (6,), one per candidate",
         ),
         (
             lambda: iou_nms(np.zeros((3, 5)), np.zeros(3), iou_threshold=0.2),

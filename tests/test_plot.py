@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from posedet.commands.main import main
 from posedet.errors import DataError
 from posedet.training import plot as plot_module
-from posedet.training.plot import draw_curves, plot, read_log
+from posedet.training.plot import draw_curves, read_log, write_curves
 
 
 def line(step: int, loss: float, seconds: float, **more: object) -> str:
@@ -82,7 +82,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     )
     np.testing.assert_allclose(drawn["validation"]["ap"], [[2, 0.2], [4, 0.4]])
     assert "steps / s" in curves(tmp_path, None)
-    assert "no validation in this run (--validate)" in curves(written(tmp_path, *lines[:6]), 8)
+    assert "no validation in this run" in curves(written(tmp_path, *lines[:6]), 8)
 
 
 @given(st.lists(st.one_of(st.floats(-1e3, 1e3), st.just(math.nan)), min_size=1, max_size=30), st.integers(1, 12))
@@ -115,13 +115,13 @@ def test_photos_a_second_need_a_config_that_says_how_many(tmp_path: Path) -> Non
 
 def test_logs_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"log\.jsonl: no such file; is this the folder of a run\?$"):
-        plot(tmp_path)
+        write_curves(tmp_path)
     written(tmp_path, "", "nothing", "[" * 100_000)
-    with pytest.raises(DataError, match=r"log\.jsonl: no line of it is a step of training$"):
-        plot(tmp_path)
+    with pytest.raises(DataError, match=r"log\.jsonl: contains no training steps$"):
+        write_curves(tmp_path)
     written(tmp_path, line(0, 2, 0.1))
-    with pytest.raises(DataError, match=r"^--output curves\.jpg: expected a name that ends in \.png, \.svg or \.pdf$"):
-        plot(tmp_path, Path("curves.jpg"))
+    with pytest.raises(DataError, match=r"^curves\.jpg: expected a name that ends in \.png, \.svg or \.pdf$"):
+        write_curves(tmp_path, Path("curves.jpg"))
     monkeypatch.setattr(plot_module, "MAX_LOG_BYTES", 10)
-    with pytest.raises(DataError, match=r"log\.jsonl: larger than 10 bytes, no log of ours$"):
-        plot(tmp_path)
+    with pytest.raises(DataError, match=r"log\.jsonl: larger than 10 bytes and therefore not a training log$"):
+        write_curves(tmp_path)

@@ -124,7 +124,7 @@ def test_select_takes_keypoints_by_name():
     assert feet.keypoints.tolist() == [[[4, 5], [0, 1]], [[10, 11], [6, 7]], [[16, 17], [12, 13]]]
     assert feet.keypoint_scores.tolist() == THREE.keypoint_scores[:, [2, 0]].tolist()
     assert feet.scores.tolist() == THREE.scores.tolist()
-    with pytest.raises(DataError, match=r"^skeleton 'triangle': no keypoint 'tip' \(did you mean 'top'\?\)$"):
+    with pytest.raises(DataError, match=r"^skeleton 'triangle': unknown keypoint 'tip' \(did you mean 'top'\?\)$"):
         THREE.select(["tip"])
 
 

@@ -79,16 +79,16 @@ def test_what_stands_beside_the_weights_is_named(tmp_path: Path, caplog: pytest.
     torch.save({"state_dict": STATE, "meta": {}, "optimizer": {}}, tmp_path / "a.pth")
     with caplog.at_level("INFO"):
         load_pth(tmp_path / "a.pth")
-    assert caplog.messages == ["a.pth: left out beside the weights: 'meta', 'optimizer'"]
+    assert caplog.messages == ["a.pth: ignored entries other than the weights: 'meta', 'optimizer'"]
 
 
 @pytest.mark.parametrize("older_format", [False, True])
 def test_code_is_not_run(tmp_path: Path, older_format: bool):
     path, made = tmp_path / "a.pth", tmp_path / "made"
     path.write_bytes(packed({"state_dict": STATE, "x": Runs(made)}, _use_new_zipfile_serialization=not older_format))
-    assert refusal(path).startswith(f"refused: beside tensors it asks for {os.mkdir.__module__}.mkdir, which could run")
+    assert refusal(path).startswith(f"refused: the file requires {os.mkdir.__module__}.mkdir, which could run")
     path.write_bytes(pickle.dumps(Runs(made)))
-    assert refusal(path) == "refused: a pickle with more than tensors and plain values in it"
+    assert refusal(path) == "refused: the pickle contains more than tensors and plain values"
     assert not made.exists()
     pickle.loads(path.read_bytes())  # else the test would prove nothing
     assert made.exists()
@@ -97,13 +97,13 @@ def test_code_is_not_run(tmp_path: Path, older_format: bool):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.ones(1)], "holds no named tensors, expected a state dict"),
-        ({}, "holds no named tensors, expected a state dict"),
-        ({"state_dict": 3}, "holds no named tensors, expected a state dict"),
-        ({"a": torch.ones(1), "epoch": 3}, "'epoch' is int, expected tensors by name alone"),
-        ({3: torch.ones(1)}, "3 is Tensor, expected tensors by name alone"),
-        ({"a": torch.ones(2, 2).to_sparse()}, "'a' is Tensor, expected tensors by name alone"),
-        ({"a": torch.ones(2, device="meta")}, "'a' is Tensor, expected tensors by name alone"),
+        ([torch.ones(1)], "contains no named tensors, expected a state dict"),
+        ({}, "contains no named tensors, expected a state dict"),
+        ({"state_dict": 3}, "contains no named tensors, expected a state dict"),
+        ({"a": torch.ones(1), "epoch": 3}, "'epoch' is int, expected only named tensors"),
+        ({3: torch.ones(1)}, "3 is Tensor, expected only named tensors"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "'a' is Tensor, expected only named tensors"),
+        ({"a": torch.ones(2, device="meta")}, "'a' is Tensor, expected only named tensors"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, content: object, message: str):
@@ -113,7 +113,9 @@ def test_what_is_no_state_dict(tmp_path: Path, content: object, message: str):
 
 def test_an_onnx_file_is_no_start(tmp_path: Path):
     (tmp_path / "a.onnx").write_bytes(b"\x08\x08")
-    with pytest.raises(ModelError, match=r"a\.onnx: an ONNX file, to run and not to train; weights of ours are in"):
+    with pytest.raises(
+        ModelError, match=r"a\.onnx: ONNX files are only for inference; expected a \.safetensors or \.pth file"
+    ):
         load_pth(tmp_path / "a.onnx")
 
 
@@ -122,10 +124,10 @@ def test_damaged_files(tmp_path: Path):
     assert refusal(path) == "no such file"
     for content in (b"", b"hello", whole[: len(whole) // 2], packed(STATE, _use_new_zipfile_serialization=False)[:-3]):
         path.write_bytes(content)
-        assert refusal(path).startswith("not a whole PyTorch weights file (")
+        assert refusal(path).startswith("not a PyTorch weights file, or damaged (")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("letter.txt", "hello")
-    assert refusal(path).startswith("not a whole PyTorch weights file (")
+    assert refusal(path).startswith("not a PyTorch weights file, or damaged (")
 
 
 def test_too_large_files_on_disk_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -194,7 +196,7 @@ def test_public_backbones_start_a_network(
     url = server.url(file_name, content)
     left = ", ".join(f"backbone.{name}" for name in classifier)
     assert load_start(network, url, COCO) == (
-        f"{url}: {len(tensors)} of {len(tensors) + 2} tensors taken (not {left}), {len(untouched)} start fresh"
+        f"{url}: {len(tensors)} of {len(tensors) + 2} tensors loaded (not {left}), {len(untouched)} newly initialised"
     )
     state = network.state_dict()
     for name, tensor in tensors.items():
@@ -208,12 +210,12 @@ def test_safetensors_start_a_network_too(tmp_path: Path):
     tensors = backbone_tensors(network)
     save_file(tensors, tmp_path / "dla34.safetensors")
     assert load_start(network, tmp_path / "dla34.safetensors", COCO).endswith(
-        ": 234 of 234 tensors taken, 55 start fresh"
+        ": 234 of 234 tensors loaded, 55 newly initialised"
     )
     assert torch.equal(network.state_dict()["backbone.level5.root.conv.weight"], tensors["level5.root.conv.weight"])
 
 
 def test_start_weights_that_do_not_fit_at_all(tmp_path: Path):
     torch.save(STATE, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=r"none of its 3 tensors fits this network$"):
+    with pytest.raises(ModelError, match=r"none of the 3 tensors fits this network$"):
         load_start(network_of("posedet-s"), tmp_path / "a.pth", BODY19)

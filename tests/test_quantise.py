@@ -114,10 +114,10 @@ def test_maps_of_odd_sizes_are_asked_themselves() -> None:
 
 
 def test_once_is_enough(int8: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r": is in INT8 already; give the float file that it was made of$"):
+    with pytest.raises(ModelError, match=r": is already in INT8; use the float file$"):
         quantise(int8, tmp_path / "x.onnx", [photos / "food.jpg"])
 
 
 def test_a_photo_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^no photos to calibrate with; name a folder of some hundred$"):
+    with pytest.raises(DataError, match=r"^no calibration photos; use a folder with a few hundred photos$"):
         quantise(SHIPPED, tmp_path / "x.onnx", [])

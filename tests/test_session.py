@@ -176,19 +176,19 @@ def without(*keys: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("metadata", "text"),
     [
-        (None, "not a posedet model: it has no metadata 'posedet' (made by `posedet export`?)"),
-        ("{", "metadata 'posedet' cannot be used (Expecting property name"),
-        ("[" * 100_000, "metadata 'posedet' cannot be used ("),
-        ("7", "metadata 'posedet' cannot be used ("),
-        ([METADATA], "metadata 'posedet' cannot be used ("),
-        (without("name"), "metadata 'posedet' cannot be used ('name')"),
-        (without("config", "decode"), "metadata 'posedet' cannot be used ('decode')"),
+        (None, "not a posedet model: metadata 'posedet' is missing; make the file with `posedet export`"),
+        ("{", "metadata 'posedet' is invalid (Expecting property name"),
+        ("[" * 100_000, "metadata 'posedet' is invalid ("),
+        ("7", "metadata 'posedet' is invalid ("),
+        ([METADATA], "metadata 'posedet' is invalid ("),
+        (without("name"), "metadata 'posedet' is invalid ('name')"),
+        (without("config", "decode"), "metadata 'posedet' is invalid ('decode')"),
         (
             without("config", "decode", "nms"),
-            "metadata 'posedet' cannot be used (config: missing key 'decode.nms')",
+            "metadata 'posedet' is invalid (config: missing key 'decode.nms')",
         ),
-        (without("skeleton", "keypoints"), "metadata 'posedet' cannot be used (skeleton: key 'keypoints' is missing)"),
-        (METADATA | {"skeleton": 5}, "metadata 'posedet' cannot be used (skeleton: 5, expected a table"),
+        (without("skeleton", "keypoints"), "metadata 'posedet' is invalid (skeleton: key 'keypoints' is missing)"),
+        (METADATA | {"skeleton": 5}, "metadata 'posedet' is invalid (skeleton: 5, expected a table"),
     ],
     ids=lambda value: "" if not isinstance(value, str) else value[-25:],
 )
@@ -202,9 +202,9 @@ def test_networks_that_compute_something_else(runtime: Runtime, tmp_path: Path) 
     wanted = "expected images -> scores, keypoints, keypoint_scores"
     assert refusal(small_model(path, input_name="data"), runtime).endswith(f", {wanted}")
     text = refusal(small_model(path, score_name="logits"), runtime)
-    assert text.startswith("computes images -> ") and "logits" in text and text.endswith(f", {wanted}")
+    assert text.startswith("has images -> ") and "logits" in text and text.endswith(f", {wanted}")
     small_model(path, num_keypoints=14)
-    assert refusal(path, runtime) == "gives 14 keypoints, but its skeleton 'coco' has 17"
+    assert refusal(path, runtime) == "has 14 keypoints, but its skeleton 'coco' has 17"
 
 
 def test_a_failure_while_running_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,10 @@ from posedet.training.show import (
     LINE,
     MIDDLE,
     RIGHT,
-    Sample,
+    TrainingSample,
     draw_sample,
-    sample,
     show,
+    training_sample,
 )
 from posedet.training.targets import Assigner, Targets
 
@@ -74,10 +74,12 @@ class Seen:
         monkeypatch.setattr(Assigner, "targets", recorded_targets)
 
 
-def shown(config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int) -> tuple[Sample, PoseDetNet]:
+def shown(
+    config: Config, skeleton: Skeleton, photos: list[AnnotatedPhoto], number: int
+) -> tuple[TrainingSample, PoseDetNet]:
     stream = PhotoStream(PhotoSet(tuple(photos)), skeleton, config.data, config.train.seed)
     network = build_network(config.model, skeleton).train()
-    return sample(network, stream, number, config), network
+    return training_sample(network, stream, number, config), network
 
 
 @pytest.mark.parametrize(("preset", "skeleton"), PRESETS)
@@ -196,7 +198,7 @@ def test_nothing_to_show(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(DataError, match=r"^there are no photos to train on$"):
         show(config, PhotoSet(tuple(nobody)), COCO, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file: cannot be made \(File exists\); choose another folder"):
+    with pytest.raises(ConfigError, match=r"file: cannot be created \(File exists\); choose another folder"):
         show(load_config("posedet-s"), PhotoSet(tuple(nobody)), BODY19, tmp_path / "file")
     data = f"{photos / 'truth.json'}:{photos}"
     command = ["data", "show", "posedet-s", "--data", data, "--output", str(tmp_path), "--count", "0"]
@@ -234,11 +236,11 @@ class OnePatch(PhotoStream):
 
 
 @pytest.fixture(scope="module")
-def drawn_by_hand() -> tuple[np.ndarray, Sample, PoseDetNet]:
+def drawn_by_hand() -> tuple[np.ndarray, TrainingSample, PoseDetNet]:
     """The sheet as pixels, what is drawn on it, and the network."""
     config = load_config("posedet-s", [*SETTINGS, "assign.min_keypoints=1"])
     network = build_network(config.model, TRIO).train()
-    drawn = sample(network, OnePatch(PhotoSet(()), TRIO, config.data, 0), 0, config)
+    drawn = training_sample(network, OnePatch(PhotoSet(()), TRIO, config.data, 0), 0, config)
     return np.asarray(draw_sample(drawn, network, TRIO, 0)).astype(int), drawn, network
 
 
@@ -248,7 +250,7 @@ def panel_place(point: Sequence[float]) -> np.ndarray:
 
 
 def test_labels_are_drawn_at_their_places_in_the_colour_of_their_side(
-    drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet],
+    drawn_by_hand: tuple[np.ndarray, TrainingSample, PoseDetNet],
 ) -> None:
     """Seen is a disc, hidden a ring, not known a square; half the weight is smaller, what is not labelled missing."""
     sheet, _, _ = drawn_by_hand
@@ -278,7 +280,7 @@ def test_labels_are_drawn_at_their_places_in_the_colour_of_their_side(
 
 
 def test_positives_are_squares_of_their_cells_tied_to_their_person(
-    drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet],
+    drawn_by_hand: tuple[np.ndarray, TrainingSample, PoseDetNet],
 ) -> None:
     sheet, drawn, network = drawn_by_hand
     panel = sheet[LINE : LINE + SIDE * ZOOM, SIDE * ZOOM + GAP :]
@@ -300,7 +302,7 @@ def test_positives_are_squares_of_their_cells_tied_to_their_person(
         assert {tuple(pixel) for pixel in panel[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).tolist()} & {*LEVELS}
 
 
-def test_heatmaps_are_drawn_where_their_cells_lie(drawn_by_hand: tuple[np.ndarray, Sample, PoseDetNet]) -> None:
+def test_heatmaps_are_drawn_where_their_cells_lie(drawn_by_hand: tuple[np.ndarray, TrainingSample, PoseDetNet]) -> None:
     """Each peak in the level's colour, in the middle of its cell; where nothing is learnt it is red."""
     sheet, drawn, network = drawn_by_hand
     levels = len(drawn.targets)

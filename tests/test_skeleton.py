@@ -166,7 +166,7 @@ def test_a_skeleton_written_by_hand_needs_little(tmp_path):
         ({"keypoints": []}, "skeleton 'hand': keypoints: [], expected a list of names"),
         ({"keypoints": "wrist"}, "skeleton 'hand': keypoints: 'wrist', expected a list of names"),
         ({"keypoints": ["a", 1]}, "skeleton 'hand': keypoints[1]: 1, expected 1 to 100 printable characters"),
-        ({"keypoints": ["a", "b", "a"]}, "skeleton 'hand': keypoints[2]: 'a' stands there twice"),
+        ({"keypoints": ["a", "b", "a"]}, "skeleton 'hand': keypoints[2]: duplicate keypoint 'a'"),
         ({"limbs": 3}, "skeleton 'hand': limbs: 3, expected a list of pairs of keypoint indices"),
         ({"limbs": [[0, 1], 2]}, "skeleton 'hand': limbs[1]: 2, expected two keypoint indices"),
         ({"limbs": [[0, 1, 2]]}, "skeleton 'hand': limbs[0]: [0, 1, 2], expected two keypoint indices"),
@@ -174,15 +174,15 @@ def test_a_skeleton_written_by_hand_needs_little(tmp_path):
         ({"limbs": [[0, True]]}, "skeleton 'hand': limbs[0]: [0, True], expected two keypoint indices"),
         ({"limbs": [[0, 3]]}, "skeleton 'hand': limbs[0]: [0, 3], keypoint indices run from 0 to 2"),
         ({"limbs": [[-1, 2]]}, "skeleton 'hand': limbs[0]: [-1, 2], keypoint indices run from 0 to 2"),
-        ({"limbs": [["wrist", "thum"]]}, "skeleton 'hand': limbs[0]: no keypoint 'thum' (did you mean 'thumb'?)"),
-        ({"pairs": [[1, 1]]}, "skeleton 'hand': pairs[0]: [1, 1] joins a keypoint with itself"),
-        ({"pairs": [[1, 2], [0, 1]]}, "skeleton 'hand': pairs[1]: keypoint 1 (thumb) is in another pair already"),
+        ({"limbs": [["wrist", "thum"]]}, "skeleton 'hand': limbs[0]: unknown keypoint 'thum' (did you mean 'thumb'?)"),
+        ({"pairs": [[1, 1]]}, "skeleton 'hand': pairs[0]: [1, 1] connects a keypoint with itself"),
+        ({"pairs": [[1, 2], [0, 1]]}, "skeleton 'hand': pairs[1]: keypoint 1 (thumb) is already in another pair"),
         ({"sigmas": 0.1}, "skeleton 'hand': sigmas: 0.1, expected a list of 3 numbers"),
-        ({"sigmas": [0.1, 0.1]}, "skeleton 'hand': sigmas: 2 numbers, expected 3, one for each keypoint"),
+        ({"sigmas": [0.1, 0.1]}, "skeleton 'hand': sigmas: 2 numbers, expected 3, one per keypoint"),
         *(
             (
                 {"sigmas": [0.1, sigma, 0.1]},
-                f"skeleton 'hand': sigmas[1]: {sigma!r}, expected a share of the person's size, 0.001 to 1",
+                f"skeleton 'hand': sigmas[1]: {sigma!r}, expected a fraction of the person's size, 0.001 to 1",
             )
             for sigma in (0, -0.1, 1.5, float("nan"), float("inf"), "0.1", True, None)
         ),
@@ -200,17 +200,17 @@ def test_what_is_wrong_is_named(change, message):
     [
         (lambda: Skeleton.from_dict([]), "skeleton: [], expected a table with name, keypoints, limbs, pairs, sigmas"),
         (lambda: Skeleton.from_dict({"name": "a"}), "skeleton: key 'keypoints' is missing"),
-        (lambda: COCO.index("left_hipp"), "skeleton 'coco': no keypoint 'left_hipp' (did you mean 'left_hip'?)"),
-        (lambda: COCO.subset(["tail"]), "skeleton 'coco': no keypoint 'tail'"),
-        (lambda: COCO.subset(["nose", "nose"]), "skeleton 'coco-2': keypoints[1]: 'nose' stands there twice"),
+        (lambda: COCO.index("left_hipp"), "skeleton 'coco': unknown keypoint 'left_hipp' (did you mean 'left_hip'?)"),
+        (lambda: COCO.subset(["tail"]), "skeleton 'coco': unknown keypoint 'tail'"),
+        (lambda: COCO.subset(["nose", "nose"]), "skeleton 'coco-2': keypoints[1]: duplicate keypoint 'nose'"),
         (
             lambda: find_skeleton("coc"),
-            "unknown skeleton 'coc' (did you mean 'coco'?); built in: coco, crowdpose, crowdpose15, body19",
+            "unknown skeleton 'coc' (did you mean 'coco'?); built-in skeletons: coco, crowdpose, crowdpose15, body19",
         ),
         (lambda: Skeleton.from_coco_category(7), "categories: 7, expected a table with name, keypoints, skeleton"),
         (
             lambda: Skeleton.from_coco_category({"name": "person"}),
-            "categories: key 'keypoints' is missing; is this a file of keypoints?",
+            "categories: key 'keypoints' is missing; does this file contain keypoints?",
         ),
         (
             lambda: Skeleton.from_coco_category({"name": "p", "keypoints": ["a", "b"], "skeleton": [[0, 1]]}),
@@ -234,8 +234,8 @@ def test_other_mistakes_are_named(action, message):
         ("a.toml", b"name = ", "a.toml: not a TOML file (Invalid value"),
         ("a.toml", b"a = " + b"[" * 100_000, "a.toml: not a TOML file ("),
         ("a.toml", b"name = 'x'\n", "a.toml: skeleton: key 'keypoints' is missing"),
-        ("a.toml", b"#" * 1_000_001, "a.toml: larger than 1000000 bytes, this is no skeleton"),
-        ("a.yaml", b"", "a.yaml: a skeleton is read from a .toml or .json file"),
+        ("a.toml", b"#" * 1_000_001, "a.toml: the file is larger than 1000000 bytes and therefore not a skeleton"),
+        ("a.yaml", b"", "a.yaml: not a skeleton file; expected a .toml or .json file"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, name, content, message):

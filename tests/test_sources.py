@@ -146,11 +146,11 @@ def no_people(content: dict) -> None:
     ("change", "message"),
     [
         (no_categories, "{json}: 'categories' is missing; is this a COCO-style file of keypoints?"),
-        (empty_categories, "{json}: categories: none has 'keypoints'; is this a file of keypoints?"),
+        (empty_categories, "{json}: categories: none has 'keypoints'; does this file contain keypoints?"),
         (fewer_numbers, "{json}: annotations[1].keypoints: 48 numbers, expected 51 (17 x 3)"),
-        (nobody_labelled, "the training photos hold no person with labelled keypoints"),
-        (only_crowds, "the training photos hold no person with labelled keypoints"),
-        (no_people, "the training photos hold no person with labelled keypoints"),
+        (nobody_labelled, "the training photos contain no person with labelled keypoints"),
+        (only_crowds, "the training photos contain no person with labelled keypoints"),
+        (no_people, "the training photos contain no person with labelled keypoints"),
     ],
 )
 def test_annotations_that_cannot_be_trained_on(
@@ -191,7 +191,7 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("--set", "assign.selected=0"), "posedet-s: 'assign.selected' is 0, expected at least 1 with model.presence"),
         (("--workers", "-1"), "--workers -1: expected at least 0"),
         (("--validate-every", "0"), "--validate-every 0: expected at least 1"),
-        (("--device", "abacus"), "device 'abacus' cannot be used: "),
+        (("--device", "abacus"), "device 'abacus' is not available: "),
         (("--validate", "none.json"), "none.json: no such file"),
         (
             ("--validate", "{json}:elsewhere"),
@@ -213,7 +213,7 @@ def test_options_that_cannot_be(
 def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
     assert main(["train", "posedet-s", "--data", str(annotations), "--run", str(annotations), "--workers", "0"]) == 2
-    line = f"posedet: error: {annotations}: cannot be made (File exists); choose another folder for the run"
+    line = f"posedet: error: {annotations}: cannot be created (File exists); choose another folder"
     assert capsys.readouterr().err.splitlines() == [line]
 
 

@@ -160,7 +160,7 @@ def test_photos_without_people_are_refused(photos: PhotoSet, tmp_path: Path) -> 
 
 def test_foreign_state_is_refused(photos: PhotoSet, tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(ModelError, match=r"state\.safetensors: not a whole safetensors file"):
+    with pytest.raises(ModelError, match=r"state\.safetensors: not a safetensors file, or damaged"):
         train(short(1), photos, tmp_path, workers=0)
 
 
@@ -176,10 +176,12 @@ def test_a_run_goes_on_with_its_own_network(photos: PhotoSet, tmp_path: Path) ->
     state = tmp_path / "state.safetensors"
     for setting, begun in (("model.channels=32", "64, not 32"), ("train.optimiser='adam'", "'muon', not 'adam'")):
         name = setting.partition("=")[0]
-        said = rf"^{state}: of a run with {name} = {begun}; choose another folder for the run$"
+        said = rf"^{state}: belongs to a run with {name} = {begun}; choose another folder$"
         with pytest.raises(ModelError, match=said):
             run("train.steps=2", setting)
-    with pytest.raises(ModelError, match=r"state\.safetensors: the state of a training run; its weights are in"):
+    with pytest.raises(
+        ModelError, match=r"state\.safetensors: is the state of a training run; use weights\.safetensors"
+    ):
         load_weights(state)
     before = load_weights(weights)[0]["bypass.offsets.bias"]
     run("train.steps=2", "train.ema=1.0", "train.learning_rate=0.0", "train.amp='fp16'")

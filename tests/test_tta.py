@@ -16,7 +16,7 @@ from posedet.image import Letterbox, read_photo
 from posedet.oks import oks
 from posedet.runtime.decode import best, candidates
 from posedet.runtime.session import About, Outputs
-from posedet.runtime.tta import PAPER_SIZES, Augmented, averaged, mirrored
+from posedet.runtime.tta import PAPER_SIZES, Augmented, averaged, mirrored_poses
 from posedet.skeleton import COCO, Skeleton
 
 FACE = Skeleton("face", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.3, 0.3, 0.3))
@@ -82,11 +82,11 @@ def test_poses_lie_where_the_person_is_at_every_size_also_in_mirrored_passes(mer
 def test_mirrored_by_hand() -> None:
     poses = Poses([[(100, 5), (0, 6), (639, 7)]], [0.5], [(0.1, 0.2, 0.3)], FACE)
     before = poses.keypoints.copy()
-    turned = mirrored(poses, 640)
+    turned = mirrored_poses(poses, 640)
     assert turned.keypoints.tolist() == [[[539, 5], [0, 7], [639, 6]]]
     assert_allclose(turned.keypoint_scores, [[0.1, 0.3, 0.2]])
     assert_array_equal(poses.keypoints, before)
-    assert_array_equal(mirrored(turned, 640).keypoints, before)
+    assert_array_equal(mirrored_poses(turned, 640).keypoints, before)
 
 
 @pytest.mark.parametrize("merge", ["paper", "merged"])
@@ -111,12 +111,12 @@ def test_a_real_network_agrees_with_its_mirrored_pass(photos: Path) -> None:
     photo = read_photo(photos / "tennis.jpg")
     detector = PoseDet(threads=1)
     straight = detector.candidates(photo, long_side=512)
-    turned = mirrored(detector.candidates(photo[:, ::-1], long_side=512), photo.shape[1])
+    turned = mirrored_poses(detector.candidates(photo[:, ::-1], long_side=512), photo.shape[1])
     first, second = (each[int(each.scores.argmax())] for each in (straight, turned))
     shift = (second.keypoints - first.keypoints)[0]
     size = np.ptp(first.keypoints[0], axis=0).max()
     assert np.abs(np.median(shift, axis=0)).max() < 0.02 * size
-    wrong = mirrored(second, photo.shape[1]).keypoints[0, second.skeleton.mirror]  # left and right not exchanged
+    wrong = mirrored_poses(second, photo.shape[1]).keypoints[0, second.skeleton.mirror]  # left and right not exchanged
     assert np.abs(shift).mean() < np.abs(wrong - first.keypoints[0]).mean() / 2
 
 
@@ -198,7 +198,7 @@ def test_the_papers_merging_is_suppression_over_all_passes(photos: Path) -> None
             outputs = detector._session.run(letterbox.apply(image)[None]).one(0)
             config = replace(detector.config, score_threshold=0.05)
             poses = candidates(outputs, letterbox, detector.about.skeleton, config)
-            found.append(poses if image is photo else mirrored(poses, photo.shape[1]))
+            found.append(poses if image is photo else mirrored_poses(poses, photo.shape[1]))
     everything = Poses.joined(found)
     expected = everything[best(everything, photo.shape[:2], detector.config)].select(detector.skeleton)
     got = Augmented(detector, merge="paper", sizes=sizes)(photo)

@@ -17,7 +17,7 @@ from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
 from lab.gpu.subjects import PAPER_MODELS, SPREAD_CELLS, TOY_CANDIDATES, Model, input_size
 from posedet.config import load_config
 from posedet.model.embedding import TapTable, corners, sample
-from posedet.model.layers import rows_of
+from posedet.model.layers import as_rows
 from posedet.skeleton import find_skeleton
 
 TRAINING_BATCH = 4
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     @property
     def table(self) -> TapTable:
         # In the precision of the maps: the reference is float64.
-        return TapTable.of(self.maps, self.maps, self.strides, 0.0)._replace(rows=rows_of(self.maps))
+        return TapTable.of(self.maps, self.maps, self.strides, 0.0)._replace(rows=as_rows(self.maps))
 
 
 def bag(case: Case) -> Tensor:

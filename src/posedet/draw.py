@@ -1,8 +1,8 @@
-"""Draw poses on a photo: left blue, right orange, middle nearly white, which colour-blind people can tell apart.
+"""Draw poses on a photo, in colours that colour-blind people can tell apart: blue left, orange right, white middle.
 
-Every shape is a line with round ends; a dot is a line of length zero. Each pixel is covered according to the distance
-of its centre, so edges are smooth and positions exact to a fraction of a pixel. The cost depends on the length of the
-lines, not on the size of the photo.
+Every shape is a line with round ends; a dot is a line of length zero. The distance of a pixel's centre determines how
+much of it is covered, so edges are smooth and positions are exact to a fraction of a pixel. The cost depends on the
+length of the lines, not on the size of the photo.
 """
 
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ Tile = tuple[slice, slice]  # rows and columns of the picture
 LEFT, RIGHT, MIDDLE, OUTLINE = (56, 152, 255), (255, 146, 30), (250, 248, 240), (14, 16, 26)
 OUTLINE_OPACITY = 0.75
 
-# Below this score a keypoint is most likely hidden or cut off: its dot is hollow and its limbs are faint.
+# A keypoint with a lower score is probably hidden or outside the photo: its dot is hollow and its limbs are pale.
 SEEN = 0.4
 HIDDEN_OPACITY = 0.4
 
-# The width of a line as a share of the person's longer side, and its bounds as shares of the photo's.
+# The width of a line as a fraction of the person's long side, and its limits as fractions of the photo's long side.
 LINE_PER_PERSON = 1 / 55
 FINEST_PER_PHOTO, COARSEST_PER_PHOTO = 1 / 900, 1 / 130
 FINEST_LINE = 1.3  # pixels
-# As shares of the width of a line.
+# Fractions of the width of a line.
 DOT_RADIUS, OUTLINE_WIDTH = 1.05, 0.3
-CORE_RADIUS = 0.5  # as a share of the dot's: a pale middle where the keypoint is seen, a dark one where it is hidden
+CORE_RADIUS = 0.5  # fraction of the dot's radius; the core is pale for a visible keypoint and dark for a hidden one
 
-# The sigma of a shoulder. Dots of what can be placed more exactly, such as eyes, are smaller: faces stay visible.
+# The sigma of a shoulder. Keypoints with a smaller sigma, such as eyes, get smaller dots, so that faces stay visible.
 BROAD_SIGMA = 0.079
 
 
@@ -58,9 +58,9 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
         PhotoError: If `photo` is not a uint8 array of shape (H, W, 3).
     """
     if not isinstance(photo, np.ndarray):
-        raise PhotoError(f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8")
+        raise PhotoError(f"photo: {type(photo).__name__}, expected a uint8 array of shape (height, width, 3)")
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-        raise PhotoError(f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)")
+        raise PhotoError(f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of shape (height, width, 3)")
     picture = np.array(photo, order="C")
     weakest_first = [poses[int(place)] for place in np.argsort(-poses.scores, kind="stable")[::-1]]
     for pose in weakest_first:
@@ -72,7 +72,7 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
 
 
 class _Stroke:
-    """A line with round ends: the distances of the pixels around it, from which any thickness can be painted."""
+    """The distances of the pixels around a line with round ends, which can be painted with any thickness."""
 
     def __init__(self, picture: NDArray[np.uint8], start: NDArray[np.float64], end: NDArray[np.float64], reach: float):
         (x1, y1), (along_x, along_y) = start.tolist(), (end - start).tolist()
@@ -80,19 +80,19 @@ class _Stroke:
         self.picture = picture
         self.tiles: list[tuple[Tile, NDArray[np.float32]]] = []
         for rows, columns in _tiles(picture.shape, start, end, reach):
-            # The difference in float64 first: what is left is small.
+            # Subtract in float64: the small differences then fit float32.
             x = (np.arange(columns.start, columns.stop) - x1).astype(np.float32)
             y = (np.arange(rows.start, rows.stop) - y1).astype(np.float32)[:, None]
-            if length_squared > 1e-6:  # else a dot; dividing by next to nothing would overflow
+            if length_squared > 1e-6:  # a shorter line is a dot; dividing by its length would overflow
                 share = x * (along_x / length_squared) + y * (along_y / length_squared)
                 np.maximum(share, 0, out=share)
                 np.minimum(share, 1, out=share)
                 x, y = x - share * along_x, y - share * along_y
-            # For each colour of a pixel: NumPy is several times slower over a last axis of three than over rows.
+            # Repeated for the three colours: NumPy is several times slower with a last axis of three.
             self.tiles.append(((rows, columns), np.sqrt(x * x + y * y).repeat(3, axis=1)))
 
     def paint(self, radius: float, colour: Colour, opacity: float = 1.0) -> None:
-        """Lay it over the picture, 2 `radius` pixels thick."""
+        """Paint the line, 2 `radius` pixels thick."""
         for tile, distance in self.tiles:
             covered = (radius + 0.5) - distance
             np.maximum(covered, 0, out=covered)
@@ -115,7 +115,7 @@ def _draw_pose(picture: NDArray[np.uint8], pose: Poses) -> None:
         return _Stroke(picture, points[first], points[second], radius + outline + 1)
 
     limbs = [(a, b) for a, b in pose.skeleton.limbs if present[a] and present[b]]
-    # Hidden limbs first: what is seen lies on top.
+    # Hidden limbs first, so that visible ones are on top.
     limbs.sort(key=lambda limb: bool(seen[limb[0]] and seen[limb[1]]))
     lines = []
     for a, b in limbs:
@@ -127,7 +127,7 @@ def _draw_pose(picture: NDArray[np.uint8], pose: Poses) -> None:
         radius = DOT_RADIUS * float(widths[place])
         dots.append((stroke(place, place, radius), radius, sides[place], bool(seen[place])))
 
-    # All outlines before all colours: the person becomes one shape with one edge.
+    # All outlines before all colours, so that the person has a single outline.
     for shape, radius, _, opacity in lines:
         shape.paint(radius + outline, OUTLINE, OUTLINE_OPACITY * opacity)
     for shape, radius, _, _ in dots:
@@ -140,7 +140,7 @@ def _draw_pose(picture: NDArray[np.uint8], pose: Poses) -> None:
 
 
 def _points(pose: Poses) -> NDArray[np.float64]:
-    """(K, 2) keypoints; of those absurdly far away only the direction matters, and that numbers stay finite."""
+    """Return (K, 2) keypoints, clipped so that very distant ones do not overflow."""
     points: NDArray[np.float64] = np.clip(pose.keypoints[0].astype(np.float64), -1e5, 1e5)
     return points
 
@@ -161,7 +161,7 @@ def _sides(skeleton: Skeleton) -> list[Colour]:
 
 
 def _limb_colour(first: Colour, second: Colour) -> Colour:
-    """From the middle to a side: that side; from side to side: the middle."""
+    """Return the side's colour for a limb with a side and the middle, and the middle's for a limb between sides."""
     if first == second or second == MIDDLE:
         return first
     return second if first == MIDDLE else MIDDLE
@@ -170,11 +170,11 @@ def _limb_colour(first: Colour, second: Colour) -> Colour:
 def _tiles(
     shape: tuple[int, ...], start: NDArray[np.float64], end: NDArray[np.float64], reach: float
 ) -> Iterator[Tile]:
-    """The picture within `reach` of a line, in strips across it: the box around a slanting line is mostly empty."""
+    """Cover the picture within `reach` of a line by tiles, because the box around a slanted line is mostly empty."""
     (x1, y1), (x2, y2) = start.tolist(), end.tolist()
     height, width = shape[:2]
     steep = abs(y2 - y1) > abs(x2 - x1)
-    if steep:  # as if it were flat: strips follow one another along x
+    if steep:  # exchange x and y, so that the tiles follow one another along x
         x1, y1, x2, y2, height, width = y1, x1, y2, x2, width, height
     if x1 > x2:
         x1, y1, x2, y2 = x2, y2, x1, y1
@@ -190,10 +190,10 @@ def _tiles(
 
 
 def _blend(picture: NDArray[np.uint8], tile: Tile, covered: NDArray[np.float32], colour: Colour) -> None:
-    """covered: (h, 3 w) shares of the tile's (h, w) pixels, the same three times for the three colours of each."""
+    """Blend a colour into a tile. covered: (h, 3 w), the covered fraction of each pixel, repeated for three colours."""
     rows, columns = tile
     part = picture.reshape(len(picture), -1)[rows, 3 * columns.start : 3 * columns.stop]
-    under = np.add(part, 0.5, dtype=np.float32)  # half a level: what is stored is cut off
+    under = np.add(part, 0.5, dtype=np.float32)  # half a level, because conversion to uint8 truncates
     over = _row(colour, covered.shape[1]) - under
     over *= covered
     under += over
@@ -206,7 +206,7 @@ def _row(colour: Colour, length: int) -> NDArray[np.float32]:
 
 
 def _write_score(picture: NDArray[np.uint8], pose: Poses) -> None:
-    """The pose's score above its highest keypoint, inside the photo."""
+    """Write the score of a pose above its highest keypoint, inside the photo."""
     present = pose.keypoint_scores[0] > 0
     if not present.any():
         return

@@ -1,4 +1,4 @@
-"""What is not installed with every posedet: a command that needs more says which extra has it."""
+"""Optional packages: check that they are installed, and name the extra that installs them."""
 
 import importlib.util
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Files by name: which photos are meant, what their pictures are called, and writing without half-written files."""
+"""Find photos by path, folder or pattern, name the annotated pictures, and write files atomically."""
 
 import glob
 import os
@@ -6,17 +6,21 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from posedet.errors import DataError, PoseDetError
+from posedet.errors import ConfigError, DataError, PoseDetError
 
 PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MAX_STEM_BYTES = 200  # of a picture's name; most file systems take 255 in all
+MAX_STEM_BYTES = 200  # most file systems limit a whole file name to 255 bytes
 
 
 def find_photos(patterns: Sequence[str]) -> list[Path]:
-    """Photos named by paths, folders (their own photos, sorted) and glob patterns, each once.
+    """List the photos that paths, folders and glob patterns name, without duplicates.
 
-    A missing file stays in the list. Raises DataError for a folder or pattern without photos: most likely a mistake
-    in the name.
+    Args:
+        patterns: Paths of photos, folders (their photos are sorted; subfolders are ignored) and glob patterns. The
+            path of a missing file is kept, so that reading it reports the error.
+
+    Raises:
+        DataError: If a folder or a pattern contains no photos, because the name is probably wrong.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -25,7 +29,7 @@ def find_photos(patterns: Sequence[str]) -> list[Path]:
         elif glob.has_magic(pattern) and not os.path.exists(pattern):
             fitting = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
             if not fitting:
-                raise DataError(f"{one_line(pattern)}: no file fits this pattern")
+                raise DataError(f"{one_line(pattern)}: no file matches this pattern")
             found += fitting
         else:
             found.append(Path(pattern))
@@ -34,24 +38,24 @@ def find_photos(patterns: Sequence[str]) -> list[Path]:
 
 def _photos_inside(folder: Path) -> list[Path]:
     try:
-        # Hidden files are what systems and cameras leave behind.
+        # Operating systems and cameras leave hidden files behind.
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{one_line(folder)}: cannot be read ({error.strerror or error})") from None
     photos = [path for path in inside if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
     if not photos:
-        raise DataError(f"{one_line(folder)}: a folder without photos (looked for {', '.join(PHOTO_SUFFIXES)})")
+        raise DataError(f"{one_line(folder)}: the folder contains no photos (supported: {', '.join(PHOTO_SUFFIXES)})")
     return photos
 
 
 def picture_names(photos: Sequence[Path]) -> list[str]:
-    """File names for annotated pictures: those of the photos, as JPEG, numbered where two would be the same."""
+    """Return one JPEG file name per photo for the annotated picture; duplicate names get a number."""
     names: list[str] = []
     taken: set[str] = set()
     for photo in photos:
         stem = os.fsdecode(os.fsencode(photo.stem)[:MAX_STEM_BYTES])
         name, number = f"{stem}.jpg", 1
-        while name.casefold() in taken:  # many file systems do not tell a.jpg from A.jpg
+        while name.casefold() in taken:  # on many file systems a.jpg and A.jpg are the same file
             number += 1
             name = f"{stem}-{number}.jpg"
         taken.add(name.casefold())
@@ -60,16 +64,19 @@ def picture_names(photos: Sequence[Path]) -> list[str]:
 
 
 def photo_folder(annotations: Path) -> Path:
-    """Where the photos of an annotation file lie unless said otherwise: `set.json` -> `set/`."""
+    """Return the default photo folder of an annotation file: `set.json` -> `set/`."""
     return annotations.parent / annotations.name.removesuffix(".gz").removesuffix(".json")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside and rename. Raises PoseDetError naming the file when that fails; an earlier file stays as it was.
+    """Write a temporary file in the same folder, then rename it.
 
-    Any number of threads and processes may write the same file: one of them wins, whole.
+    Several threads and processes may write the same file: the result is one complete version.
+
+    Raises:
+        PoseDetError: If the file cannot be written. An existing file is then unchanged.
     """
-    # Not named after `path`, whose name may be as long as names can be; "x" never follows a link laid out before.
+    # A random name, because `path` may have the maximum length already. Mode "x" never follows a planted link.
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:
@@ -83,7 +90,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise PoseDetError(f"{one_line(path)}: could not be written ({error.strerror or error})") from None
 
 
+def make_folder(folder: Path) -> None:
+    """Create an output folder and its parents. Raises ConfigError with the reason if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{one_line(folder)}: cannot be created ({reason}); choose another folder") from None
+
+
 def one_line(text: object) -> str:
-    """A name or a message fit for one line of a terminal, whatever bytes it came from."""
+    """Return a name or a message without line breaks and control characters, for terminals and error messages."""
     shown = str(text)
     return shown if shown.isprintable() else ascii(shown)

@@ -25,17 +25,17 @@ from posedet.files import one_line, write_atomically
 
 Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
-# Only what photos come in: every further decoder is one more way in for a hostile file.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-# What lies beyond a photo, in training and at work: near the mean colour of photos, which is nothing to a network.
+# Only common photo formats: each further decoder adds attack surface for malicious files.
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# Padding colour in training and inference: close to the mean colour of photos, so that the network ignores it.
 GREY = 114
 
 MAX_FILE_BYTES = 500_000_000
-# A little below the size that Pillow itself refuses, so that one limit holds for all photos.
+# Slightly below Pillow's own limit, so that the same limit applies to all photos.
 MAX_PIXELS = 178_000_000
-MAX_JPEG_SIDE = 65_500  # the library's, a little below the format's
+MAX_JPEG_SIDE = 65_500  # the JPEG library's limit, slightly below the format's
 
-# How the values of EXIF's orientation tag are undone; 1 is upright.
+# The operation that undoes each value of EXIF's orientation tag; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,8 +46,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# A JPEG is decoded at a reduced size if at least this many times the pixels that are needed remain on each side.
-# Measured on coco-dev: at 1.67 AP stays the same (15.7 with a long side of 192), at 1.1 it falls by 0.2.
+# A JPEG file is decoded at a reduced size if each side keeps at least this many times the pixels that are needed.
+# Measured on coco-dev: 1.67 does not change AP (15.7 with a long side of 192); 1.1 lowers it by 0.2.
 REDUCED_GAP = 1.5
 
 _WARNINGS_LOCK = threading.Lock()
@@ -78,10 +78,20 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
 
 
 def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
-    """A photo as network input: the letterbox that `fit` chooses for its (height, width), and (h, w, 3) uint8.
+    """Read a photo and resize it to the network's input.
 
-    Equals `letterbox.apply(read_photo(photo))`, except that a large JPEG file is decoded no larger than needed:
-    positions are the same, and brightness differs slightly. Raises PhotoError as `read_photo` does.
+    The result equals `letterbox.apply(read_photo(photo))`, except that a large JPEG file is decoded at a reduced size:
+    positions are the same, but brightness differs slightly.
+
+    Args:
+        photo: As in `read_photo`.
+        fit: A function from the photo's (height, width) to the letterbox.
+
+    Returns:
+        The letterbox, and the network input (h, w, 3) uint8 RGB.
+
+    Raises:
+        PhotoError: If the photo cannot be read.
     """
     if isinstance(photo, str | os.PathLike):
         with _file(photo) as (file, name):
@@ -97,7 +107,7 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of the upright photo in a file, from its header only. Raises PhotoError as `read_photo` does."""
+    """Read the (height, width) of the upright photo from the file's header. Raises PhotoError as `read_photo` does."""
     with _file(path) as (file, name):
         image = _opened(file, name)
         turned = _orientation(image) >= 5
@@ -129,9 +139,9 @@ class Letterbox:
         input_size: (height, width) after padding, multiples of what the network needs.
     """
 
-    photo_size: tuple[int, int]  # (height, width)
+    photo_size: tuple[int, int]
     resized_size: tuple[int, int]
-    input_size: tuple[int, int]  # multiples of what the network needs
+    input_size: tuple[int, int]
 
     @classmethod
     def fit(
@@ -175,7 +185,7 @@ class Letterbox:
             raise PhotoError(f"photo: {photo.shape[:2]} (height, width), but this letterbox is for {self.photo_size}")
         height, width = self.resized_size
         if self.resized_size != self.photo_size:
-            # The gap lets Pillow average whole pixels first: a third of the time on a large photo.
+            # With the gap, Pillow first averages whole pixels, which takes a third of the time on a large photo.
             resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             photo = np.asarray(resized)
         return self.padded(photo)
@@ -217,7 +227,7 @@ class Letterbox:
 
     @property
     def _factors(self) -> NDArray[np.float64]:
-        # x and y apart: each side was rounded to whole pixels, which on a panorama is far from one factor.
+        # Separate factors for x and y: rounding to whole pixels changes the aspect ratio of a panorama considerably.
         (height, width), (to_height, to_width) = self.photo_size, self.resized_size
         return np.array([to_width / width, to_height / height])
 
@@ -231,13 +241,13 @@ def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[2] != 3:
         raise PhotoError(f"photo: an array of shape {array.shape}, expected (height, width, 3) RGB")
     if array.size == 0:
-        raise PhotoError(f"photo: an array of shape {array.shape}, nothing to see")
+        raise PhotoError(f"photo: an array of shape {array.shape} has no pixels")
     return np.ascontiguousarray(array)
 
 
 @contextmanager
 def _file(path: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, str]]:
-    """The file, open, and its name for errors."""
+    """Open the file; also return its name for error messages."""
     name = one_line(str(path))
     try:
         _check_file(path, name)
@@ -245,41 +255,43 @@ def _file(path: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, str
             yield file, name
     except FileNotFoundError:
         raise PhotoError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise PhotoError(f"{name}: cannot be read ({reason})") from None
 
 
 def _check_file(path: str | os.PathLike[str], name: str) -> None:
-    """Only a file of a sensible size is opened: a pipe or a device could be read for ever."""
+    """Refuse anything but a file of a sensible size: reading a pipe or a device might never end."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
-        raise PhotoError(f"{name}: a folder, not a photo")
+        raise PhotoError(f"{name}: is a folder, expected a photo")
     if not stat.S_ISREG(status.st_mode):
-        raise PhotoError(f"{name}: neither a file nor a folder")
+        raise PhotoError(f"{name}: is not a regular file")
     if status.st_size == 0:
-        raise PhotoError(f"{name}: an empty file")
+        raise PhotoError(f"{name}: the file is empty")
     if status.st_size > MAX_FILE_BYTES:
-        raise PhotoError(f"{name}: {status.st_size / 1e6:.0f} MB, at most {MAX_FILE_BYTES / 1e6:.0f} MB are read")
+        raise PhotoError(
+            f"{name}: {status.st_size / 1e6:.0f} MB, larger than the limit of {MAX_FILE_BYTES / 1e6:.0f} MB"
+        )
 
 
 def _opened(file: io.BufferedReader, name: str) -> Image.Image:
-    """The photo's header; nothing is decoded yet."""
+    """Read the photo's header without decoding any pixels."""
     try:
         with _without_pillow_warnings():
-            return Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=PHOTO_FORMATS)
     except UnidentifiedImageError:
-        raise PhotoError(f"{name}: not a photo, or damaged (read are {', '.join(FORMATS)})") from None
+        raise PhotoError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+    except Exception as error:  # malicious files make Pillow raise almost any exception
         raise _damaged(name, error) from error
 
 
 def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright, of an image that may not be decoded yet."""
+    """Decode an image if necessary, and return upright (H, W, 3) uint8 RGB."""
     with _decoding(image, name):
-        # Of all formats TIFF alone warns while it decodes; the others decode side by side.
+        # Only TIFF warns during decoding; the lock would otherwise keep threads from decoding in parallel.
         with _without_pillow_warnings() if image.format == "TIFF" else nullcontext():
             image.load()
         rgb = _rgb(image)
@@ -288,14 +300,14 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _reduced(image: Image.Image, name: str, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
-    """As `network_input`, of a JPEG in colour that is not decoded yet."""
+    """Do the work of `network_input` for a colour JPEG file that is not decoded yet."""
     with _decoding(image, name):
         orientation = _orientation(image)
         sideways = orientation >= 5
         letterbox = fit(image.size if sideways else image.size[::-1])
         size = letterbox.resized_size if sideways else letterbox.resized_size[::-1]
-        # Decoded at a half, a quarter or an eighth where that is enough. Each pixel then stands for a whole square,
-        # from the first corner on; the box ends within the last one where the sides of the photo are no multiples.
+        # Decode at a half, a quarter or an eighth of the size if that is enough. Each pixel then covers a whole square;
+        # if the photo's sides are not multiples of it, the box ends inside the last one.
         drafted = image.draft("RGB", (ceil(REDUCED_GAP * size[0]), ceil(REDUCED_GAP * size[1])))
         box = None if drafted is None else drafted[1]
         resized = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=2.0)
@@ -305,31 +317,33 @@ def _reduced(image: Image.Image, name: str, fit: Callable[[tuple[int, int]], "Le
 
 @contextmanager
 def _decoding(image: Image.Image, name: str) -> Iterator[None]:
-    """Check the size that the header tells; what goes wrong inside becomes a PhotoError."""
+    """Check the size from the header, and turn decoding errors into PhotoError."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_many_pixels(name)
     if image.width * image.height == 0:
-        raise PhotoError(f"{name}: {image.width} x {image.height} pixels, nothing to see")
+        raise PhotoError(f"{name}: {image.width} x {image.height}, the photo has no pixels")
     if image.mode in ("I", "F"):
-        raise PhotoError(f"{name}: mode {image.mode!r} does not say which value is white; convert it to 'L' or 'RGB'")
+        raise PhotoError(
+            f"{name}: mode {image.mode!r} does not define which value is white; convert the photo to 'L' or 'RGB'"
+        )
     try:
         yield
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except MemoryError:
-        raise PhotoError(f"{name}: {image.width} x {image.height} pixels need more memory than there is") from None
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise PhotoError(f"{name}: not enough memory for {image.width} x {image.height} pixels") from None
+    except Exception as error:  # malicious files make Pillow raise almost any exception
         raise _damaged(name, error) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns nearly all of the photo white.
+        # Pillow's own conversion clips at 255, which makes almost the whole photo white.
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    if image.mode == "La":  # premultiplied: Pillow converts it to its plain form only
+    if image.mode == "La":  # premultiplied alpha: Pillow converts it only to LA
         image = image.convert("LA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -339,16 +353,15 @@ def _orientation(image: Image.Image) -> int:
     try:
         with _without_pillow_warnings():
             return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data: the photo itself is whole, and viewers show it as it lies
+    except Exception:  # damaged EXIF data: the pixels are intact, and viewers show them without rotation
         return 1
 
 
 @contextmanager
 def _without_pillow_warnings() -> Iterator[None]:
-    """Pillow's remarks on odd EXIF data and large photos help nobody: what matters becomes a PhotoError.
+    """Suppress Pillow's warnings about odd EXIF data and large photos; real problems become a PhotoError.
 
-    Warning filters belong to the whole process, hence the lock: two threads that put them back out of turn would
-    leave them changed for good.
+    Warning filters are global. Without the lock, two threads that restore them out of order would change them for good.
     """
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -356,8 +369,8 @@ def _without_pillow_warnings() -> Iterator[None]:
 
 
 def _too_many_pixels(name: str) -> PhotoError:
-    return PhotoError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce it first")
+    return PhotoError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce its size first")
 
 
 def _damaged(name: str, error: Exception) -> PhotoError:
-    return PhotoError(f"{name}: damaged or cut off ({one_line(str(error))[:200] or type(error).__name__})")
+    return PhotoError(f"{name}: damaged or truncated ({one_line(str(error))[:200] or type(error).__name__})")

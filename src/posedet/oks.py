@@ -1,7 +1,7 @@
 """Object keypoint similarity (OKS), and suppression of duplicate poses by OKS (OKS-NMS) or by box overlap (IoU-NMS).
 
-COCO's form: the mean over visible keypoints of exp(-d^2 / (8 sigma^2 A)). The paper and its code write
-exp(-d^2 / (4 sigma^2 A)); this is COCO's form with half the area, so callers who want it pass half the area.
+COCO's form is the mean over visible keypoints of exp(-d^2 / (8 sigma^2 A)). The paper and its code use
+exp(-d^2 / (4 sigma^2 A)). To get the paper's form, pass half the area.
 """
 
 import math
@@ -21,7 +21,7 @@ def oks(
 ) -> NDArray[np.float64]:
     """Compute the OKS of every pose of `first` with every pose of `second`, in COCO's form.
 
-    An N x M x K array is built in between.
+    The computation needs an N x M x K array.
 
     Args:
         first: (N, K, 2) poses, x and y in pixels.
@@ -40,9 +40,9 @@ def oks(
     for name, poses in (("first", first), ("second", second)):
         if poses.ndim != 3 or poses.shape[1:] != (len(sigma), 2):
             raise DataError(f"oks: {name}: shape {poses.shape}, expected (N, {len(sigma)}, 2) for {len(sigma)} sigmas")
-    # The same smallest step as in COCO's evaluator keeps a person without area from dividing by zero.
+    # COCO's evaluator adds the same constant, so that a person without area does not cause a division by zero.
     area = np.asarray(areas, np.float64)[..., None] + np.spacing(1.0)
-    # x and y apart and everything in place: several times faster than sums over a last axis of two.
+    # Separate x and y and in-place operations are several times faster than sums over a last axis of two.
     exponent = np.square(first[:, None, :, 0] - second[:, :, 0])
     exponent += np.square(first[:, None, :, 1] - second[:, :, 1])
     exponent *= -1 / (8 * np.square(sigma))
@@ -52,7 +52,7 @@ def oks(
         return np.asarray(similarity @ np.ones(len(sigma)) / len(sigma))
     counted = np.asarray(visible, bool)
     if counted.shape != second.shape[:2]:
-        raise DataError(f"oks: visible: shape {counted.shape}, expected {second.shape[:2]} as of second")
+        raise DataError(f"oks: visible: shape {counted.shape}, expected {second.shape[:2]} to match second")
     similarity[:, ~counted] = 0
     return np.asarray(similarity @ np.ones(len(sigma)) / np.maximum(counted.sum(axis=-1), 1))
 
@@ -118,8 +118,8 @@ def oks_nms(
     low, high = pose_boxes(poses).T.reshape(2, 2, -1)
     centres, halves = (low + high) / 2, (high - low) / 2
     areas = np.maximum(4 * halves.prod(axis=0), min_area)
-    # No two keypoints are nearer than the boxes are, so OKS <= exp(-gap^2 / (4 max(sigma)^2 A)). Beyond this reach (a
-    # share of A, with room for rounding) nothing can be dropped: most rows shrink to the few poses of a neighbourhood.
+    # No two keypoints are closer than the boxes, so OKS <= exp(-gap^2 / (4 max(sigma)^2 A)). Beyond this reach (a
+    # fraction of A, with room for rounding) there are no duplicates, which leaves only the few poses nearby.
     reach = -4 * sigma.max() ** 2 * math.log(oks_threshold) * (1 + 1e-9) if oks_threshold > 0 else math.inf
 
     def duplicates(best: int, alive: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -159,19 +159,19 @@ def iou_nms(boxes: Floats, scores: Floats, *, iou_threshold: float, max_poses: i
         low = np.maximum(corners[best, :2], corners[others, :2])
         high = np.minimum(corners[best, 2:], corners[others, 2:])
         shared = np.maximum(high - low, 0).prod(axis=1)
-        # Not shared / union > threshold: two boxes without area would divide zero by zero.
+        # Not shared / union > threshold: that is zero by zero for two boxes without area.
         return np.asarray(others[shared > iou_threshold * (areas[best] + areas[others] - shared)])
 
     return order[_greedy(len(order), max_poses, duplicates)]
 
 
 def _best_first(candidates: Floats, scores: Floats, shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """The order of falling scores, equal ones as they came; checks that candidates are (N, *shape) and scores (N,)."""
+    """Check the shapes (N, *shape) and (N,), and return the stable order of descending scores."""
     if candidates.ndim != 1 + len(shape) or candidates.shape[1:] != shape:
         expected = ", ".join(["N", *map(str, shape)])
         raise DataError(f"nms: candidates of shape {candidates.shape}, expected ({expected})")
     if scores.shape != candidates.shape[:1]:
-        raise DataError(f"nms: scores of shape {scores.shape}, expected ({len(candidates)},), one for each candidate")
+        raise DataError(f"nms: scores of shape {scores.shape}, expected ({len(candidates)},), one per candidate")
     order: NDArray[np.intp] = np.argsort(-scores, kind="stable")
     return order
 
@@ -179,7 +179,7 @@ def _best_first(candidates: Floats, scores: Floats, shape: tuple[int, ...]) -> N
 def _greedy(
     count: int, max_kept: int | None, duplicates: Callable[[int, NDArray[np.bool_]], NDArray[np.intp]]
 ) -> list[int]:
-    """Of `count` candidates, best first, keep the first, take out its later duplicates, and so on with those alive."""
+    """Keep the first of `count` candidates, drop its later duplicates, and repeat with the remaining ones."""
     kept: list[int] = []
     alive = np.ones(count, bool)
     for candidate in range(count):

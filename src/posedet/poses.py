@@ -18,7 +18,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
-    """N poses of K keypoints in one photo, in a detector's result the best first. N is 0 if nobody is found.
+    """N poses of K keypoints in one photo; a detector returns the best first. N is 0 if nobody is found.
 
     `len(poses)` is N. Iterating gives one `Poses` of length 1 per pose, and indexing gives a `Poses` with some of them.
     Coordinates are pixels of the photo, x right and y down, with pixel centres at whole numbers; they may lie outside
@@ -30,23 +30,23 @@ class Poses:
         keypoint_scores: (N, K) float32, 0 to 1: the confidence in each keypoint; for a model that learns visibility,
             the probability that the keypoint is visible.
         skeleton: The names of the K keypoints, their limbs, pairs and sigmas.
-        extra: Whatever else is known of the poses, by name: arrays (N, K, ...) where the name begins with "keypoint_",
-            (N, ...) otherwise. They are cut and joined with the poses and go through JSON.
+        extra: Further data by name: arrays (N, K, ...) if the name begins with "keypoint_", otherwise (N, ...).
+            Indexing, joining and JSON conversion keep them.
 
     Raises:
         DataError: If an array has the wrong shape, a number that is not finite, or a score outside 0 to 1. The
             message names the field.
     """
 
-    keypoints: NDArray[np.float32]  # (N, K, 2) x, y in pixels of the photo, pixel centres at whole numbers
-    scores: NDArray[np.float32]  # (N,) 0 to 1
-    keypoint_scores: NDArray[np.float32]  # (N, K) 0 to 1
+    keypoints: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    keypoint_scores: NDArray[np.float32]
     skeleton: Skeleton
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("keypoints", "scores", "keypoint_scores"):
-            # Values beyond float32 become infinite, which is found below.
+            # Values beyond the range of float32 become infinite and are rejected below.
             with np.errstate(over="ignore"):
                 object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))
         count, size = len(np.atleast_1d(self.scores)), self.skeleton.num_keypoints
@@ -115,9 +115,10 @@ class Poses:
 
     @classmethod
     def joined(cls, parts: Sequence["Poses"]) -> "Poses":
-        """The poses of all parts, one part after the other; `extra` holds what all parts have.
+        """Concatenate poses. `extra` keeps the arrays that all parts have.
 
-        There must be at least one part, and all must have the same keypoints.
+        Args:
+            parts: At least one `Poses`; all must have the same keypoints.
         """
         common = [name for name in parts[0].extra if all(name in part.extra for part in parts)]
         return cls(
@@ -147,7 +148,7 @@ class Poses:
         return self._cut(slice(None), chosen, skeleton)
 
     def _cut(self, rows: Any, columns: Any, skeleton: Skeleton) -> "Poses":
-        """Some of the poses, `rows`, with some of their keypoints, `columns`."""
+        """Return the poses `rows` with the keypoints `columns`."""
         return Poses(
             self.keypoints[rows][:, columns],
             self.scores[rows],
@@ -225,7 +226,7 @@ class Poses:
             from supervision import KeyPoints
         except ImportError:
             KeyPoints = None
-        # Before 0.29 there was one field for scores, and none for those of persons.
+        # Versions before 0.29 have no field for the scores of people.
         if (
             not hasattr(KeyPoints, "__dataclass_fields__")
             or "keypoint_confidence" not in KeyPoints.__dataclass_fields__
@@ -270,7 +271,7 @@ class Poses:
 
 
 def _checked_keypoints(entry: object, num_keypoints: int, where: str) -> Sequence[float]:
-    """The 3 K numbers of an entry, each finite and no score below 0."""
+    """Return the 3 K numbers of an entry after checking that all are finite and no score is below 0."""
     if not isinstance(entry, dict):
         raise DataError(f"{where}: {entry!r:.80}, expected a table with keypoints and score")
     keypoints = entry.get("keypoints")
@@ -288,7 +289,7 @@ def _checked_keypoints(entry: object, num_keypoints: int, where: str) -> Sequenc
 
 
 def _read_extra(entries: Sequence[Any], where: str) -> dict[str, NDArray[Any]]:
-    """What `Poses.extra` held: the same names in every entry, and under each numbers of one shape."""
+    """Read `Poses.extra`: every entry must have the same names, with numbers of the same shape."""
     tables = [entry.get("extra", {}) for entry in entries]
     for place, table in enumerate(tables):
         if not isinstance(table, dict) or table.keys() != tables[0].keys():
@@ -306,7 +307,7 @@ def _read_extra(entries: Sequence[Any], where: str) -> dict[str, NDArray[Any]]:
 
 
 def _of_keypoints(name: str) -> bool:
-    """Whether the extra array of this name has a value for each keypoint."""
+    """Return whether the extra array of this name has one value per keypoint."""
     return name.startswith("keypoint_")
 
 
@@ -315,11 +316,11 @@ def _is_number(value: object) -> bool:
 
 
 def _shortest(array: NDArray[np.float32]) -> Any:
-    """Lists of Python floats written as float32 would be: 0.1, not 0.10000000149011612."""
+    """Convert to lists of Python floats with the digits of float32: 0.1, not 0.10000000149011612."""
     return array.astype(str).astype(np.float64).tolist()
 
 
 def _first_bad(array: NDArray[np.float32], good: NDArray[np.bool_]) -> str:
-    """Value and place of the first number that is not good."""
+    """Describe the value and the position of the first invalid number."""
     place = tuple(int(axis[0]) for axis in np.nonzero(~good))
     return f"{array[place]} at {list(place)}"

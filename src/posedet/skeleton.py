@@ -1,6 +1,7 @@
 """Skeletons: keypoint names, limbs, left-right pairs, and the precision of each keypoint.
 
-A sigma is the spread of careful annotators around a keypoint, as a fraction of the person's size; OKS divides by it.
+A sigma is the standard deviation of careful annotators around a keypoint, as a fraction of the person's size. OKS
+divides distances by it.
 """
 
 import difflib
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from posedet.errors import DataError
 
 MAX_SKELETON_BYTES = 1_000_000
-MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may hold annotations too
+MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may contain annotations, too
 MAX_NAME_LENGTH = 100
 
-# For keypoints that COCO does not know: as a shoulder, and as CrowdPose takes for head top and neck.
+# Sigma of keypoints that COCO does not define: that of a shoulder. CrowdPose uses it for head top and neck.
 DEFAULT_SIGMA = 0.079
 
 
@@ -33,7 +34,7 @@ class Skeleton:
     Attributes:
         name: The name of the skeleton, 1 to 100 printable characters.
         keypoints: K different keypoint names.
-        limbs: Pairs of keypoint indices that are joined by a line in pictures.
+        limbs: Pairs of keypoint indices that a line connects in pictures.
         pairs: Pairs of keypoint indices (left, right). Keypoints in no pair lie in the middle of the body.
         sigmas: K fractions of the person's size, 0.001 to 1, as in COCO: how precisely each keypoint can be placed.
 
@@ -43,15 +44,15 @@ class Skeleton:
 
     name: str
     keypoints: tuple[str, ...]
-    limbs: tuple[tuple[int, int], ...]  # keypoint indices that a drawn line joins
-    pairs: tuple[tuple[int, int], ...]  # keypoint indices, left and right; the others lie in the middle
-    sigmas: tuple[float, ...]  # one per keypoint, as in COCO
+    limbs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if not _is_name(self.name):
             raise DataError(f"skeleton: name: {self.name!r:.80}, expected 1 to {MAX_NAME_LENGTH} printable characters")
         where = f"skeleton '{self.name}'"
-        # Tuples whatever came in, so that skeletons read from JSON are hashable and equal to built-in ones.
+        # Tuples make skeletons from JSON hashable and equal to built-in ones.
         object.__setattr__(self, "keypoints", _checked_names(self.keypoints, f"{where}: keypoints"))
         object.__setattr__(self, "limbs", _checked_links(self.limbs, len(self.keypoints), f"{where}: limbs"))
         object.__setattr__(self, "pairs", _checked_links(self.pairs, len(self.keypoints), f"{where}: pairs"))
@@ -81,7 +82,7 @@ class Skeleton:
             DataError: If there is no such keypoint. The message suggests the nearest name.
         """
         if name not in self.keypoints:
-            raise DataError(f"skeleton '{self.name}': no keypoint {name!r}{_nearest(name, self.keypoints)}")
+            raise DataError(f"skeleton '{self.name}': unknown keypoint {name!r}{_nearest(name, self.keypoints)}")
         return self.keypoints.index(name)
 
     def subset(self, names: Sequence[str], *, name: str | None = None) -> "Skeleton":
@@ -165,7 +166,7 @@ class Skeleton:
             raise DataError(f"categories: {category!r:.80}, expected a table with name, keypoints, skeleton")
         for key in ("name", "keypoints"):
             if key not in category:
-                raise DataError(f"categories: key '{key}' is missing; is this a file of keypoints?")
+                raise DataError(f"categories: key '{key}' is missing; does this file contain keypoints?")
         name = category["name"]
         where = f"category {name!r:.80}"
         names = _checked_names(category["keypoints"], f"{where}: keypoints")
@@ -190,7 +191,7 @@ class Skeleton:
         """
         file = Path(path)
         if file.suffix.lower() not in (".toml", ".json"):
-            raise DataError(f"{file}: a skeleton is read from a .toml or .json file")
+            raise DataError(f"{file}: not a skeleton file; expected a .toml or .json file")
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         is_json = file.suffix.lower() == ".json"
@@ -199,14 +200,14 @@ class Skeleton:
             with file.open("rb") as stream:
                 content = stream.read(limit + 1)
             if len(content) > limit:
-                raise DataError(f"larger than {limit} bytes, this is no skeleton")
+                raise DataError(f"the file is larger than {limit} bytes and therefore not a skeleton")
             text = content.decode("utf-8-sig")
             data = json.loads(text) if is_json else tomllib.loads(text)
             annotated = isinstance(data, dict) and "categories" in data
             return _from_categories(data["categories"]) if annotated else cls.from_dict(data)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON or TOML, or nested without end
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON or TOML, or nested too deeply
             kind = file.suffix[1:].upper()
             raise DataError(f"{file}: not a {kind} file ({str(error).splitlines()[0]})") from error
         except DataError as error:
@@ -214,7 +215,7 @@ class Skeleton:
 
 
 def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs (left, right) of keypoints whose names differ only in the side, in the order of their first member.
+    """Return the pairs (left, right) of keypoints whose names differ only in the side, sorted by their first member.
 
     Supported forms are `left_eye`, `eye_left`, `leftEye`, `LeftEye`, `l_eye`, `eye.L`, `LEye`, `left eye`, `lefteye`.
     """
@@ -234,17 +235,22 @@ def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def find_skeleton(name: str, others: Sequence[str] = ()) -> Skeleton:
-    """A built-in skeleton by name. Raises DataError with the nearest name, also from `others`, if there is none."""
+    """Return a built-in skeleton. Raises DataError with the nearest known name, which may be one of `others`."""
     if name not in SKELETONS:
         near = _nearest(name, [*SKELETONS, *others])
-        raise DataError(f"unknown skeleton {name!r:.80}{near}; built in: {', '.join(SKELETONS)}")
+        raise DataError(f"unknown skeleton {name!r:.80}{near}; built-in skeletons: {', '.join(SKELETONS)}")
     return SKELETONS[name]
 
 
 def skeleton_for(name: str, others: Sequence[str] = ()) -> Skeleton:
-    """A skeleton by the name of a built-in one, or from a .toml or .json file; see `Skeleton.from_file`.
+    """Return a built-in skeleton by name, or read a .toml or .json file; see `Skeleton.from_file`.
 
-    others: names other than skeletons that an error message may suggest.
+    Args:
+        name: The name of the skeleton or the path of the file.
+        others: Further names that an error message may suggest.
+
+    Raises:
+        DataError: If the name is unknown or the file is invalid.
     """
     if name.lower().endswith((".toml", ".json")):
         return Skeleton.from_file(name)
@@ -252,21 +258,23 @@ def skeleton_for(name: str, others: Sequence[str] = ()) -> Skeleton:
 
 
 def _from_categories(categories: object) -> Skeleton:
-    """The skeleton of annotations: that of the only category with keypoints, or of several that have the same ones."""
+    """Return the skeleton of an annotation file, whose categories with keypoints must agree."""
     if not isinstance(categories, list):
         raise DataError(f"categories: {categories!r:.80}, expected a list")
     with_keypoints = [each for each in categories if isinstance(each, dict) and "keypoints" in each]
     if not with_keypoints:
-        raise DataError("categories: none has 'keypoints'; is this a file of keypoints?")
+        raise DataError("categories: none has 'keypoints'; does this file contain keypoints?")
     first, *others = [Skeleton.from_coco_category(each) for each in with_keypoints]
     for other in others:
         if other.keypoints != first.keypoints:
-            raise DataError(f"categories: '{first.name}' and '{other.name}' differ; put the one you mean into a file")
+            raise DataError(
+                f"categories: '{first.name}' and '{other.name}' differ; write the skeleton to a file of its own"
+            )
     return first
 
 
 def _category_limbs(limbs: object, names: tuple[str, ...], where: str) -> tuple[tuple[int, int], ...]:
-    """Limbs whose ends count from 1: among `names`, or, as in CrowdPose's own files, among COCO's keypoints."""
+    """Convert limbs with indices from 1, which refer to `names` or, in CrowdPose's own files, to COCO's keypoints."""
     coco = [[first + 1, second + 1] for first, second in COCO.limbs]
     if isinstance(limbs, list) and limbs == coco[: len(limbs)] and max(map(max, limbs), default=0) > len(names):
         ends = [[COCO.keypoints[end - 1] for end in limb] for limb in limbs]
@@ -276,7 +284,7 @@ def _category_limbs(limbs: object, names: tuple[str, ...], where: str) -> tuple[
 
 
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
-# Where words part without a separator: leftEye, and LEye, whose first letter is the side.
+# Word boundaries without a separator: leftEye, and LEye, whose first letter is the side.
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
 
 
@@ -293,7 +301,7 @@ def without_side(name: str) -> tuple[str, str]:
 
 
 def _checked_names(value: object, where: str) -> tuple[str, ...]:
-    """At least one name, all different."""
+    """Return a non-empty tuple of different names."""
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: {value!r:.80}, expected a list of names")
     seen: set[str] = set()
@@ -301,7 +309,7 @@ def _checked_names(value: object, where: str) -> tuple[str, ...]:
         if not _is_name(name):
             raise DataError(f"{where}[{place}]: {name!r:.80}, expected 1 to {MAX_NAME_LENGTH} printable characters")
         if name in seen:
-            raise DataError(f"{where}[{place}]: {name!r} stands there twice")
+            raise DataError(f"{where}[{place}]: duplicate keypoint {name!r}")
         seen.add(name)
     return tuple(value)
 
@@ -309,7 +317,7 @@ def _checked_names(value: object, where: str) -> tuple[str, ...]:
 def _checked_links(
     value: object, num_keypoints: int, where: str, *, first_index: int = 0
 ) -> tuple[tuple[int, int], ...]:
-    """Pairs of two different keypoint indices."""
+    """Return pairs of two different keypoint indices."""
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: {value!r:.80}, expected a list of pairs of keypoint indices")
     last = num_keypoints - 1 + first_index
@@ -320,35 +328,35 @@ def _checked_links(
         if not all(first_index <= end <= last for end in link):
             raise DataError(f"{where}[{place}]: {link!r:.80}, keypoint indices run from {first_index} to {last}")
         if link[0] == link[1]:
-            raise DataError(f"{where}[{place}]: {link!r:.80} joins a keypoint with itself")
+            raise DataError(f"{where}[{place}]: {link!r:.80} connects a keypoint with itself")
         links.append((int(link[0]), int(link[1])))
     return tuple(links)
 
 
 def _check_each_once(pairs: tuple[tuple[int, int], ...], names: tuple[str, ...], where: str) -> None:
-    """A keypoint has one mirror image at most."""
+    """Raise DataError if a keypoint is in two pairs."""
     seen: set[int] = set()
     for place, pair in enumerate(pairs):
         for index in pair:
             if index in seen:
-                raise DataError(f"{where}[{place}]: keypoint {index} ({names[index]}) is in another pair already")
+                raise DataError(f"{where}[{place}]: keypoint {index} ({names[index]}) is already in another pair")
             seen.add(index)
 
 
 def _checked_sigmas(value: object, num_keypoints: int, where: str) -> tuple[float, ...]:
-    """One share per keypoint: nobody places a keypoint to a thousandth, and none is as wide as the person."""
+    """Return one sigma per keypoint, 0.001 to 1."""
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: {value!r:.80}, expected a list of {num_keypoints} numbers")
     if len(value) != num_keypoints:
-        raise DataError(f"{where}: {len(value)} numbers, expected {num_keypoints}, one for each keypoint")
+        raise DataError(f"{where}: {len(value)} numbers, expected {num_keypoints}, one per keypoint")
     for place, sigma in enumerate(value):
         if isinstance(sigma, bool) or not isinstance(sigma, int | float | np.number) or not 0.001 <= sigma <= 1:
-            raise DataError(f"{where}[{place}]: {sigma!r:.80}, expected a share of the person's size, 0.001 to 1")
+            raise DataError(f"{where}[{place}]: {sigma!r:.80}, expected a fraction of the person's size, 0.001 to 1")
     return tuple(float(sigma) for sigma in value)
 
 
 def _numbered(value: object, names: tuple[str, ...], where: str) -> Any:
-    """Keypoint names in limbs and pairs turned to indices; whatever else is wrong is left to the checks."""
+    """Replace keypoint names in limbs and pairs by indices. Other errors are found by later checks."""
     if not isinstance(value, list | tuple):
         return value
     index = {name: place for place, name in enumerate(names)}
@@ -358,13 +366,13 @@ def _numbered(value: object, names: tuple[str, ...], where: str) -> Any:
             return value
         for end in link:
             if isinstance(end, str) and end not in index:
-                raise DataError(f"{where}[{place}]: no keypoint {end!r:.80}{_nearest(end, names)}")
+                raise DataError(f"{where}[{place}]: unknown keypoint {end!r:.80}{_nearest(end, names)}")
         numbered.append([index[end] if isinstance(end, str) else end for end in link])
     return numbered
 
 
 def _known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
-    """COCO's sigmas where the name is COCO's."""
+    """Return COCO's sigma for COCO's keypoint names, and the default for all others."""
     known = dict(zip(COCO.keypoints, COCO.sigmas, strict=True))
     return tuple(known.get(name, DEFAULT_SIGMA) for name in names)
 
@@ -378,7 +386,7 @@ def _is_index(value: object) -> bool:
 
 
 def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """The remedy for a misspelt name, or nothing."""
+    """Return a suggestion for a misspelt name, or an empty string."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{found[0]}'?)" if found else ""
 
@@ -431,7 +439,7 @@ _TOP_LIMBS = (("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_s
 
 COCO = _built_in("coco", _FACE | _BODY, _BODY_LIMBS + _FACE_LIMBS)
 CROWDPOSE = _built_in("crowdpose", _BODY | _TOP, _BODY_LIMBS + _TOP_LIMBS)
-# The official networks for CrowdPose had one point more, because their layer wanted an odd number: so they can be read.
+# The official CrowdPose networks have one more keypoint, because their layer requires an odd number.
 CROWDPOSE15 = _built_in(
     "crowdpose15", _BODY | _TOP | {"abdomen": DEFAULT_SIGMA}, (*_BODY_LIMBS, *_TOP_LIMBS, ("neck", "abdomen"))
 )

@@ -119,5 +119,5 @@ def test_what_a_user_reads_when_it_cannot_be(
 
     monkeypatch.setattr(crowds, "open_for", lambda *_: OfCoco())
     monkeypatch.setattr(crowds, "evaluated", lambda *_, **__: pytest.fail("evaluated"))
-    expected = "--crowdpose does not go with posedet-s.onnx: skeleton 'coco': no keypoint 'head_top'"
+    expected = "--crowdpose does not go with posedet-s.onnx: skeleton 'coco': unknown keypoint 'head_top'"
     assert said(sets) == expected

@@ -59,11 +59,11 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _list(_: argparse.Namespace) -> int:
-    from posedet.runtime.model_files import RELEASES, cache_folder, present
+    from posedet.runtime.model_files import RELEASES, available_file, cache_folder
 
     width = max(map(len, RELEASES))
     for name, release in RELEASES.items():
-        path = present(name)
+        path = available_file(name)
         where = one_line(path) if path else f"to be fetched from {release.url}"
         where = where if release.url else "in the package"
         print(f"{name:<{width}}  {release.num_bytes / 1e6:6.1f} MB  {where}")

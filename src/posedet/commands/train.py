@@ -108,9 +108,9 @@ def _show(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     needs("posedet plot", "evaluate", ("matplotlib",))
-    from posedet.training.plot import plot
+    from posedet.training.plot import write_curves
 
-    print(f"curves -> {one_line(plot(options.run, options.output))}")
+    print(f"curves -> {one_line(write_curves(options.run, options.output))}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is read from a pose embedding: score and refinement (paper sec. 3.3); and the heatmap branch (sec. 3.4)."""
+"""The branches that compute scores and refinements from pose embeddings (paper sec. 3.3), and the heatmap branch."""
 
 import torch
 from torch import Tensor, nn
@@ -8,16 +8,15 @@ from posedet.model.layers import Norm, output_conv, tower
 
 
 class EmbeddingBranch(nn.Module):
-    """Samples at the keypoints -> pose embedding -> ReLU -> outputs: the paper's form at `mixing_depth` 1.
+    """Samples at the keypoints -> pose embedding -> ReLU -> outputs, as in the paper if `mixing_depth` is 1.
 
-    Each further mixing layer is a linear map of the embedding with ReLU. Bias and mixing are ours: the paper's
-    embedding has neither.
+    Each further mixing layer is a linear map with ReLU. The paper has neither these layers nor their bias.
     """
 
     def __init__(self, num_keypoints: int, inputs: int, width: int, outputs: int, *, mixing_depth: int) -> None:
         super().__init__()
         self.embedding = PoseEmbedding(num_keypoints, inputs, width)
-        # The paper's N(0, 0.01) starves a bottleneck of few channels; there the usual scale is taken.
+        # The paper's N(0, 0.01) is too small for an embedding with few channels, which gets the usual scale.
         nn.init.normal_(self.embedding.weight, std=0.01 if mixing_depth == 1 else (2 / (num_keypoints * inputs)) ** 0.5)
         self.mixing = nn.Sequential(
             *(layer for _ in range(mixing_depth - 1) for layer in (nn.Linear(width, width), nn.ReLU()))
@@ -34,9 +33,9 @@ class EmbeddingBranch(nn.Module):
 
 
 class LocalRefinement(nn.Module):
-    """Every keypoint is moved by what lies around it: features at 3 x 3 places, and the whole pose's embedding.
+    """Correct each keypoint by the features at 3 x 3 positions around it and the embedding of the whole pose.
 
-    Ours: one vector for all keypoints knows the pose, but hardly the exact place of each.
+    This is not in the paper: a single vector for all keypoints describes the pose, but hardly their exact positions.
     """
 
     def __init__(self, num_keypoints: int, inputs: int, width: int) -> None:
@@ -52,7 +51,7 @@ class LocalRefinement(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """samples: (B, K, S, 9, inputs), the middle one at the keypoint -> corrections (B, S, K, 2) in cells, x, y.
 
-        The keypoints come first: each has weights of its own, and nothing large is to be turned.
+        K precedes S because each keypoint has its own weights; this order avoids transposing the large tensor.
         """
         batch, keypoints, poses = samples.shape[:3]
         context = self.context(torch.relu(self.embedding(samples[:, :, :, NUM_PLACES // 2].transpose(1, 2))))
@@ -61,12 +60,12 @@ class LocalRefinement(nn.Module):
         return (hidden @ self.output).transpose(1, 2)
 
 
-# Where a local refinement looks: a keypoint and the eight places about it.
+# A local refinement samples at the keypoint and at the eight positions around it.
 NUM_PLACES = 9
 
 
 class HeatmapBranch(nn.Module):
-    """Auxiliary supervision: keypoint maps from every level while training; gone afterwards (paper sec. 3.4)."""
+    """Auxiliary supervision: keypoint heatmaps at every level, only for training (paper sec. 3.4)."""
 
     def __init__(self, channels: int, num_keypoints: int, *, num_levels: int, norm: Norm, output_bias: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From settings to a network: which parts it is made of."""
+"""Build a network from its settings."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -22,8 +22,8 @@ from posedet.skeleton import Skeleton
 class Backbone(Protocol):
     """A module from images (B, 3, H, W) to four maps (B, channels[i], h, w), at strides 4, 8, 16 and 32.
 
-    image_mean and image_std are what its public start weights expect of images on the scale 0..255. A backbone whose
-    first blocks can keep their start weights has a method `freeze(blocks)`.
+    image_mean and image_std normalise images on the scale 0..255 as the public start weights require. A backbone
+    whose first blocks can keep their start weights has a method `freeze(blocks)`.
     """
 
     channels: tuple[int, ...]
@@ -33,7 +33,7 @@ class Backbone(Protocol):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]: ...
 
 
-# A new backbone is a file beside `dla.py` and a line here.
+# To add a backbone, write a module like `dla.py` and add a line here.
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "mobilenetv2": MobileNetV2,
     "dla34": lambda: DLA34(dead_projections=True),
@@ -43,7 +43,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 
 
 def build_network(config: ModelConfig, skeleton: Skeleton) -> PoseDetNet:
-    """The network that `config` describes, freshly initialised. Raises ConfigError for an unknown backbone."""
+    """Build and initialise the network that `config` describes. Raises ConfigError for an unknown backbone."""
     if config.backbone not in BACKBONES:
         names = " or ".join(map(repr, BACKBONES))
         raise ConfigError(f"model.backbone is {config.backbone!r}, expected {names}")
@@ -86,12 +86,12 @@ def build_network(config: ModelConfig, skeleton: Skeleton) -> PoseDetNet:
 
 
 def freeze(network: PoseDetNet, blocks: int) -> None:
-    """Let the first `blocks` of the backbone, and its stem, keep their weights. Raises ConfigError if it has none."""
+    """Freeze the stem and the first `blocks` of the backbone. Raises ConfigError if it does not support that."""
     if not blocks:
         return
     frozen = getattr(network.backbone, "freeze", None)
     if frozen is None:
-        raise ConfigError(f"'train.frozen_blocks' is {blocks}, expected 0: this backbone cannot be frozen in part")
+        raise ConfigError(f"train.frozen_blocks is {blocks}, expected 0: this backbone cannot be partly frozen")
     frozen(blocks)
 
 
@@ -119,7 +119,7 @@ def _branch(config: ModelConfig, num_keypoints: int, outputs: int) -> EmbeddingB
 
 
 def _score(config: ModelConfig, num_keypoints: int) -> EmbeddingBranch:
-    """One logit for the pose and, where asked for, one for the visibility of each keypoint."""
+    """Build the branch with a logit for the pose and, if configured, one for the visibility of each keypoint."""
     score = _branch(config, num_keypoints, 1 + num_keypoints if config.keypoint_scores else 1)
     with torch.no_grad():
         score.output.bias[0] = PRIOR_LOGIT

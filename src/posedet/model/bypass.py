@@ -1,15 +1,15 @@
-"""The bypass (paper sec. 3.2): at every location a coarse pose, K displacements in cells, supervised by the truth."""
+"""The bypass (paper sec. 3.2): a coarse pose at every location, as K displacements in cells."""
 
 from torch import Tensor, nn
 
-from posedet.model.layers import Norm, output_conv, rows_of, tower
+from posedet.model.layers import Norm, as_rows, output_conv, tower
 
 
 class Bypass(nn.Module):
-    """Tower of shared convolutions, then a 1x1 convolution to 2K displacements, x and y by turns.
+    """A tower of shared convolutions, then a 1x1 convolution to 2K displacements with x and y alternating.
 
-    With `presence` one more output tells cheaply whether a person is here, so that embeddings are made only at the
-    best locations.
+    With `presence`, another output predicts whether a person is at a location, so that embeddings are computed only at
+    the best locations.
     """
 
     def __init__(
@@ -23,12 +23,12 @@ class Bypass(nn.Module):
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """levels: (B, C, h, w) each -> offsets (B, M, K, 2) in cells, and presence logits (B, M) or None."""
         maps = self.tower(levels)
-        offsets = rows_of([self.offsets(x) for x in maps]).float()
+        offsets = as_rows([self.offsets(x) for x in maps]).float()
         offsets = offsets.view(*offsets.shape[:2], -1, 2)
         if self.presence is None:
             return offsets, None
-        return offsets, rows_of([self.presence(x) for x in maps]).float()[..., 0]
+        return offsets, as_rows([self.presence(x) for x in maps]).float()[..., 0]
 
 
-# ln(0.01 / 0.99): every location starts as background with 99 % (official code).
+# ln(0.01 / 0.99): at the start, every location is background with a probability of 99 % (official code).
 PRIOR_LOGIT = -4.59511985013459

@@ -1,4 +1,4 @@
-"""The network as it is run: uint8 pixels in, the best poses out, best first."""
+"""The network for inference: from uint8 pixels to the best poses, best first."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from posedet.model.network import PoseDetNet, Proposals
 
 
 class DeployedNet(nn.Module):
-    """What is exported, and what validation runs: the `num_candidates` best poses of every image.
+    """The exported network, which validation runs, too: it returns the `num_candidates` best poses of every image.
 
-    `output_names` says what each output of `forward` is called in a model file; see `runtime.session.Outputs`.
+    `output_names` are the names of the outputs in a model file; see `runtime.session.Outputs`.
     """
 
     output_names = ("scores", "keypoints", "keypoint_scores")
@@ -23,7 +23,7 @@ class DeployedNet(nn.Module):
         """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128.
 
         Returns scores (B, N) in 0..1, best first; keypoints (B, N, K, 2) in pixels of the input; keypoint scores
-        (B, N, K) in 0..1: the visibility of each keypoint, or the pose's score where the network has none.
+        (B, N, K) in 0..1: the visibility of each keypoint, or the pose's score if the network does not predict it.
         """
 
         def best(proposals: Proposals, logits: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class DeployedNet(nn.Module):
         scores = output.logits.sigmoid()
         if output.proposals.presence is not None:
             assert output.chosen is not None
-            # Both are needed: is somebody here, and is the refined pose right.
+            # The presence of a person times the correctness of the refined pose.
             scores = (scores * output.proposals.presence.gather(1, output.chosen).sigmoid()).sqrt()
         scores, order = scores.sort(dim=1, descending=True)
         num_keypoints = output.poses[-1].shape[2]

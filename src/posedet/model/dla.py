@@ -1,20 +1,20 @@
 """DLA-34 (Yu et al., 2018, "Deep Layer Aggregation"), the backbone of PoseDet's fastest network (paper table 1).
 
-The modules have the names of the original DLA release (`level3.tree1.root.conv`, ...), so that its public ImageNet
-file and official PoseDet checkpoints, which took them over below `backbone.`, load name by name.
+The modules have the names of the original DLA release (`level3.tree1.root.conv`, ...). Its public ImageNet weights and
+official PoseDet checkpoints, which use the same names after `backbone.`, can therefore be loaded by name.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of ImageNet's photos on the scale 0..255: public start weights of DLA and HRNet expect them.
+# Mean and deviation of ImageNet's photos on the scale 0..255, for the public start weights of DLA and HRNet.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool = True) -> nn.Sequential:
-    """Convolution without bias that keeps the size (at stride 1), batch normalisation, ReLU if `relu`."""
+    """Build a padded convolution without bias, batch normalisation and, if `relu`, ReLU."""
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -23,14 +23,14 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: 
 
 
 def initialise(backbone: nn.Module) -> None:
-    """Convolutions normal with variance 2 / fan-out (He et al., 2015); batch normalisation starts as the identity."""
+    """Initialise convolutions with variance 2 / fan-out (He et al., 2015)."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; HRNet's branches are made of it too."""
+    """Two 3x3 convolutions and a shortcut; HRNet uses this block, too."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """x: (B, inputs, h, w) -> (B, outputs, h / stride, w / stride), the shape of the shortcut; x itself if None."""
+        """x: (B, inputs, h, w) -> (B, outputs, h / stride, w / stride), as the shortcut, which is x by default."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y)) + (x if shortcut is None else shortcut)
         return F.relu(y, inplace=True)
 
 
 class Root(nn.Module):
-    """Where a tree joins its leaves: 1x1 convolution over all of them, without the shortcut that larger DLAs have."""
+    """A 1x1 convolution that joins the leaves of a tree, without the shortcut of larger DLA networks."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Root(nn.Module):
 
 
 class Tree(nn.Module):
-    """One level of aggregation: two blocks in a row and the root that joins them, and `extra_inputs` channels more."""
+    """One level of aggregation: two blocks, and a root that joins them with `extra_inputs` further channels."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, extra_inputs: int = 0) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Tree(nn.Module):
         self.project = conv_norm(inputs, outputs, 1, relu=False) if inputs != outputs else None
 
     def forward(self, x: Tensor, pooled: Tensor, *extra: Tensor) -> Tensor:
-        """x: (B, inputs, h, w); pooled: x at the output's size; extra: earlier maps of that size, for the root."""
+        """x: (B, inputs, h, w); pooled: x at the output's size; extra: earlier maps of that size for the root."""
         first = self.tree1(x, pooled if self.project is None else self.project(pooled))
         second = self.tree2(first)
         joined: Tensor = self.root(second, first, *extra)
@@ -77,14 +77,14 @@ class Tree(nn.Module):
 
 
 class TwoLevelTree(nn.Module):
-    """Two trees in a row; the second one's root also joins the first tree and the level's pooled input."""
+    """Two successive trees; the root of the second one also joins the first tree and the level's pooled input."""
 
     def __init__(self, inputs: int, outputs: int, *, dead_projection: bool) -> None:
         super().__init__()
         self.tree1 = Tree(inputs, outputs, stride=2)
         self.tree2 = Tree(outputs, outputs, stride=1, extra_inputs=inputs + outputs)
         if dead_projection:
-            # Never called. Without a gradient, distributed training does not wait for it and no optimiser moves it.
+            # Never called. Without a gradient, distributed training does not wait for it and optimisers ignore it.
             self.project = conv_norm(inputs, outputs, 1, relu=False).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +98,9 @@ class TwoLevelTree(nn.Module):
 class DLA34(nn.Module):
     """Images -> maps at strides 4, 8, 16, 32.
 
-    `dead_projections` is for the sake of checkpoints only: the original release has a projection in level3 and in
-    level4 whose result nothing uses. True: their 41,728 values are held, so that every tensor of an official
-    checkpoint has its place and the network counts as many parameters as the published one, 15,270,832; they are
-    never computed and get no gradient. The outputs are the same either way.
+    The original release has projections in level3 and level4 whose results are not used. With `dead_projections`,
+    their 41,728 values are kept, so that every tensor of an official checkpoint can be loaded and the network has
+    15,270,832 parameters like the published one. They are never evaluated and get no gradient; outputs do not change.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)

@@ -1,7 +1,7 @@
-"""The keypoint-aware pose embedding (paper sec. 3.2): features read at the K places of a pose, mixed into one vector.
+"""The keypoint-aware pose embedding (paper sec. 3.2): features at the K keypoints of a pose, mixed into one vector.
 
-The paper writes it as a deformable convolution with a 1 x K kernel; K bilinear samples and one linear map say the
-same, for any K, odd or even. As in the official layer, corners outside the map count as zero.
+The paper describes a deformable convolution with a 1 x K kernel. K bilinear samples and one linear map are equivalent
+and work for any K, odd or even. As in the official layer, corners outside the map are zero.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 
 class TapTable(NamedTuple):
-    """Feature maps of all levels as one table of rows, and for every location where the map of its level lies in it."""
+    """The feature maps of all levels as one table of rows, and for every location the position of its map in it."""
 
     rows: Tensor  # (B, R, C) float32
     geometry: Tensor  # (M, 4) int64: first row, height and width of the map, stride of its cells in pixels
-    origin: float  # where the first cell's centre lies, as a share of (stride - 1)
+    origin: float  # the centre of the first cell, as a fraction of (stride - 1)
 
     @classmethod
     def of(cls, maps: list[Tensor], levels: list[Tensor], strides: tuple[int, ...], origin: float) -> "TapTable":
-        """maps: (B, C, h, w) to sample from, of cells of `strides` pixels; levels: (B, _, h, w) with the locations."""
+        """maps: (B, C, h, w) to sample from, with cells of `strides` pixels; levels: (B, _, h, w) of the locations."""
         # In float32 even under autocast: bilinear weights in bfloat16 move keypoints by half a pixel (measured).
         rows = torch.cat([x.float().flatten(2).transpose(1, 2) for x in maps], dim=1)
         geometry, start = [], 0
@@ -33,27 +33,27 @@ class TapTable(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Positions along x or y, in cells of the maps that they are read from."""
+    """Positions along x or y, in cells of the sampled maps."""
 
     before: Tensor  # (B, S, K) int64: the cell before each position
-    share: Tensor  # (B, S, K): of the way from there to the next one; it carries the gradient of the position
-    size: Tensor  # (B, S, 1): cells of the map
+    share: Tensor  # (B, S, K): fraction of the distance to the next cell; carries the gradient of the position
+    size: Tensor  # (B, S, 1): number of cells of the map
 
     def cell(self, step: int) -> tuple[Tensor, Tensor]:
-        """(B, S, K): the cell `step` after the one before each position, kept in the map, and whether it lies there."""
+        """Return the cell `before` + `step`, clamped to the map, and whether it lies inside: (B, S, K) each."""
         cell = self.before + step
         return torch.minimum(cell.clamp(min=0), self.size - 1), (cell >= 0) & (cell < self.size)
 
 
 def _axes(table: TapTable, positions: Tensor, index: Tensor | None) -> tuple[Tensor, _Axis, _Axis]:
-    """Where each pose's map begins in the flattened table (B * R, C), (B, S, 1) int64; x; y. As `corners`."""
+    """Return the first row of each pose's map in the flattened table (B * R, C), (B, S, 1) int64, and both axes."""
     geometry = table.geometry[None] if index is None else table.geometry[index]
     start, height, width, stride = geometry[:, :, None].unbind(-1)
     stride = stride[..., None].float()
     cells = (positions - table.origin * (stride - 1)) / stride
     before = cells.detach().floor()
     share_x, share_y = (cells - before).unbind(-1)
-    # Clamped before the conversion: a far position would overflow the integer. All cells beside it stay outside.
+    # Clamp before the conversion, because a distant position would overflow. Its neighbour cells stay outside the map.
     column, row = before.clamp(-3, 100_000).long().unbind(-1)
     images = torch.arange(positions.shape[0], device=positions.device)[:, None, None]
     start = start + images * table.rows.shape[1]
@@ -61,7 +61,7 @@ def _axes(table: TapTable, positions: Tensor, index: Tensor | None) -> tuple[Ten
 
 
 def _corners(table: TapTable, positions: Tensor, index: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-    """As `corners`, one corner after the other."""
+    """Compute `corners` as separate tensors, one per corner."""
     start, x, y = _axes(table, positions, index)
     (left, in_left), (right, in_right) = x.cell(0), x.cell(1)
     (above, in_above), (below, in_below) = y.cell(0), y.cell(1)
@@ -73,22 +73,27 @@ def _corners(table: TapTable, positions: Tensor, index: Tensor | None) -> tuple[
 
 
 def corners(table: TapTable, positions: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The four rows around each position and their bilinear weights.
+    """Find the four rows around each position and their bilinear weights.
 
-    positions: (B, S, K, 2) pixels of the network input; index: (B, S) the location that each pose belongs to, None =
-    all in order. Returns rows (B, S, K, 4) int64 into the flattened table (B * R, C), and weights (B, S, K, 4) that
-    carry the gradient of the positions; the weight of a corner outside the map is zero.
+    Args:
+        table: The maps to sample from.
+        positions: (B, S, K, 2) pixels of the network input.
+        index: (B, S), the location of each pose. None: all locations in order.
+
+    Returns:
+        Rows (B, S, K, 4) int64 of the flattened table (B * R, C), and weights (B, S, K, 4), which carry the gradient of
+        the positions. The weight of a corner outside the map is zero.
     """
     rows, weights = _corners(table, positions, index)
     return torch.stack(rows, -1), torch.stack(weights, -1)
 
 
 def sample(table: TapTable, positions: Tensor, index: Tensor | None) -> Tensor:
-    """Bilinear samples (B, S, K, C) at `positions` (B, S, K, 2), each in the map of its location; see `corners`."""
+    """Sample the map of each location at `positions` (B, S, K, 2) bilinearly: (B, S, K, C); see `corners`."""
     flat = table.rows.flatten(0, 1)
     shape = (*positions.shape[:3], flat.shape[1])
     if torch.compiler.is_exporting():
-        # An exported embedding_bag is a loop, a hundred times slower; four gathers are what runtimes do well.
+        # An exported embedding_bag is a loop, which is a hundred times slower than four gathers.
         pairs = zip(*_corners(table, positions, index), strict=True)
         parts = [flat.index_select(0, rows.flatten()).view(shape) * weights[..., None] for rows, weights in pairs]
         return parts[0] + parts[1] + parts[2] + parts[3]
@@ -98,10 +103,7 @@ def sample(table: TapTable, positions: Tensor, index: Tensor | None) -> Tensor:
 
 
 def sample_around(table: TapTable, positions: Tensor, index: Tensor | None) -> Tensor:
-    """Bilinear samples (B, S, K, 9, C) at 3 x 3 places, row by row a cell of the map apart, `positions` in the middle.
-
-    Otherwise as `sample`, of which these are nine.
-    """
+    """Sample as `sample` at 3 x 3 places a cell apart, row by row, centred at `positions`: (B, S, K, 9, C)."""
     if torch.compiler.is_exporting():
         return _sample_shared(table, positions, index)
     strides = table.geometry[None, :, 3] if index is None else table.geometry[index][..., 3]
@@ -113,7 +115,7 @@ def sample_around(table: TapTable, positions: Tensor, index: Tensor | None) -> T
 
 
 def _sample_shared(table: TapTable, positions: Tensor, index: Tensor | None) -> Tensor:
-    """As `sample_around`, for an exported graph: the nine places share corners, 16 rows are read instead of 36."""
+    """Do the work of `sample_around` in an exported graph: the nine places share corners, 16 rows instead of 36."""
     start, x, y = _axes(table, positions, index)
     (columns, in_columns), (rows, in_rows) = (
         (torch.stack(each, -1) for each in zip(*map(axis.cell, (-1, 0, 1, 2)), strict=True)) for axis in (x, y)
@@ -130,7 +132,7 @@ def _sample_shared(table: TapTable, positions: Tensor, index: Tensor | None) -> 
 
 
 class PoseEmbedding(nn.Module):
-    """One linear map of the features f at the K keypoints x_k: sum_k W_k f(x_k), without bias (paper sec. 3.2)."""
+    """A linear map of the features f at the K keypoints x_k, without bias: sum_k W_k f(x_k) (paper sec. 3.2)."""
 
     def __init__(self, num_keypoints: int, inputs: int, outputs: int) -> None:
         super().__init__()

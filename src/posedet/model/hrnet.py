@@ -1,8 +1,8 @@
 """HRNet (Sun et al., 2019, "Deep High-Resolution Representation Learning"), the backbone of the paper's best results.
 
-The modules have the names of the HRNetV2 release (`stage3.0.fuse_layers.2.0`, ...), so that its public ImageNet files
-and official PoseDet checkpoints, which took them over below `backbone.`, load name by name. Hence the places in
-`transition2`, `transition3` and `fuse_layers` that hold nothing: they keep the numbers of the others.
+The modules have the names of the HRNetV2 release (`stage3.0.fuse_layers.2.0`, ...). Its public ImageNet weights and
+official PoseDet checkpoints, which use the same names after `backbone.`, can therefore be loaded by name. The identity
+modules in `transition2`, `transition3` and `fuse_layers` keep the numbers of the other modules.
 """
 
 from functools import reduce
@@ -17,7 +17,7 @@ BLOCKS_PER_BRANCH = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolution and a shortcut, projected when the number of channels changes."""
+    """1x1, 3x3 and 1x1 convolutions, and a shortcut with a projection if the number of channels changes."""
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
 
 def _path(channels: tuple[int, ...], source: int, target: int) -> nn.Module:
-    """What carries the map of branch `source` to the size and channels of branch `target`."""
+    """Build the module from the map of branch `source` to the size and channels of branch `target`."""
     inputs, outputs = channels[source], channels[target]
     if source == target:
         return nn.Identity()
@@ -53,7 +53,7 @@ def _path(channels: tuple[int, ...], source: int, target: int) -> nn.Module:
 
 
 class Fusion(nn.ModuleList):
-    """One path from every branch to this one; what arrives is added up. A list, because the release's names are."""
+    """The sum of one path from every branch. It is a list to have the same names as the release."""
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """maps: every branch's -> the new map of this branch."""
@@ -62,7 +62,7 @@ class Fusion(nn.ModuleList):
 
 
 class FusionModule(nn.Module):
-    """Branches side by side, each at half the resolution of the one before; then each receives from all."""
+    """Parallel branches, each at half the resolution of the previous one, and a fusion from all branches to each."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ class FusionModule(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """maps: (B, channels[i], h / 2**i, w / 2**i) of every branch i -> the same shapes."""
+        """maps: (B, channels[i], h / 2**i, w / 2**i) for every branch i -> the same shapes."""
         maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         return [fusion(maps) for fusion in self.fuse_layers]
 
 
 class HRNet(nn.Module):
-    """Images -> maps at strides 4, 8, 16, 32 of `width`, 2, 4 and 8 times `width` channels (HRNet-W32: 32)."""
+    """Images -> maps at strides 4, 8, 16, 32 with 1, 2, 4 and 8 times `width` channels (HRNet-W32: 32)."""
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD

@@ -1,4 +1,4 @@
-"""MobileNetV2 1.0 (Sandler et al., 2018), batch normalisation folded: the small, fast backbone of the default model."""
+"""MobileNetV2 1.0 (Sandler et al., 2018) with folded batch normalisation: the small, fast default backbone."""
 
 import torch
 from torch import Tensor, nn
@@ -6,24 +6,24 @@ from torch.nn import functional as F
 
 from posedet.errors import ConfigError
 
-# Expansion, output channels, repeats, first stride: the rows of the paper's table 2.
+# Expansion, output channels, repeats and first stride, from table 2 of its paper.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 # The last block of each stride 4, 8, 16, 32.
 OUTPUT_BLOCKS = (2, 5, 12, 16)
 
 
 def _strided(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """3x3 convolution of stride 2, padded as TensorFlow's "same", where the start weights come from."""
+    """Apply a 3x3 convolution of stride 2 with TensorFlow's "same" padding, which the start weights require."""
     x = F.pad(x, (0, 1, 0, 1))
     if conv.groups == 1 or not torch.is_grad_enabled():
         return conv(x)  # type: ignore[no-any-return]
-    # The backward pass of a strided depthwise convolution in bfloat16 takes 3 to 14 times as long on CPUs.
+    # On CPUs, the backward pass of a strided depthwise convolution takes 3 to 14 times as long in bfloat16.
     with torch.autocast(x.device.type, enabled=False):
         return conv(x.float())  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Inverted residual."""
+    """An inverted residual block."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Block(nn.Module):
 class MobileNetV2(nn.Module):
     """Images -> maps at strides 4, 8, 16, 32.
 
-    `frozen_blocks` first blocks, the stem with them, get no gradient and keep no activations: at the full
-    resolution of the photo they take most of a training step.
+    The stem and the first `frozen_blocks` blocks get no gradient and store no activations, because they take most of
+    a training step at their high resolution.
     """
 
     channels: tuple[int, ...] = (24, 32, 96, 320)
@@ -70,7 +70,7 @@ class MobileNetV2(nn.Module):
         if not (self.frozen_blocks and torch.is_grad_enabled()):
             return tuple(self._run(F.relu6(_strided(self.stem, images)), 0, len(self.blocks)))
         with torch.no_grad():
-            # Photo by photo these maps stay in the processor's cache: a fifth of the time of the whole batch at once.
+            # Photo by photo, the maps fit the processor's cache, which takes a fifth of the time of the whole batch.
             each = [
                 self._run(F.relu6(_strided(self.stem, x)), 0, self.frozen_blocks) for x in images.chunk(len(images))
             ]
@@ -78,7 +78,7 @@ class MobileNetV2(nn.Module):
         return tuple(outputs + self._run(x, self.frozen_blocks, len(self.blocks)))
 
     def freeze(self, blocks: int) -> None:
-        """Keep the weights of the stem and of the first `blocks`. Raises ConfigError if there are not so many."""
+        """Freeze the stem and the first `blocks` blocks. Raises ConfigError if there are fewer."""
         if blocks > len(self.blocks):
             raise ConfigError(f"train.frozen_blocks is {blocks}, expected at most {len(self.blocks)}")
         self.frozen_blocks = blocks

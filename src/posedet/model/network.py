@@ -1,13 +1,13 @@
 """PoseDet (arXiv 2107.10466): finding people and their keypoints is one detection problem.
 
-- backbone and pyramid: photo -> maps at several strides; every cell of every map is one candidate person
-- bypass: at every location a coarse pose, K displacements
-- pose embedding: the features at those K places, mixed into one vector
-- branches: from one embedding the score, from another the refinement
-- pose = location + coarse offset + refinement, in pixels of the network input; all levels are joined
-- heatmap branch: only while training
+- backbone and pyramid: photo -> maps at several strides; every cell of every map is a location, a possible person
+- bypass: a coarse pose at every location, as K displacements
+- pose embedding: the features at the K keypoints, mixed into one vector
+- branches: the score from one embedding, the refinement from another
+- pose = location + coarse offset + refinement, in pixels of the network input, for all levels together
+- heatmap branch: only in training
 
-`build.py` makes the parts from the settings.
+`build.py` builds the parts from the settings.
 """
 
 import math
@@ -22,33 +22,33 @@ from posedet.model.bypass import Bypass
 from posedet.model.embedding import TapTable, sample, sample_around
 from posedet.model.pyramid import PyramidMaps
 
-# So many at a time, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
+# With parts of this size, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
 POSES_IN_CACHE = 1024
 
-# Share of the gradient that reaches the bypass through the sampling positions (official code).
+# Fraction of the gradient that reaches the bypass through the sampling positions (official code).
 POSITION_GRADIENT = 0.1
 
 
 class Geometry(NamedTuple):
-    """Where the cells of the network's maps lie. Strides are in pixels of the network input, one for each level."""
+    """The grid of the network's maps. Strides are in pixels of the network input, one per level."""
 
-    strides: tuple[int, ...]  # of the locations
-    tap_strides: tuple[int, ...]  # of the maps that embeddings are sampled from
+    strides: tuple[int, ...]  # strides of the locations
+    tap_strides: tuple[int, ...]  # strides of the maps from which embeddings are sampled
     heatmap_strides: tuple[int, ...]
-    origin: float  # a cell's centre as a share of (stride - 1): 0 its first pixel, 0.5 the middle of its pixels
+    origin: float  # a cell's centre as a fraction of (stride - 1): 0 its first pixel, 0.5 the middle of its pixels
 
 
 class Proposals(NamedTuple):
-    """What is known of every location before any embedding is made."""
+    """The outputs for every location that need no embedding."""
 
     coarse: Tensor  # (B, M, K, 2) pixels of the network input
     presence: Tensor | None  # (B, M) logits
     locations: Tensor  # (M, 2) pixels of the network input
     strides: Tensor  # (M,) pixels of the network input
-    offsets: Tensor  # (B, M, K, 2) cells: what `coarse` is made of
+    offsets: Tensor  # (B, M, K, 2) displacements of `coarse` in cells
 
 
-# Takes the proposals and a logit (B, M) for each, presence or score; returns the indices (B, S) of those to keep.
+# A function from the proposals and their logits (B, M), presence or score, to the indices (B, S) of those to keep.
 Choice = Callable[[Proposals, Tensor], Tensor]
 
 
@@ -58,18 +58,18 @@ class NetworkOutput(NamedTuple):
     proposals: Proposals
     chosen: Tensor | None  # (B, S) int64: the chosen locations; None = all
     poses: tuple[Tensor, ...]  # (B, S, K, 2): coarse, then after each refinement
-    logits: Tensor  # (B, S): of the score
-    keypoint_logits: Tensor | None  # (B, S, K): of the visibility of each keypoint
-    heatmaps: list[Tensor]  # (B, K, h, w) logits of every level; empty outside training
+    logits: Tensor  # (B, S): logits of the score
+    keypoint_logits: Tensor | None  # (B, S, K): logits of the visibility of each keypoint
+    heatmaps: list[Tensor]  # (B, K, h, w) logits for every level; empty outside training
 
 
 class PoseDetNet(nn.Module):
-    """Images to scored poses.
+    """Images -> scored poses.
 
-    score_taps and refine_taps make the maps that the embeddings of score and refinement are sampled from; with
-    refine_taps None both read the same. local is a further refinement, heatmap the training branch; both may be None.
-    image_mean and image_std, (3,) on the scale 0..255, belong to the start weights of the backbone. score_at and
-    representation are explained at `ModelConfig`.
+    score_taps and refine_taps compute the maps from which the embeddings of score and refinement are sampled; if
+    refine_taps is None, both use the same maps. local is a further refinement and heatmap the training branch; both
+    may be None. image_mean and image_std, (3,) on the scale 0..255, belong to the backbone's start weights.
+    `ModelConfig` explains score_at and representation.
     """
 
     image_mean: Tensor
@@ -106,14 +106,14 @@ class PoseDetNet(nn.Module):
         if representation == "box":
             self.register_buffer("grid", _grid(num_keypoints), persistent=False)
         if representation == "anchors":
-            # In cells; the training sets it.
+            # In cells; training sets it.
             self.register_buffer("anchor_pose", torch.zeros(num_keypoints, 2))
 
     def forward(self, images: Tensor, choose: Choice | None = None) -> NetworkOutput:
         """images: (B, 3, H, W) RGB 0..255, H and W multiples of the largest stride.
 
-        choose: the locations whose poses are wanted; None = all. They are chosen by presence, or by the score where
-        the bypass gives no presence.
+        choose: selects the locations to refine, by presence or, if the bypass does not predict it, by score. None: all
+        locations.
         """
         maps = self.pyramid(self.backbone((images - self.image_mean) / self.image_std))
         proposals = self._propose(maps.levels)
@@ -141,8 +141,8 @@ class PoseDetNet(nn.Module):
         return NetworkOutput(proposals, chosen, poses, scores[..., 0], keypoint_logits, heatmaps)
 
     def _heatmaps(self, maps: PyramidMaps, score_maps: list[Tensor]) -> list[Tensor]:
-        """Logits (B, K, h, w) of every level while training. Shared towers learn from them what they are sampled for;
-        the paper's branch starts from the pyramid."""
+        """Return logits (B, K, h, w) for every level in training, from the shared towers or, as in the paper, from the
+        pyramid."""
         if self.heatmap is None or not self.training:
             return []
         heatmaps: list[Tensor] = self.heatmap(score_maps if self.refine_taps is None else maps.levels)
@@ -167,30 +167,30 @@ class PoseDetNet(nn.Module):
         return Proposals(coarse, presence, all_locations, all_strides, offsets)
 
     def _refine(self, table: TapTable, proposals: Proposals, index: Tensor | None) -> tuple[Tensor, ...]:
-        """Coarse poses of the chosen locations and the poses after each refinement: (B, S, K, 2) each."""
+        """Return the coarse poses of the chosen locations and the poses after each refinement: (B, S, K, 2) each."""
         poses, unit = [proposals.coarse], proposals.strides[:, None, None]
         if index is not None:
-            # Not `coarse` at the chosen ones: a graph that is exported then places no others.
+            # Recomputed instead of indexing `coarse`, so that an exported graph computes no other poses.
             strides = proposals.strides[index]
             poses = [_placed(_at(proposals.offsets, index), proposals.locations[index], strides)]
             unit = strides[..., None, None]
         for step in self.refinements:
             correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2))
-            # The correction learns what is missing; the pose that it corrects is not pulled along (official code).
+            # Detached: the loss of the corrected pose trains only the correction (official code).
             poses.append(poses[-1].detach() + correction * unit)
         if self.local is not None:
-            # Cells of the maps that are read, which may be finer than the level.
+            # Cells of the sampled maps, which may be finer than the level.
             cell = unit * (self.geometry.tap_strides[0] / self.geometry.strides[0])
             poses.append(poses[-1].detach() + self.local(_around(table, poses[-1], index)) * cell)
         return tuple(poses)
 
     def _score(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
-        """Logits (B, S, 1) of the poses, or (B, S, 1 + K) with those of the keypoints' visibility."""
+        """Return logits (B, S, 1) of the poses, or (B, S, 1 + K) with the visibility of their keypoints."""
         logits: Tensor = self.score(self._read(table, poses, proposals, index))
         return logits
 
     def score_all(self, table: TapTable, poses: Tensor, proposals: Proposals, *, in_parts: bool) -> Tensor:
-        """As `_score` for poses (B, M, K, 2) of all locations; in parts whose samples fit a processor's cache."""
+        """Score poses (B, M, K, 2) of all locations, if `in_parts` in parts that fit the processor's cache."""
         if not in_parts or not poses.is_cpu or torch.compiler.is_exporting():
             return self._score(table, poses, proposals, None)
         batch, count = poses.shape[:2]
@@ -200,7 +200,7 @@ class PoseDetNet(nn.Module):
         return torch.cat([self._score(table, poses[:, part], proposals, index[:, part]) for part in parts], dim=1)
 
     def _read(self, table: TapTable, poses: Tensor, proposals: Proposals, index: Tensor | None) -> Tensor:
-        """Features (B, S, K, C) that represent each pose (B, S, K, 2); see `ModelConfig.representation`."""
+        """Sample the features (B, S, K, C) of each pose (B, S, K, 2); see `ModelConfig.representation`."""
         places = _soften(poses)
         if self.representation == "box":
             low, high = places.amin(2, keepdim=True), places.amax(2, keepdim=True)
@@ -215,35 +215,35 @@ class PoseDetNet(nn.Module):
 
 
 def _placed(offsets: Tensor, locations: Tensor, strides: Tensor) -> Tensor:
-    """Poses (B, S, K, 2) in pixels: offsets (B, S, K, 2) in cells from locations (..., S, 2) in pixels."""
+    """Add offsets (B, S, K, 2) in cells to locations (..., S, 2) in pixels: poses (B, S, K, 2) in pixels."""
     return locations[..., None, :] + offsets * strides[..., None, None]
 
 
 def _at(rows: Tensor, index: Tensor | None) -> Tensor:
-    """Rows (B, M, ...) at the chosen locations (B, S): (B, S, ...)."""
+    """Select rows (B, M, ...) by locations (B, S): (B, S, ...)."""
     if index is None:
         return rows
     return rows.gather(1, index.view(*index.shape, *[1] * (rows.ndim - 2)).expand(-1, -1, *rows.shape[2:]))
 
 
 def _around(table: TapTable, poses: Tensor, index: Tensor | None) -> Tensor:
-    """Features (B, K, S, 9, C) about the keypoints of poses (B, S, K, 2)."""
+    """Sample features (B, K, S, 9, C) around the keypoints of poses (B, S, K, 2)."""
     batch, count, num_keypoints = poses.shape[:3]
     if index is None:
         index = torch.arange(count, device=poses.device).expand(batch, -1)
-    # Each keypoint of a pose as if it were a pose: so they come in the order in which they are needed.
+    # Each keypoint is treated as a pose, which gives the samples in the required order.
     places = _soften(poses).transpose(1, 2).flatten(1, 2)[:, :, None]
     samples = sample_around(table, places, index.repeat(1, num_keypoints))
     return samples.view(batch, num_keypoints, count, *samples.shape[3:])
 
 
 def _grid(num_points: int) -> Tensor:
-    """(K, 2) points in the unit square, row by row on the smallest square grid that holds them."""
+    """Return (K, 2) points in the unit square, row by row on the smallest square grid with K points."""
     side = math.ceil(math.sqrt(num_points))
     numbers = torch.arange(num_points)
     return (torch.stack((numbers % side, numbers // side), -1) + 0.5) / side
 
 
 def _soften(positions: Tensor) -> Tensor:
-    """The same positions, a tenth of whose gradient flows back."""
+    """Return the same positions with a reduced gradient."""
     return positions.detach() + POSITION_GRADIENT * (positions - positions.detach())

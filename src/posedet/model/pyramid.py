@@ -1,4 +1,4 @@
-"""Feature pyramids: backbone maps -> maps of equal width at the strides of the head, and finer ones to sample from."""
+"""Feature pyramids: backbone maps -> maps of equal width at the strides of the levels, and maps to sample from."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from posedet.model.layers import GROUPS, Norm
 
 
 class PyramidMaps(NamedTuple):
-    """levels: (B, C, h, w) of every level; taps: the maps that the pose embedding reads, one for each level."""
+    """levels: (B, C, h, w) for every level; taps: the maps that pose embeddings are sampled from, one per level."""
 
     levels: list[Tensor]
     taps: list[Tensor]
@@ -25,10 +25,10 @@ def _conv_norm(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int =
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down pyramid (Lin et al., 2017) with normalisation and without activations, as PoseDet has it with DLA-34.
+    """A top-down pyramid (Lin et al., 2017) with normalisation and without activations, which PoseDet uses with DLA-34.
 
-    With `extra_level` one more level of twice the largest stride comes from the last backbone map. With `fine_taps`
-    the maps to sample from are twice as fine as the levels: the merged maps one step further down.
+    `extra_level` adds a level of twice the largest stride, computed from the last backbone map. With `fine_taps`, the
+    maps to sample from are the merged maps one step further down, which are twice as fine as the levels.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FeaturePyramid(nn.Module):
 
 
 class HighResolutionPyramid(nn.Module):
-    """HRFPN: all branches of HRNet joined at stride 4, pooled, and reduced to strides 8, 16, 32; no normalisation."""
+    """HRFPN: HRNet's branches are concatenated at stride 4 and reduced to strides 8, 16, 32, without normalisation."""
 
     def __init__(self, backbone_channels: tuple[int, ...], channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Many photos on their way at the same time, from file to poses: what `posedet predict` does, and its speed is of."""
+"""Process many photos concurrently, from file to poses, as `posedet predict` does."""
 
 import math
 import threading
@@ -14,31 +14,38 @@ from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
 
-# Photos on their way at the same time: each holds its pixels and the network's maps. More cores share these.
+# Limit of photos processed concurrently, because each needs memory for its pixels and feature maps.
 MOST_AT_ONCE = 8
 HUGE_PIXELS = 50_000_000
 
 
 def best_at_once(num_photos: int, threads: int | None) -> int:
-    """How many photos to have on their way on `threads` cores, all if None: one core for each gets through soonest."""
+    """Return how many photos to process concurrently for the highest throughput: one per core. threads: None = all."""
     return max(1, min(num_photos, threads or available_cores(), MOST_AT_ONCE))
 
 
 def find_all(
     detector: PoseDet, photos: Sequence[Path], pictures: Sequence[Path] | None, *, scores: bool = False
 ) -> Iterator[Poses | PhotoError]:
-    """The poses in each photo, in order, or why there are none; `detector.at_once` photos at the same time.
+    """Find the poses in each photo, `detector.at_once` photos concurrently.
 
-    pictures: a file for each photo with its poses drawn on it, and with `scores` their scores; None: none are drawn,
-    and large JPEG files are decoded no larger than the network needs.
+    Args:
+        detector: The detector to run.
+        photos: The photo files.
+        pictures: For each photo, the file to which the picture with its poses is written. None: draw no pictures, and
+            decode large JPEG files at a reduced size.
+        scores: Write the scores on the pictures.
+
+    Yields:
+        For each photo, in order, its poses or the error that occurred.
     """
-    alone = threading.Lock()
+    huge_photo = threading.Lock()
 
     def find(place: int) -> Poses | PhotoError:
         photo = photos[place]
         try:
-            # One of the huge ones at a time: each takes gigabytes.
-            with alone if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
+            # Only one huge photo at a time: each needs gigabytes of memory.
+            with huge_photo if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
                 if pictures is None:
                     return detector(photo)
                 array = read_photo(photo)
@@ -52,5 +59,5 @@ def find_all(
 
 
 def results(poses: Poses, image_id: int, photo: Path) -> list[dict[str, Any]]:
-    """COCO's results of one photo, with the name of its file."""
+    """Convert the poses of one photo to COCO's result format, with the name of its file."""
     return [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]

@@ -1,4 +1,4 @@
-"""Network output -> Poses: drop weak ones, bring them to the photo, suppress duplicates."""
+"""Network output -> Poses: drop low scores, map keypoints to the photo, suppress duplicates."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +10,23 @@ from posedet.poses import Poses
 from posedet.runtime.session import Outputs
 from posedet.skeleton import Skeleton
 
-# The long side, in pixels, of the photos for which `DecodeConfig.min_area` is given: COCO's.
+# `DecodeConfig.min_area` is defined for photos whose long side has this many pixels, as in COCO.
 REFERENCE_LONG_SIDE = 640
 
-MAX_POSES = 100  # of a photo
+MAX_POSES = 100  # per photo
 
 
 def decode(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, config: DecodeConfig) -> Poses:
-    """The poses of one photo, best first, in pixels of the photo.
+    """Return the poses of one photo, best first, in pixels of the photo. Poses that are not finite are dropped.
 
-    outputs: of one image, see `Outputs.one`. A pose that is not finite is dropped.
+    outputs: the outputs for this photo, see `Outputs.one`.
     """
     found = candidates(outputs, letterbox, skeleton, config)
     return found[best(found, letterbox.photo_size, config)]
 
 
 def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, config: DecodeConfig) -> Poses:
-    """As `decode`, but with the duplicates, in the network's order."""
+    """Decode without suppressing duplicates; the poses are in the network's order."""
     scores, keypoints, keypoint_scores, extra = outputs
     with np.errstate(over="ignore", invalid="ignore"):
         placed = letterbox.to_photo(keypoints).astype(np.float32)
@@ -38,7 +38,7 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
         placed = np.clip(placed, 0, np.array([width, height], np.float32) - 1)
     return Poses(
         keypoints=placed,
-        # Some processors' sigmoid ends a rounding above 1.
+        # On some processors, rounding makes a sigmoid slightly larger than 1.
         scores=np.clip(scores[strong], 0, 1),
         keypoint_scores=np.clip(keypoint_scores[strong], 0, 1),
         skeleton=skeleton,
@@ -47,7 +47,7 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
 
 
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
-    """Which poses of a photo (height, width) outlive the suppression of duplicates; their indices, best first."""
+    """Suppress duplicates; return the indices of the kept poses, best first. photo_size: (height, width)."""
     if config.nms == "iou":
         return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
     return oks_nms(
@@ -61,5 +61,5 @@ def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDA
 
 
 def area_floor(photo_size: tuple[int, int], config: DecodeConfig) -> float:
-    """The smallest area that a pose has in the suppression, in square pixels of the photo (height, width)."""
+    """Return the minimum area of a pose in OKS-NMS, in square pixels. photo_size: (height, width)."""
     return config.min_area * (max(photo_size) / REFERENCE_LONG_SIDE) ** 2

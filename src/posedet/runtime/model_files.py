@@ -1,4 +1,4 @@
-"""Weights by name, by path or by URL: models that do not ship in the package are fetched once, and proven whole."""
+"""Find model files by name, path or URL. Downloads are verified by checksum and cached."""
 
 import hashlib
 import logging
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 4_000_000_000
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30
-REMEDY = "download it by other means and give its path"
+REMEDY = "download the file yourself and pass its path"
 
 _CHECKED_URL = re.compile(r"(https?://[^\s#]+)#sha256=([0-9a-fA-F]{8,64})")
 
 
 class Release(NamedTuple):
-    """An ONNX file known by name; one that ships lies in the package's folder `released/` under this name."""
+    """A released ONNX file."""
 
     sha256: str
     num_bytes: int
-    url: str | None  # None: it ships in the package
+    url: str | None  # None: the file is in the package's folder `released/`
 
 
 RELEASES = {
@@ -58,17 +58,17 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
     """
     release = RELEASES.get(str(source))
     if release is not None:
-        found = present(str(source))
+        found = available_file(str(source))
         return found or _download(str(release.url), release.sha256, limit=release.num_bytes, offline=offline)
     path = local_file(source, offline=offline)
     if not path.is_file():
-        known = "" if path.suffix else f"; known by name: {', '.join(RELEASES)}"
+        known = "" if path.suffix else f"; released models: {', '.join(RELEASES)}"
         raise ModelError(f"{one_line(path)}: no such model file{known}")
     return path
 
 
-def present(name: str) -> Path | None:
-    """The file of a release, if it is in the package or in the cache."""
+def available_file(name: str) -> Path | None:
+    """Return the file of a released model if it is in the package or in the cache."""
     release = RELEASES[name]
     if release.url is None:
         return Path(str(resources.files("posedet") / "released" / f"{name}.onnx"))
@@ -76,20 +76,18 @@ def present(name: str) -> Path | None:
 
 
 def local_file(source: str | Path, *, offline: bool = False) -> Path:
-    """A path as it is; `https://...#sha256=HEX` as a file in the cache, downloaded if it is not there yet.
+    """Return a path unchanged; download a URL `https://...#sha256=HEX` to the cache unless it is already there.
 
-    HEX is the file's SHA-256, whole or its first digits (8 at least: what many public files carry in their name).
-    Nothing is downloaded when `offline`, or with POSEDET_OFFLINE=1 in the environment. Raises ModelError, one line,
-    when the file cannot be had, is cut short or too large, or has another sum.
+    HEX is the file's SHA-256 checksum or at least its first 8 digits, which many public files have in their names.
+    `offline`, or POSEDET_OFFLINE=1 in the environment, prevents downloads. Raises ModelError if the file is not
+    available, incomplete or too large, or has another checksum.
     """
     text = str(source)
     if not text.startswith(("http://", "https://")):
         return Path(source)
     match = _CHECKED_URL.fullmatch(text)
     if match is None:
-        raise ModelError(
-            f"{one_line(text)}: expected a URL that ends in #sha256=HEX, the file's checksum (8 to 64 digits)"
-        )
+        raise ModelError(f"{one_line(text)}: expected a URL that ends in #sha256=HEX (8 to 64 digits)")
     url, expected = match[1], match[2].lower()
     return _cached(url, expected) or _download(url, expected, limit=MAX_BYTES, offline=offline)
 
@@ -108,8 +106,8 @@ def cache_folder() -> Path:
 
 
 def _cached(url: str, expected: str) -> Path | None:
-    """The file in the cache, if it is there and has the sum."""
-    path = _place(url, expected)
+    """Return the file in the cache if it exists and has the checksum."""
+    path = _cache_path(url, expected)
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -117,27 +115,29 @@ def _cached(url: str, expected: str) -> Path | None:
     return path if whole else None
 
 
-def _place(url: str, expected: str) -> Path:
+def _cache_path(url: str, expected: str) -> Path:
     name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.rpartition("/")[2], flags=re.ASCII)[-100:]
     return cache_folder() / f"{expected[:16]}-{name}"
 
 
 def _download(url: str, expected: str, *, limit: int, offline: bool) -> Path:
-    """Fetch beside and rename: what stands in the cache is whole and has the sum."""
+    """Download to a temporary file and rename it, so that every file in the cache is complete and verified."""
     shown = one_line(url)
     if offline or os.environ.get("POSEDET_OFFLINE", "0") not in ("", "0"):
-        raise ModelError(f"{shown}: not in the cache, and downloads are switched off (offline); {REMEDY}")
+        raise ModelError(f"{shown}: not in the cache, and downloads are disabled (offline); {REMEDY}")
     log.info("downloading %s", shown)
-    path = _place(url, expected)
+    path = _cache_path(url, expected)
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _fetch(url, partial, limit)
         if not found.startswith(expected):
-            raise ModelError(f"{shown}: what came has SHA-256 {found}, expected {expected}; not used")
+            raise ModelError(
+                f"{shown}: checksum mismatch: the download has SHA-256 {found}, expected {expected}; it was discarded"
+            )
         os.replace(partial, path)
     except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
+        error.close()  # it keeps the connection open
         reason = "".join(str(error.reason).splitlines()[:1])
         raise ModelError(f"{shown}: not available ({error.code} {one_line(reason)}); {REMEDY}") from None
     except urllib.error.URLError as error:
@@ -151,7 +151,7 @@ def _download(url: str, expected: str, *, limit: int, offline: bool) -> Path:
 
 
 def _fetch(url: str, partial: Path, limit: int) -> str:
-    """Write the answer to `partial`; its SHA-256."""
+    """Download to `partial` and return the SHA-256 checksum."""
     digest, size = hashlib.sha256(), 0
     opener = urllib.request.build_opener(_Redirects)
     with opener.open(url, timeout=TIMEOUT_S) as answer, partial.open("xb") as file:
@@ -162,12 +162,14 @@ def _fetch(url: str, partial: Path, limit: int) -> str:
         if size + (answer.length or 0) > limit:
             raise ModelError(f"{one_line(url)}: larger than {limit} bytes")
         if answer.length:
-            raise ModelError(f"{one_line(url)}: the connection broke {answer.length} bytes before the end; try again")
+            raise ModelError(
+                f"{one_line(url)}: the connection was lost {answer.length} bytes before the end; try again"
+            )
     return digest.hexdigest()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another address, but not from https to what others can read along, nor to ftp."""
+    """Follow redirects, but neither from https to an unencrypted connection nor to other protocols."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -175,5 +177,5 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in (req.type, "https"):
             fp.close()
-            raise ModelError(f"{one_line(req.full_url)}: leads to another kind of address, {scheme}; {REMEDY}")
+            raise ModelError(f"{one_line(req.full_url)}: redirects to {scheme}, which is not allowed; {REMEDY}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

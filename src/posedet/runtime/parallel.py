@@ -1,4 +1,4 @@
-"""The same work on many things, several at a time, in threads: decoders and runtimes let other threads run."""
+"""Process many items concurrently in threads, because image decoders and runtimes release Python's lock."""
 
 import os
 from collections import deque
@@ -11,15 +11,15 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """How many processor cores this process may use."""
+    """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
-    """`work` of each item, in the order of the items, `at_once` of them at the same time.
+    """Apply `work` to items, `at_once` of them concurrently, and yield the results in the order of the items.
 
-    Items are taken, and results kept, no further ahead than twice as many. An error of `work` is raised at its
-    result's turn. After an error, an interruption or an early end no further item is begun; what is under way ends.
+    At most 2 `at_once` items are read ahead. An error in `work` is raised in place of its result. After an error, an
+    interruption or an early end, no further item is started, but running ones are completed.
     """
     if at_once == 1:
         yield from map(work, items)

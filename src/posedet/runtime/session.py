@@ -16,32 +16,32 @@ from posedet.runtime.parallel import available_cores
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 MAX_MODEL_BYTES = 2_000_000_000
 INPUT = "images"
 
 
 class Outputs(NamedTuple):
-    """What a network says of B images: N poses of K keypoints each.
+    """The outputs of a network for B images: N poses of K keypoints each.
 
-    `extra` holds whatever else a model says of its poses, by the name of the output: (B, N, K, ...) where that name
-    begins with "keypoint_", (B, N, ...) otherwise.
+    `extra` holds further outputs of the model by name: (B, N, K, ...) if the name begins with "keypoint_", otherwise
+    (B, N, ...).
     """
 
-    scores: Floats  # (B, N) 0 to 1
-    keypoints: Floats  # (B, N, K, 2) x, y in pixels of the network input
-    keypoint_scores: Floats  # (B, N, K) 0 to 1
-    extra: Mapping[str, Floats] = {}
+    scores: Float32Array  # (B, N) 0 to 1
+    keypoints: Float32Array  # (B, N, K, 2) x, y in pixels of the network input
+    keypoint_scores: Float32Array  # (B, N, K) 0 to 1
+    extra: Mapping[str, Float32Array] = {}
 
     @classmethod
-    def named(cls, arrays: Mapping[str, Floats]) -> "Outputs":
-        """Sort a network's outputs by their names."""
+    def named(cls, arrays: Mapping[str, Float32Array]) -> "Outputs":
+        """Build `Outputs` from a network's outputs by name."""
         extra = {name: array for name, array in arrays.items() if name not in OUTPUTS}
         return cls(arrays["scores"], arrays["keypoints"], arrays["keypoint_scores"], extra)
 
     def one(self, place: int) -> "Outputs":
-        """The poses of one image: the same fields without B."""
+        """Return the poses of one image: the same fields without the dimension B."""
         extra = {name: array[place] for name, array in self.extra.items()}
         return Outputs(self.scores[place], self.keypoints[place], self.keypoint_scores[place], extra)
 
@@ -75,7 +75,7 @@ class Session(Protocol):
     def about(self) -> About: ...
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """Run the network and return what it says of each image.
+        """Run the network and return its outputs for each image.
 
         Args:
             images: (B, H, W, 3) uint8 RGB; H and W are multiples of 32 and at least 128.
@@ -102,7 +102,7 @@ def open_session(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}, expected at least 1")
     if threads is not None and threads < at_once:
-        raise ConfigError(f"at_once is {at_once}, but threads is {threads}: each photo needs one")
+        raise ConfigError(f"at_once is {at_once}, but threads is {threads}; each photo needs a thread")
     if threads is None and at_once > 1:
         threads = max(available_cores(), at_once)
     name = one_line(path)
@@ -115,20 +115,20 @@ def open_session(
 
 class _OnnxRuntime:
     def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
-        import onnxruntime  # two tenths of a second: not paid by `import posedet`
+        import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        # A spinning pool takes a core from whatever runs beside it, and gains nothing here (measured).
+        # Spinning threads take cores from other work, and were no faster here (measured).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
-            # Each caller works itself and shares what is left: one core for each of many photos beats several for
-            # each (0.88 of the processor's time, measured), as nothing has to be shared out within a layer.
+            # Each caller uses its own thread and shares the rest. For many photos, one core per photo needs 0.88 of
+            # the processor time of several cores per photo (measured), because no layer has to be split.
             options.intra_op_num_threads = threads - at_once + 1
         self._name = one_line(path)
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own exceptions have no common base
+        except Exception as error:  # the runtime's exceptions have no common base class
             raise ModelError(f"{self._name}: not a readable ONNX file ({_first_line(error)})") from None
         shapes = {port.name: port.shape for port in self._session.get_outputs()}
         self._names = list(shapes)
@@ -153,7 +153,7 @@ class _OpenVino:
             import openvino
         except ModuleNotFoundError:
             raise ModelError('runtime "openvino" is not installed: pip install "posedet[openvino]"') from None
-        # Its default precision on many processors is bfloat16, which moves keypoints by half a pixel.
+        # The default precision on many processors is bfloat16, which moves keypoints by half a pixel.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -178,7 +178,7 @@ class _OpenVino:
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
-            # One request for each call: a shared one may not be used by two threads at once.
+            # One request per call, because two threads must not use the same one.
             result = self._compiled.create_infer_request().infer([images])
             arrays = {port.any_name: result[port] for port in self._compiled.outputs}
         except Exception as error:
@@ -187,9 +187,11 @@ class _OpenVino:
 
 
 def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> About:
-    """The metadata, held against the names of the inputs and the shapes of the outputs."""
+    """Read the metadata, and check it against the names of the inputs and the shapes of the outputs."""
     if text is None:
-        raise ModelError(f"{name}: not a posedet model: it has no metadata 'posedet' (made by `posedet export`?)")
+        raise ModelError(
+            f"{name}: not a posedet model: metadata 'posedet' is missing; make the file with `posedet export`"
+        )
     try:
         data = json.loads(text)
         about = About(
@@ -200,14 +202,14 @@ def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[
             config=data["config"],
         )
     except (ValueError, KeyError, TypeError, RecursionError, DataError, ConfigError) as error:
-        raise ModelError(f"{name}: metadata 'posedet' cannot be used ({_first_line(error)})") from None
+        raise ModelError(f"{name}: metadata 'posedet' is invalid ({_first_line(error)})") from None
     if list(inputs) != [INPUT] or not set(OUTPUTS) <= set(outputs):
         names = f"{', '.join(inputs)} -> {', '.join(outputs)}"
-        raise ModelError(f"{name}: computes {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
+        raise ModelError(f"{name}: has {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
     shape = outputs["keypoints"]
     if len(shape) == 4 and isinstance(shape[2], int) and shape[2] != about.skeleton.num_keypoints:
         expected = f"its skeleton '{about.skeleton.name}' has {about.skeleton.num_keypoints}"
-        raise ModelError(f"{name}: gives {shape[2]} keypoints, but {expected}")
+        raise ModelError(f"{name}: has {shape[2]} keypoints, but {expected}")
     return about
 
 

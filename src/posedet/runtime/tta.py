@@ -15,7 +15,7 @@ from posedet.runtime.detector import PoseDet
 
 Merge = Literal["paper", "merged"]
 
-# (long, short) side of the photo in pixels, at most: the paper's for its Tables 2 and 3, known from the official code.
+# Limits of the photo's (long, short) side in pixels for the paper's Tables 2 and 3, from the official code.
 PAPER_SIZES = ((520, 300), (666, 400), (833, 500), (1000, 600), (1167, 700), (1333, 800))
 
 
@@ -66,7 +66,7 @@ class Augmented:
         for long_side, short_side in self._sizes:
             passes.append(self._detector.candidates(image, long_side=long_side, short_side=short_side))
             seen = self._detector.candidates(image[:, ::-1], long_side=long_side, short_side=short_side)
-            passes.append(mirrored(seen, width))
+            passes.append(mirrored_poses(seen, width))
         threshold = self._detector.config.score_threshold
         if self._merge == "paper":
             found = Poses.joined([each[each.scores > threshold] for each in passes])
@@ -77,21 +77,21 @@ class Augmented:
         return merged.select(self._detector.skeleton)
 
 
-def mirrored(poses: Poses, width: int) -> Poses:
-    """The poses as they are in the mirrored photo, which is `width` pixels wide: left and right exchanged."""
+def mirrored_poses(poses: Poses, width: int) -> Poses:
+    """Mirror poses in a photo of `width` pixels, and exchange left and right."""
     order = poses.skeleton.mirror
     keypoints = poses.keypoints[:, order]
-    # Pixel centres lie at integers. The official code takes the width of the resized photo here, tens of pixels off.
+    # Pixel centres lie at integers. The official code uses the resized photo's width, which is wrong by tens of pixels.
     keypoints[..., 0] = width - 1 - keypoints[..., 0]
     return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton)
 
 
 def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: DecodeConfig) -> Poses:
-    """The mean of each group of duplicates, best first; a group gathers about each pose that suppression keeps.
+    """Average each group of duplicates; the result is sorted, best first. photo_size: (height, width).
 
-    Every pose counts in the one group whose kept pose it is most like, with weight score x OKS, its keypoints also by
-    their own scores. A group's score is the mean over the passes of the largest weight in each: what is found
-    once only, however surely, ranks behind what is found always. photo_size: (height, width).
+    Each pose that the suppression of duplicates keeps forms a group. Every pose belongs to the group with the highest
+    OKS and has weight score x OKS; its keypoints are also weighted by their own scores. The score of a group is the
+    mean over the passes of the largest weight, so a person found in one pass ranks behind a person found in all.
     """
     found = Poses.joined(passes)
     kept = best(found, photo_size, config)
@@ -100,11 +100,11 @@ def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: Decod
     areas = np.maximum(pose_areas(found.keypoints), area_floor(photo_size, config))
     pair_areas = (areas[kept, None] + areas) / 2
     similarity = oks(found.keypoints[kept], found.keypoints, found.skeleton.sigmas, pair_areas / 2)  # as in `oks_nms`
-    # Groups share nobody: or a duplicate that outlived the suppression would inherit all of the better pose's weight.
+    # Groups are disjoint; otherwise a duplicate that was kept would get the whole weight of the better pose.
     group = similarity.argmax(axis=0)
     group[kept] = np.arange(len(kept))
     weights = np.where(group == np.arange(len(kept))[:, None], similarity * found.scores, 0)  # (kept, all)
-    # A keypoint without any score still has a place: a tiny floor, or all its weights could be 0.
+    # The minimum keeps the weights of a keypoint from being all 0, because it still needs coordinates.
     shares = weights[..., None] * np.maximum(found.keypoint_scores, 1e-6)  # (kept, all, K)
     keypoints = np.einsum("nmk,mkc->nkc", shares, found.keypoints) / shares.sum(axis=1)[..., None]
     keypoint_scores = weights @ found.keypoint_scores / weights.sum(axis=1)[:, None]

@@ -1,4 +1,4 @@
-"""Which locations learn which person: by centre for the coarse pose, by OKS for score and refinement (sec. 3.3)."""
+"""Assign people to locations: by centre for the coarse pose, by OKS for score and refinement (paper sec. 3.3)."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ LEVEL_DIVISOR = 4.0
 # Hard targets of the score by OKS (paper sec. 3.3): positive from, negative below; nothing is learnt between.
 POSITIVE_OKS, NEGATIVE_OKS = 0.6, 0.5
 
-# Of the locations whose embeddings are trained, those drawn at random: without them the score never sees background.
+# Number of random locations whose embeddings are trained; without them, the score would never see background.
 RANDOM_LOCATIONS = 24
 
 
 class Persons(NamedTuple):
-    """The persons of a batch that are learnt, and what the assignment needs of them."""
+    """The people of a batch, with the values that the assignment needs."""
 
     valid: Tensor  # (B, P) bool: enough labelled keypoints
     labelled: Tensor  # (B, P, K) bool
@@ -46,14 +46,7 @@ class Persons(NamedTuple):
         if config.oks_area == "half box":
             # The paper's OKS has no factor 2: COCO's form with half the area (docs/fidelity.md, row 15).
             areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1) / 2
-        return cls(
-            valid,
-            labelled,
-            corners,
-            sizes,
-            areas,
-            torch.cat((batch.ignored, few), 1),
-        )
+        return cls(valid, labelled, corners, sizes, areas, torch.cat((batch.ignored, few), 1))
 
 
 def person_levels(sizes: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -87,9 +80,8 @@ def assign_coarse(
     distances = (difference / persons.sizes.clamp(min=1e-6)[:, :, None]).square().sum(-1).sqrt()  # (B, P, M)
     own_level = torch.tensor(strides, device=levels.device)[levels][..., None] == proposals.strides
     distances = distances.masked_fill(~(own_level & persons.valid[..., None]), torch.inf)
-    wanted = distances
     if config.positives == 1:
-        # argmin takes the first of equals, topk whichever.
+        # argmin returns the first of equal values, topk any of them.
         index = distances.argmin(-1, keepdim=True)
     else:
         index = distances.topk(min(config.positives, distances.shape[-1]), dim=-1, largest=False).indices
@@ -173,7 +165,7 @@ def score_labels(oks: Tensor, batch: Batch, persons: Persons) -> tuple[Tensor, T
 
 
 class Selection(NamedTuple):
-    """What is decided before the embeddings are made."""
+    """The decisions made before the embeddings are computed."""
 
     persons: Persons
     owner: Tensor  # (B, M): the person of each coarse pose
@@ -181,7 +173,7 @@ class Selection(NamedTuple):
 
 
 def choose_locations(selection: Selection, presence: Tensor, chances: Tensor, num_selected: int) -> Tensor:
-    """All positives, some at random, and where a person is seen already: (B, S) indices into the M locations.
+    """Choose all positives, some random locations, and those with the highest presence: (B, S) location indices.
 
     presence: (B, M) logits; chances: (B, M) uniform in 0..1.
     """

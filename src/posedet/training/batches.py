@@ -39,10 +39,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class PhotoStream(Dataset[Patch]):
-    """Endless stream of patches: sample number n is the same whoever asks, in whatever order.
+    """An endless stream of patches, in which sample n depends only on the seed and n.
 
-    The photo comes from a fresh permutation for each epoch, the augmentation from a generator seeded by
-    (seed, n): workers, processes and resumed runs need no state.
+    Each epoch has a new permutation of the photos, and the augmentation uses a generator seeded by (seed, n). Workers,
+    processes and resumed runs therefore need no state.
     """
 
     photos: PhotoSet
@@ -123,7 +123,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Patch]:
-    """Batches of `batch_size` for this process, one for each step."""
+    """Load batches of `batch_size` for this process, one per step."""
     return DataLoader(
         stream,
         batch_sampler=_Numbers(first_step, last_step, batch_size, rank, world),
@@ -135,10 +135,10 @@ def batches(
 
 
 def next_batch(waiting: Iterator[Batch]) -> Batch:
-    """The next of `batches`. A photo that cannot be read is one line, also where a worker met it."""
+    """Return the next batch. A PhotoError has one line, even if it occurred in a worker."""
     try:
         return next(waiting)
     except PhotoError as error:
-        # From a worker it comes inside a traceback, of which the last line names it.
+        # A worker's error contains a traceback, whose last line is the message.
         line = str(error).strip().splitlines()[-1]
         raise PhotoError(line.removeprefix(f"{PhotoError.__module__}.{PhotoError.__name__}: ")) from None

@@ -23,7 +23,7 @@ from posedet.model.build import build_network
 from posedet.runtime.session import Session
 from posedet.skeleton import Skeleton
 from posedet.training.batches import next_batch
-from posedet.training.setup import Run, prepare
+from posedet.training.setup import Run, prepare_run
 from posedet.training.state import STATE_FILE, training_state
 from posedet.weights.checkpoint import save_tensors, save_weights
 from posedet.weights.torch_session import TorchSession
@@ -46,25 +46,32 @@ def train(
     validate: Callable[[Session], dict[str, float]] | None = None,
     validate_every: int = 2000,
 ) -> Path:
-    """Train for `config.train.steps` steps; resume where `folder`/state.safetensors ends, if it is there.
+    """Train for `config.train.steps` steps, or resume the run in `folder`.
 
-    start: file or URL of start weights, for a run that begins. skeleton: of the photos' labels, if not what
-    `skeleton_to_train` finds. compiled: let torch.compile build the backbone.
-    after_step is called with the number of each step, validate every so many with the averaged weights, ready to run;
-    what it returns goes into the log.
-    Writes into `folder`: config.json (settings, command, version), log.jsonl (one line a step), state.safetensors (to
-    resume) and weights.safetensors (the averaged weights), whose path is returned.
-    Raises DataError when no photo has a labelled person or a loss is not finite, ModelError for a foreign checkpoint.
+    Args:
+        config: The settings.
+        photos: The training photos.
+        folder: The folder of the run. It receives config.json (settings, command, version), log.jsonl (one line per
+            step), state.safetensors (to resume) and weights.safetensors (the averaged weights).
+        start: File or URL of start weights for a new run.
+        device: The device to train on.
+        workers: Number of processes that load photos.
+        skeleton: The skeleton of the labels. Default: as `skeleton_to_train`.
+        compiled: Compile the backbone with torch.compile.
+        checkpoint_every: Number of steps between checkpoints.
+        after_step: Called with the number of each step.
+        validate: Called with the averaged weights as a session; its results are logged.
+        validate_every: Number of steps between validations.
+
+    Returns:
+        The path of weights.safetensors.
+
+    Raises:
+        DataError: If no photo has a labelled person, or a loss is not finite.
+        ModelError: If the checkpoint in `folder` belongs to another run.
     """
-    run = prepare(
-        config,
-        photos,
-        folder,
-        start=start,
-        device=device,
-        workers=workers,
-        skeleton=skeleton,
-        compiled=compiled,
+    run = prepare_run(
+        config, photos, folder, start=start, device=device, workers=workers, skeleton=skeleton, compiled=compiled
     )
     settings = run.config.train
     run.network.train()
@@ -101,7 +108,7 @@ def train(
 
 
 def _take_step(run: Run, step: int) -> dict[str, Any]:
-    """One step of the optimiser; returns the line of the log."""
+    """Make one step of the optimiser, and return the line for the log."""
     config, optimiser = run.config.train, run.optimiser
     for group in optimiser.param_groups:
         group["lr"] = group["base_rate"] * rate_at(step, config)
@@ -126,13 +133,8 @@ def _take_step(run: Run, step: int) -> dict[str, Any]:
     if run.average is not None:
         run.average.update(run.network, step)
     gradient = norm.item() if norm.isfinite() else None
-    return {
-        "step": step,
-        "loss": sum(sums.values()),
-        "gradient": gradient,
-        **sums,
-        "rate": optimiser.param_groups[0]["lr"],
-    }
+    rate = optimiser.param_groups[0]["lr"]
+    return {"step": step, "loss": sum(sums.values()), "gradient": gradient, **sums, "rate": rate}
 
 
 def _save(run: Run, folder: Path, step: int) -> None:
@@ -143,7 +145,7 @@ def _save(run: Run, folder: Path, step: int) -> None:
 
 
 def _validated(run: Run, validate: Callable[[Session], dict[str, float]]) -> dict[str, float]:
-    """What `validate` finds of a network with the averaged weights."""
+    """Run `validate` on a network with the averaged weights."""
     network = build_network(run.config.model, run.skeleton).to(run.place)
     network.load_state_dict(run.averaged())
     found = validate(TorchSession(network, run.config, run.skeleton, "validation"))
@@ -152,7 +154,7 @@ def _validated(run: Run, validate: Callable[[Session], dict[str, float]]) -> dic
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """Factor on the learning rate: linear warm-up from a third, then flat, then steps or half a cosine to nothing."""
+    """Return the factor on the learning rate: linear warm-up from 1/3, a constant part, then steps or a cosine to 0."""
     warm = 1 - (1 - min(step, config.warmup) / config.warmup) * 2 / 3 if config.warmup else 1.0
     share = step / config.steps
     if config.schedule == "step":

@@ -109,7 +109,7 @@ def losses(
     oks_weight: float,
     processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """Every term of one step, already weighted; their sum is what is minimised.
+    """Compute the weighted terms of the loss, whose sum is minimised.
 
     config: the weights and forms of the terms. oks_weight: that of the OKS loss in this step, see `oks_weight_at`.
     With several processes a term is divided by the count of all: the mean over processes is that of the whole batch.
@@ -140,7 +140,7 @@ def losses(
 
 
 def oks_weight_at(step: int, config: LossConfig) -> float:
-    """The weight of the OKS loss: it grows from nothing, since far from the truth that loss has no gradient and its
+    """Return the weight of the OKS loss. It grows from 0, because far from the truth that loss has no gradient and its
     optimum is a collapsed pose."""
     return config.oks * (min(1.0, step / config.oks_warmup) if config.oks_warmup else 1.0)
 

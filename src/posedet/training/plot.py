@@ -1,4 +1,4 @@
-"""The curves of a training run, from its log."""
+"""Draw the curves of a training run from its log."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from posedet.errors import DataError
 from posedet.files import write_atomically
 
 MAX_LOG_BYTES = 1 << 30
-# Drawn bold is the mean over this share of all steps; single steps lie faintly behind.
+# The bold curve is the mean over this fraction of all steps; single steps are drawn faintly.
 SMOOTHING = 0.02
 NOT_TERMS = ("step", "loss", "gradient", "rate", "seconds")
 
@@ -24,23 +24,31 @@ Values = NDArray[np.float64]
 
 
 class Log(NamedTuple):
-    """What log.jsonl holds, by step; a step that an interruption made run twice counts the second time."""
+    """The content of log.jsonl by step. If a step was repeated after an interruption, the last line counts."""
 
     steps: Values  # (S,)
     values: dict[str, Values]  # name -> (S,), NaN where a step has none: loss, its terms, gradient, rate, seconds
     validations: dict[str, tuple[Values, Values]]  # name -> steps, values
 
 
-def plot(run: Path, output: Path | None = None) -> Path:
-    """Draw the curves of `run` (a folder that `train` made) into `output`, `run`/curves.png if not given.
+def write_curves(run: Path, output: Path | None = None) -> Path:
+    """Draw the curves of a training run.
 
-    The suffix chooses the format: .png, .svg, .pdf. Raises DataError when there is no log, or nothing in it.
+    Args:
+        run: The folder of the run.
+        output: The file to write; its suffix (.png, .svg or .pdf) selects the format. Default: `run`/curves.png.
+
+    Returns:
+        The path of the written file.
+
+    Raises:
+        DataError: If there is no valid log, or the suffix is not supported.
     """
     log = read_log(run / "log.jsonl")
     output = output or run / "curves.png"
     kind = output.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
-        raise DataError(f"--output {output}: expected a name that ends in .png, .svg or .pdf")
+        raise DataError(f"{output}: expected a name that ends in .png, .svg or .pdf")
     picture = io.BytesIO()
     draw_curves(log, _batch_size(run), str(run)).savefig(picture, format=kind, dpi=110)
     write_atomically(output, picture.getvalue())
@@ -48,11 +56,11 @@ def plot(run: Path, output: Path | None = None) -> Path:
 
 
 def read_log(path: Path) -> Log:
-    """Read a log.jsonl; lines that an interruption cut off are left out."""
+    """Read a log.jsonl file, ignoring incomplete lines. Raises DataError if it is missing or contains no steps."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; is this the folder of a run?")
     if path.stat().st_size > MAX_LOG_BYTES:
-        raise DataError(f"{path}: larger than {MAX_LOG_BYTES} bytes, no log of ours")
+        raise DataError(f"{path}: larger than {MAX_LOG_BYTES} bytes and therefore not a training log")
     rows: dict[int, dict[str, float]] = {}
     found: dict[int, dict[str, float]] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -66,7 +74,7 @@ def read_log(path: Path) -> Log:
             else:
                 rows[step] = _numbers(line)
     if not rows:
-        raise DataError(f"{path}: no line of it is a step of training")
+        raise DataError(f"{path}: contains no training steps")
     steps, values = _columns(rows)
     validated, measures = _columns(found)
     shown = {name: (validated[~np.isnan(each)], each[~np.isnan(each)]) for name, each in measures.items()}
@@ -74,7 +82,7 @@ def read_log(path: Path) -> Log:
 
 
 def draw_curves(log: Log, batch_size: int | None, title: str) -> Figure:
-    """Loss and its terms, gradient, rate, speed, and what validation found, over steps."""
+    """Plot the loss and its terms, the gradient, the rate, the speed and the validation results over the steps."""
     figure = Figure(figsize=(12, 10), layout="constrained")
     figure.suptitle(f"{title}: steps {log.steps[0]:.0f} to {log.steps[-1]:.0f}")
     loss, terms, gradient, rate, speed, validation = figure.subplots(3, 2).flat
@@ -89,7 +97,7 @@ def draw_curves(log: Log, batch_size: int | None, title: str) -> Figure:
     _draw(speed, unit, log._replace(values={unit: per_second}), [unit])
     for name, (steps, values) in log.validations.items():
         validation.plot(steps, values, marker=".", label=name)
-    validation.set_title("validation" if log.validations else "no validation in this run (--validate)")
+    validation.set_title("validation" if log.validations else "no validation in this run")
     if log.validations:
         validation.legend()
     else:
@@ -119,7 +127,7 @@ def _draw(axes: Axes, title: str, log: Log, names: list[str], *, logarithmic: bo
 
 
 def _smooth(values: Values, width: int) -> Values:
-    """The mean over the last `width` values, of those there are; NaN where there is none."""
+    """Return the mean of the last `width` values without NaN, or NaN if there are none."""
     known = ~np.isnan(values)
     sums = np.cumsum(np.where(known, values, 0))
     counts = np.cumsum(known).astype(np.float64)
@@ -128,7 +136,7 @@ def _smooth(values: Values, width: int) -> Values:
 
 
 def _speed(log: Log) -> Values:
-    """(S,) steps a second since the step before; NaN at the first and where a run went on: its clock starts anew."""
+    """Return (S,) steps per second; NaN at the first step and where a run was resumed, because its clock restarts."""
     seconds = log.values.get("seconds", np.full(len(log.steps), np.nan))
     passed = np.diff(seconds, prepend=np.nan)
     made = np.diff(log.steps, prepend=np.nan)
@@ -137,7 +145,7 @@ def _speed(log: Log) -> Values:
 
 
 def _batch_size(run: Path) -> int | None:
-    """Photos of a step, as config.json says; None when it does not."""
+    """Read the number of photos per step from config.json; None if it is missing or invalid."""
     try:
         size = json.loads((run / "config.json").read_text())["config"]["train"]["batch_size"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -158,7 +166,7 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _columns(rows: dict[int, dict[str, float]]) -> tuple[Values, dict[str, Values]]:
-    """Steps in order, and for each name its values there."""
+    """Return the sorted steps, and the values at these steps by name."""
     steps = sorted(rows)
     names = dict.fromkeys(name for row in rows.values() for name in row if name != "step")
     columns = {name: np.array([rows[step].get(name, math.nan) for step in steps]) for name in names}

@@ -8,7 +8,7 @@ from torch import distributed as dist
 
 
 class Processes(NamedTuple):
-    """This process among all; alone it is 0 of 1."""
+    """The rank of this process and the number of processes; 0 and 1 without `torchrun`."""
 
     rank: int
     world: int

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
+from posedet.files import make_folder
 from posedet.model.build import build_network, freeze
 from posedet.model.network import Geometry, PoseDetNet, Proposals
 from posedet.skeleton import Skeleton, find_skeleton
@@ -62,7 +63,7 @@ class Run:
         return self.network.state_dict() if self.average is None else self.average.tensors
 
 
-def prepare(
+def prepare_run(
     config: Config,
     photos: PhotoSet,
     folder: Path,
@@ -75,7 +76,7 @@ def prepare(
 ) -> Run:
     """Build or resume the run in `folder`; the arguments are those of `train`, and so are the errors."""
     if not any(not person.ignore for photo in photos.photos for person in photo.persons):
-        raise DataError("the training photos hold no person with labelled keypoints")
+        raise DataError("the training photos contain no person with labelled keypoints")
     if not config.data.empty_photos:
         photos = photos.without_empty()
     place, processes = local_device(device), Processes.join(device)
@@ -85,10 +86,7 @@ def prepare(
     torch.manual_seed(config.train.seed)
     network = build_network(config.model, skeleton).to(place)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder for the run") from None
+    make_folder(folder)
     state = folder / STATE_FILE
     if start is not None and not state.exists():
         log.info(load_start(network, start, skeleton))
@@ -129,12 +127,12 @@ def prepare(
 
 
 def _check(config: Config, processes: Processes, *, compiled: bool) -> None:
-    """What does not depend on photos or files. compiled: on a CPU."""
+    """Check the settings that depend on neither photos nor files. compiled: for a CPU."""
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
     if compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ConfigError("compiling needs a C++ compiler, and g++ is not found; install one, or do not compile")
+        raise ConfigError("compiling needs a C++ compiler, but g++ was not found; install one, or do not compile")
 
 
 def _resume(
@@ -201,14 +199,14 @@ class Objective:
         return losses(output, targets, config.loss, sigmas=self.sigmas, oks_weight=oks_weight, processes=self.processes)
 
     def _chances(self, presence: Tensor, number: int) -> Tensor:
-        """Uniform numbers (B, M), the same for a photo whichever process it is in, and after any interruption."""
+        """Draw uniform numbers (B, M) that depend neither on the process of a photo nor on interruptions."""
         generator = torch.Generator(self.device).manual_seed(self.config.train.seed * 1_000_003 + number)
         shape = (self.processes.world, *presence.shape)
         return torch.rand(shape, device=self.device, generator=generator)[self.processes.rank]
 
 
 def reported(config: Config, skeleton: Skeleton) -> Skeleton:
-    """What a network with `skeleton` reports: what the preset says, or all where it lacks some of that."""
+    """Return the skeleton that the network reports: the preset's, or `skeleton` if that lacks some of its keypoints."""
     if config.decode.skeleton == skeleton.name:
         return skeleton
     wanted = find_skeleton(config.decode.skeleton)

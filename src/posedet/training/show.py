@@ -1,4 +1,4 @@
-"""What the network is trained on, as pictures: patches with their labels, positives and heatmap targets."""
+"""Draw training samples: patches with their labels, positives and heatmap targets."""
 
 import io
 from pathlib import Path
@@ -11,16 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from posedet.config import Config
 from posedet.data.annotations import PhotoSet
-from posedet.errors import ConfigError, DataError
-from posedet.files import write_atomically
+from posedet.draw import Colour
+from posedet.errors import DataError
+from posedet.files import make_folder, write_atomically
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet, Proposals
 from posedet.skeleton import Skeleton
 from posedet.training.assignment import NOBODY, Selection, person_centres
 from posedet.training.batches import Batch, PhotoStream, collate
 from posedet.training.targets import Assigner
-
-Colour = tuple[int, int, int]
 
 LEFT, RIGHT, MIDDLE, NOT_LEARNT = (64, 160, 255), (255, 140, 26), (245, 245, 235), (150, 150, 150)
 LEVELS: tuple[Colour, ...] = ((255, 220, 60), (90, 230, 120), (240, 110, 240), (110, 200, 255))
@@ -32,10 +31,10 @@ LINE, GAP = 18, 8  # pixels: height of a line of text, space between panels
 FAR = 10_000.0  # pixels of the patch
 
 
-class Sample(NamedTuple):
-    """One patch and everything that training makes of it."""
+class TrainingSample(NamedTuple):
+    """A patch with everything that training computes for it."""
 
-    batch: Batch  # of this patch alone
+    batch: Batch  # contains only this patch
     proposals: Proposals
     selection: Selection
     centres: torch.Tensor  # (1, P, 2) of the persons, pixels of the patch
@@ -43,33 +42,22 @@ class Sample(NamedTuple):
     masks: list[torch.Tensor]  # (1, 1, h, w): 0 where nothing is learnt
 
 
-def show(
-    config: Config,
-    photos: PhotoSet,
-    skeleton: Skeleton,
-    folder: Path,
-    *,
-    count: int = 12,
-) -> list[Path]:
-    """Draw the first `count` samples of a training run into `folder`, as PNG; returns the files.
+def show(config: Config, photos: PhotoSet, skeleton: Skeleton, folder: Path, *, count: int = 12) -> list[Path]:
+    """Draw the first `count` samples of a training run as PNG files in `folder`, and return the files.
 
-    Samples, assignment and heatmaps come from what training itself calls, so they are those of `posedet train` with the
-    same photos and settings. Raises DataError when there is no photo to train on.
+    Samples and targets are computed by the functions that training uses. Raises DataError if there are no photos.
     """
     if not config.data.empty_photos:
         photos = photos.without_empty()
     if not len(photos):
         raise DataError("there are no photos to train on")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    make_folder(folder)
     stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
-    # Its weights do not matter: what counts is where its locations and the cells of its heatmaps lie.
+    # Only the network's locations and heatmap cells matter, not its weights.
     network = build_network(config.model, skeleton).train()
     files = []
     for number in range(count):
-        picture = draw_sample(sample(network, stream, number, config), network, skeleton, number)
+        picture = draw_sample(training_sample(network, stream, number, config), network, skeleton, number)
         files.append(folder / f"sample-{number:04}.png")
         png = io.BytesIO()
         picture.save(png, "PNG")
@@ -78,20 +66,20 @@ def show(
 
 
 @torch.no_grad()
-def sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> Sample:
-    """Sample `number` of a run, with the same steps as in training."""
+def training_sample(network: PoseDetNet, stream: PhotoStream, number: int, config: Config) -> TrainingSample:
+    """Compute sample `number` of a run as in training."""
     batch = collate([stream[number]])
     assigner = Assigner(config, torch.tensor(stream.skeleton.sigmas), network.geometry)
-    # One embedding will do: none is looked at.
+    # A single location, because no embedding is needed.
     output = network(batch.images.float(), lambda _, logits: logits[:, :1].argmax(1, keepdim=True))
     selection = assigner.select(output.proposals, batch)
     targets = assigner.targets(output, batch, selection)
     centres = person_centres(batch, selection.persons, config.assign)
-    return Sample(batch, output.proposals, selection, centres, targets.heatmaps, targets.heatmap_weights)
+    return TrainingSample(batch, output.proposals, selection, centres, targets.heatmaps, targets.heatmap_weights)
 
 
-def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
-    """Three parts on one sheet: the labels, the positives on them, and below the heatmap targets of every level."""
+def draw_sample(drawn: TrainingSample, network: PoseDetNet, skeleton: Skeleton, number: int) -> Image.Image:
+    """Draw the labels and the positives side by side, and the heatmap targets of every level below."""
     image = drawn.batch.images[0].permute(1, 2, 0).numpy()
     zoom = max(1, round(PANEL / image.shape[0]))
     labels = _labels_panel(drawn, image, skeleton, zoom)
@@ -114,7 +102,7 @@ def draw_sample(drawn: Sample, network: PoseDetNet, skeleton: Skeleton, number: 
     return sheet
 
 
-def _title(drawn: Sample, number: int) -> str:
+def _title(drawn: TrainingSample, number: int) -> str:
     persons = drawn.selection.persons
     learnt, some = int(persons.valid.sum()), int(persons.labelled.any(2).sum())
     regions = int((drawn.batch.ignored[0, :, 0] > -1e6).sum())
@@ -123,7 +111,7 @@ def _title(drawn: Sample, number: int) -> str:
     return f"sample {number}: {names}: {learnt} learnt{few}; ignored regions: {regions}"
 
 
-def _labels_panel(drawn: Sample, image: NDArray[np.uint8], skeleton: Skeleton, zoom: int) -> Image.Image:
+def _labels_panel(drawn: TrainingSample, image: NDArray[np.uint8], skeleton: Skeleton, zoom: int) -> Image.Image:
     panel, brush = _panel(image, zoom, dark=0.0)
     batch, persons = drawn.batch, drawn.selection.persons
     for box, crowd in zip(batch.ignored[0].tolist(), batch.crowds[0].tolist(), strict=True):
@@ -141,7 +129,7 @@ def _labels_panel(drawn: Sample, image: NDArray[np.uint8], skeleton: Skeleton, z
     )
 
 
-def _person(brush: ImageDraw.ImageDraw, drawn: Sample, p: int, skeleton: Skeleton, zoom: int) -> None:
+def _person(brush: ImageDraw.ImageDraw, drawn: TrainingSample, p: int, skeleton: Skeleton, zoom: int) -> None:
     batch, persons = drawn.batch, drawn.selection.persons
     learnt, labelled = bool(persons.valid[0, p]), persons.labelled[0, p]
     sides = [MIDDLE] * skeleton.num_keypoints
@@ -165,7 +153,9 @@ def _person(brush: ImageDraw.ImageDraw, drawn: Sample, p: int, skeleton: Skeleto
             brush.ellipse(box, sides[k] if visible else None, PAPER if visible else sides[k], 1 if visible else 2)
 
 
-def _positives_panel(drawn: Sample, image: NDArray[np.uint8], strides: tuple[int, ...], zoom: int) -> Image.Image:
+def _positives_panel(
+    drawn: TrainingSample, image: NDArray[np.uint8], strides: tuple[int, ...], zoom: int
+) -> Image.Image:
     """Each positive location as the square of its cell, tied to the middle of the person that it learns."""
     panel, brush = _panel(image, zoom, dark=0.55)
     owner, persons = drawn.selection.owner[0], drawn.selection.persons

@@ -1,4 +1,4 @@
-"""The state of a training run: what the next step depends on, saved and restored exactly."""
+"""The state of a training run: everything that the next step depends on, saved and restored exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ def training_state(
 
 
 def check_resumes(config: Config, info: dict[str, Any], state: Path) -> None:
-    """A run resumes with the network and the kind of optimiser that it began with; other settings may change.
+    """Raise ModelError if the network or the kind of optimiser has changed; other settings may change.
 
-    info: what `load_tensors` says of the state. Raises ModelError naming what is wrong.
+    info: the metadata that `load_tensors` returns.
     """
     if type(info.get("step")) is not int or "config" not in info:
         raise ModelError(f"{state}: not a posedet training state")
@@ -58,9 +58,8 @@ def check_resumes(config: Config, info: dict[str, Any], state: Path) -> None:
         for key in sorted(keys):
             if before[section][key] != now[section][key]:
                 setting = f"{section}.{key} = {before[section][key]!r}"
-                raise ModelError(
-                    f"{state}: of a run with {setting}, not {now[section][key]!r}; choose another folder for the run"
-                )
+                was = f"belongs to a run with {setting}, not {now[section][key]!r}"
+                raise ModelError(f"{state}: {was}; choose another folder")
 
 
 def restore_training(
@@ -95,7 +94,6 @@ def skeleton_to_train(name: str, run: Path) -> Skeleton:
         return own
     named = named_skeleton(name)
     if own is not None and own.keypoints != named.keypoints:
-        raise ModelError(
-            f"{run}: holds a run with the keypoints of '{own.name}', not of '{named.name}'; choose another folder"
-        )
+        was = f"contains a run with the keypoints of '{own.name}', not of '{named.name}'"
+        raise ModelError(f"{run}: {was}; choose another folder")
     return named if own is None else own

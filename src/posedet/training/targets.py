@@ -1,4 +1,4 @@
-"""From a batch to what each output of the network is to learn: assignment first, losses afterwards."""
+"""Compute the training targets of every output of the network from a batch."""
 
 from typing import NamedTuple
 
@@ -113,5 +113,5 @@ class Assigner:
 
 
 def positives_in(owner: Tensor) -> Tensor:
-    """What a term is divided by: positives, but at least one for each image (official code)."""
+    """Count positives, but at least one per image; terms of the loss are divided by this number (official code)."""
     return (owner != NOBODY).sum(1).clamp(min=1).sum()

@@ -1,4 +1,4 @@
-"""Weights and training state as safetensors: no pickle, written atomically, refused when damaged."""
+"""Read and write weights and training states as safetensors: without pickle, atomically, and with checks."""
 
 import json
 import os
@@ -21,19 +21,19 @@ from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.weights.keypoints import carry_over
 from posedet.weights.pth import load_pth
 
-# In "posedet-1" the displacements of a keypoint were in the order y, x; since then they are x, y.
+# Format "posedet-1" has the displacements of a keypoint in the order y, x; later formats have x, y.
 FORMAT, Y_FIRST = "posedet-2", "posedet-1"
 _DISPLACEMENTS = re.compile(r"(^|/)(bypass\.offsets|refinements\.\d+\.output)\.(weight|bias)$")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Write beside and rename: whatever happens meanwhile, `path` holds a whole file, old or new."""
+    """Write a temporary file and rename it, so that `path` is always a complete file, old or new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             partial,
-            # Last: `info` may come from an older file, whose tensors were turned when it was read.
+            # The format comes last: `info` may be from an older file, whose tensors were converted on reading.
             {"posedet": json.dumps({**info, "format": FORMAT})},
         )
         with partial.open("rb") as file:
@@ -41,11 +41,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise ModelError(f"{path}: could not be written ({error}); the earlier file, if any, is untouched") from None
+        raise ModelError(f"{path}: could not be written ({error}); an existing file is unchanged") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of a safetensors file and what it says of itself ({} when it is not ours)."""
+    """Read all tensors and the posedet metadata ({} if there are none) of a safetensors file."""
     with _opened(path) as file:
         tensors, info = {name: file.get_tensor(name) for name in file.keys()}, _info(file)  # noqa: SIM118
     if info.get("format") == Y_FIRST:
@@ -54,17 +54,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def is_displacement(name: str) -> bool:
-    """Whether a tensor's rows are the displacements of keypoints, two for each."""
+    """Return whether a tensor's rows are displacements, two per keypoint."""
     return _DISPLACEMENTS.search(name) is not None
 
 
 def swap_axes(tensor: Tensor) -> Tensor:
-    """The rows of y and x exchanged, or back: of the weight (2K, ...) or bias (2K,) of displacements."""
+    """Exchange the rows of x and y in the weight (2K, ...) or bias (2K,) of displacements."""
     return tensor.view(-1, 2, *tensor.shape[1:]).flip(1).view(tensor.shape)
 
 
 def load_info(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of itself ({} when it is not ours), without reading its tensors."""
+    """Read only the posedet metadata ({} if there are none) of a safetensors file."""
     with _opened(path) as file:
         return _info(file)
 
@@ -79,7 +79,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ModelError(f"{path}: not a safetensors file, or damaged ({error})") from None
 
 
 def _info(file: Any) -> dict[str, Any]:
@@ -90,22 +90,22 @@ def _info(file: Any) -> dict[str, Any]:
 def save_weights(
     path: Path, weights: dict[str, Tensor], config: Config, skeleton: Skeleton, info: dict[str, Any]
 ) -> None:
-    """The network's weights with the config and the skeleton that they belong to."""
+    """Write the weights of a network with its settings and its skeleton."""
     save_tensors(path, weights, {"config": config.to_dict(), "skeleton": skeleton.to_dict(), **info})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
-    """What `save_weights` wrote; `stored_skeleton` reads the last. Raises ModelError for any other file."""
+    """Read a posedet weights file: tensors, settings, and metadata. Raises ModelError for any other file."""
     tensors, info = load_tensors(path)
     if info.get("format") not in (FORMAT, Y_FIRST) or "config" not in info:
         raise ModelError(f"{path}: not a posedet weights file (metadata 'posedet' is missing)")
     if any(name.startswith("network/") for name in tensors):
-        raise ModelError(f"{path}: the state of a training run; its weights are in weights.safetensors beside it")
+        raise ModelError(f"{path}: is the state of a training run; use weights.safetensors in the same folder")
     return tensors, config_from_dict(info["config"], str(path)), info
 
 
 def load_network(path: Path) -> tuple[PoseDetNet, Config, Skeleton]:
-    """The network of a weights file, with its weights. Raises ModelError for any other file."""
+    """Build the network of a weights file, and load its weights. Raises ModelError for any other file."""
     tensors, config, info = load_weights(path)
     skeleton = stored_skeleton(info, path)
     network = build_network(config.model, skeleton)
@@ -114,47 +114,54 @@ def load_network(path: Path) -> tuple[PoseDetNet, Config, Skeleton]:
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Give a network the weights of a file. Raises ModelError where they are not those of such a network."""
+    """Load the weights of a file into a network. Raises ModelError unless names and shapes match exactly."""
     expected = network.state_dict()
     for name in sorted({*expected, *tensors}):
         if name not in expected or name not in tensors or tensors[name].shape != expected[name].shape:
-            raise ModelError(
-                f"{path}: tensor {name!r:.80}: missing, unknown or of another shape than "
-                "its settings say; take the file as training or export wrote it"
-            )
+            reason = "missing, unknown or of another shape than its settings require"
+            raise ModelError(f"{path}: tensor {name!r:.80}: {reason}; use an unmodified weights file")
     network.load_state_dict(tensors)
 
 
 def stored_skeleton(info: dict[str, Any], path: str | Path) -> Skeleton:
-    """The skeleton of a weights or state file, by what `load_tensors` says of it; `path` names it in errors."""
+    """Read the skeleton from the metadata of a weights or state file; `path` names the file in errors."""
     try:
         if "skeleton" in info:
             return Skeleton.from_dict(info["skeleton"])
-        # Earlier files have the name of a built-in one alone.
+        # Older files have only the name of a built-in skeleton.
         return find_skeleton(info["config"]["model"]["skeleton"])
     except (KeyError, TypeError, DataError) as error:
-        raise ModelError(f"{path}: its metadata names no skeleton that can be used ({error})") from None
+        raise ModelError(f"{path}: the metadata have no valid skeleton ({error})") from None
 
 
 def named_skeleton(name: str) -> Skeleton:
-    """The skeleton that `model.skeleton` names: built in, in a .toml or .json file, or in a weights file."""
+    """Return the skeleton that `model.skeleton` names: built-in, in a .toml or .json file, or in a weights file."""
     if name.lower().endswith(".safetensors"):
         return stored_skeleton(load_info(Path(name)), name)
     return skeleton_for(name)
 
 
 def load_named(source: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of PyTorch's own (.pth), given by path or by `https://...#sha256=HEX`."""
+    """Read the tensors of a safetensors or PyTorch (.pth) file, given by path or by `https://...#sha256=HEX`."""
     path = local_file(source)
     return load_tensors(path)[0] if path.suffix == ".safetensors" else load_pth(path)
 
 
 def load_start(network: nn.Module, source: str | Path, skeleton: Skeleton) -> str:
-    """Start weights by name: of a backbone, or of a whole network, a path or `https://...#sha256=HEX`.
+    """Load start weights into a network, or into its backbone, by the names of the tensors.
 
-    source: safetensors or PyTorch's own (.pth). Of a posedet network with other keypoints than `skeleton`, that of
-    `network`, what belongs to keypoints of the same name is taken. Tensors of another name (a classifier's) or shape
-    are left alone. Returns one line that says what was taken.
+    Args:
+        network: The network, whose skeleton is `skeleton`.
+        source: A safetensors or PyTorch (.pth) file, as a path or `https://...#sha256=HEX`. Tensors with other names
+            or shapes are ignored. From a posedet network with another skeleton, the weights of keypoints with the same
+            name are reused.
+        skeleton: The skeleton of `network`.
+
+    Returns:
+        A one-line summary for the log.
+
+    Raises:
+        ModelError: If the file cannot be read or none of its tensors fits.
     """
     path = local_file(source)
     tensors, info = load_tensors(path) if path.suffix == ".safetensors" else (load_pth(path), {})
@@ -166,12 +173,12 @@ def load_start(network: nn.Module, source: str | Path, skeleton: Skeleton) -> st
         tensors = carry_over(tensors, own, theirs, skeleton)
         shared = [name for name in skeleton.keypoints if name in theirs.keypoints]
         new = [name for name in skeleton.keypoints if name not in theirs.keypoints]
-        keypoints = f"; keypoints taken: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}"
+        keypoints = f"; reused keypoints: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}"
     fitting = {name: t.float() for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:
-        raise ModelError(f"{source}: none of its {len(tensors)} tensors fits this network")
+        raise ModelError(f"{source}: none of the {len(tensors)} tensors fits this network")
     network.load_state_dict(fitting, strict=False)
     left = [name for name in tensors if name not in fitting]
     named = f" (not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''})" if left else ""
     fresh = len(own) - len(fitting)
-    return f"{source}: {len(fitting)} of {len(tensors)} tensors taken{named}, {fresh} start fresh{keypoints}"
+    return f"{source}: {len(fitting)} of {len(tensors)} tensors loaded{named}, {fresh} newly initialised{keypoints}"

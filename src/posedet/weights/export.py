@@ -1,4 +1,4 @@
-"""Export weights to one ONNX file, from uint8 pixels to scored poses, and check that it equals PyTorch."""
+"""Export weights to an ONNX file, from uint8 pixels to scored poses, and compare it with PyTorch."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from posedet.model.deployed import DeployedNet
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
-# (batch, height, width): two sizes and two batches on which the file must agree with PyTorch.
+# (batch, height, width) of the inputs on which the file is compared with PyTorch.
 CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
 TOLERANCE_PIXELS = 0.05
 
@@ -62,9 +62,9 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         store_as_half(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)
-        difference = check(partial, deployed)
+        difference = largest_difference(partial, deployed)
         if difference > TOLERANCE_PIXELS:
-            raise ModelError(f"{output}: not written: it differs from PyTorch by {difference:.3f} pixels")
+            raise ModelError(f"{output}: not written, because it differs from PyTorch by {difference:.3f} pixels")
         if half:
             save_weights(output.with_suffix(".safetensors"), tensors, config, skeleton, info)
         os.replace(partial, output)
@@ -73,9 +73,9 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:
     batch = torch.export.Dim.DYNAMIC
-    # Said to be multiples of 32: without that the exporter cannot follow the sizes of DLA's and HRNet's maps.
+    # Declared as multiples of 32; otherwise the exporter cannot derive the sizes of DLA's and HRNet's maps.
     height, width = (32 * torch.export.Dim(name, min=4, max=1024) for name in ("height", "width"))
-    # No level may be one cell wide in the example: it would be taken for a constant.
+    # No level may be one cell wide in the example, because the exporter would treat that size as a constant.
     example = torch.zeros(2, 192, 256, 3, dtype=torch.uint8)
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [log.level for log in logs]
@@ -83,7 +83,7 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
         log.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            warnings.simplefilter("ignore")  # deprecations inside the exporter
             torch.onnx.export(
                 deployed,
                 (example,),
@@ -101,13 +101,14 @@ def _write_onnx(deployed: DeployedNet, path: Path) -> None:
             log.setLevel(level)
     dimensions = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     if not all(dimension.dim_param for dimension in dimensions[:3]):
-        raise ModelError(f"{path.name}: the exporter made batch, height or width a constant")
+        raise ModelError(f"{path.name}: batch, height or width became a constant in the export")
 
 
-def check(path: Path, deployed: DeployedNet) -> float:
-    """Run the file and PyTorch on the same noise at two sizes and batches: largest difference of a keypoint in pixels.
+def largest_difference(path: Path, deployed: DeployedNet) -> float:
+    """Run the file and PyTorch on the same noise, and return the largest difference of a keypoint in pixels.
 
-    Poses are compared where the scores of neighbours in the ranking differ clearly: near-equal ones may swap.
+    Poses whose scores are nearly equal are not compared, because their order may differ. Raises ModelError if scores
+    or further outputs differ.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)

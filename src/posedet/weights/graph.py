@@ -1,4 +1,4 @@
-"""What an ONNX graph can do without: normalisation of its own, where its nodes come from, digits that say nothing."""
+"""Simplify an ONNX graph: fold normalisation, remove the exporter's notes, and store exact constants as float16."""
 
 from collections import defaultdict
 
@@ -7,11 +7,11 @@ import onnx
 
 
 def fold_norms(model: onnx.ModelProto) -> None:
-    """Let each convolution do its batch normalisation's work too, in place.
+    """Fold batch normalisation into the preceding convolutions, in place.
 
-    The exporter leaves those whose convolution has other readers: weights that levels share, and the shape of a map.
-    The factor stays apart from the weights, a product of two constants that a runtime computes when it opens the
-    file: shared weights stay shared, and those stored as float16 stay small.
+    The exporter does not fold convolutions whose outputs or weights are also used elsewhere. Weights and factor remain
+    separate constants, which a runtime multiplies when it opens the file. Shared weights therefore remain shared, and
+    float16 weights remain small.
     """
     graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}
@@ -49,7 +49,7 @@ def fold_norms(model: onnx.ModelProto) -> None:
 
 
 def forget_sources(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of every node, in place: a tenth of the file, with paths of the machine."""
+    """Remove the exporter's notes on every node, in place: a tenth of the file, including paths of the machine."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -58,7 +58,7 @@ def forget_sources(model: onnx.ModelProto) -> None:
 
 
 def store_as_half(model: onnx.ModelProto) -> None:
-    """Keep large constants that float16 holds exactly in float16, cast when the file is loaded."""
+    """Store large constants as float16 if that is exact, in place; they are cast when the file is loaded."""
     graph = model.graph
     casts = []
     for constant in list(graph.initializer):

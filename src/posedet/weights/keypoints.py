@@ -1,4 +1,4 @@
-"""Which part of which tensor belongs to one keypoint: a network starts from one that knows other keypoints."""
+"""Transfer weights between networks with different keypoints, by the parts of tensors that belong to a keypoint."""
 
 import re
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from posedet.errors import ModelError
 from posedet.skeleton import Skeleton
 
-# One part after the other for each keypoint along the first axis: a matrix, a row, or rows for y and x.
+# Tensors whose first axis consists of one part per keypoint: a matrix, a row, or rows for x and y.
 _BY_KEYPOINT = re.compile(
     r"anchor_pose|(score|refinements\.\d+|local)\.embedding\.weight|local\.(look|output|context\.(weight|bias))"
     r"|(bypass\.offsets|score\.output|refinements\.\d+\.output|heatmap\.output)\.(weight|bias)"
 )
-# Rows before those of the keypoints: the logit of the whole pose.
+# The number of rows before those of the keypoints: the logit of the whole pose.
 _BEFORE = {"score.output.weight": 1, "score.output.bias": 1}
 
 
 def carry_over(
     tensors: dict[str, Tensor], own: dict[str, Tensor], theirs: Skeleton, ours: Skeleton
 ) -> dict[str, Tensor]:
-    """`tensors` of a network with the skeleton `theirs`, brought to the keypoints of `ours` by their names.
+    """Convert `tensors` of a network with the skeleton `theirs` to the keypoints of `ours`, by name.
 
-    own: the state of the network that starts; what belongs to a keypoint of a new name stays as it is there, but for
-    its share of the embeddings: nothing, until it is learnt, so that more keypoints do not disturb those there were.
-    Tensors that differ in more than the keypoints are given back as they came.
+    own: the state of the new network, which provides the weights of new keypoints. Their parts of the embeddings are
+    set to zero, so that they do not disturb the reused keypoints. Tensors that differ in more than the keypoints are
+    returned unchanged.
     """
     shared = [(ours.index(name), theirs.index(name)) for name in ours.keypoints if name in theirs.keypoints]
     to, source = torch.tensor(shared, dtype=torch.long).reshape(-1, 2).unbind(1)
@@ -39,7 +39,7 @@ def carry_over(
         if new is None or old is None or new.shape[1:] != old.shape[1:]:
             continue
         mixed[:before] = tensor[:before]
-        if shared and name.endswith(".embedding.weight"):  # all of it nothing would never learn: ReLU follows
+        if shared and name.endswith(".embedding.weight"):  # all zeros could never learn, because ReLU follows
             new[:] = 0
         new[to] = old[source].float()
         carried[name] = mixed
@@ -47,14 +47,14 @@ def carry_over(
 
 
 def corrected_keypoint_scores(tensors: dict[str, Tensor], slope: float, offset: float) -> dict[str, Tensor]:
-    """The same network, in which the logit x of every keypoint score is slope * x + offset: exactly, in its last layer.
+    """Change the last layer so that the logit x of every keypoint score becomes slope * x + offset.
 
-    Raises ModelError for a network that gives no scores of keypoints.
+    Raises ModelError if the network does not predict keypoint scores.
     """
     corrected = dict(tensors)
     for name, before in _BEFORE.items():
         if name not in tensors or len(tensors[name]) <= before:
-            raise ModelError("this network gives no scores of keypoints, so there is nothing to correct")
+            raise ModelError("this network does not predict keypoint scores, so there is nothing to correct")
         rows = tensors[name].float().clone()
         rows[before:] = slope * rows[before:] + (offset if name.endswith("bias") else 0)
         corrected[name] = rows.to(tensors[name].dtype)
@@ -62,7 +62,7 @@ def corrected_keypoint_scores(tensors: dict[str, Tensor], slope: float, offset: 
 
 
 def _parts(tensor: Tensor, before: int, num_keypoints: int) -> Tensor | None:
-    """A view (K, rows of a keypoint, ...) of what follows `before` rows; None if that is not K parts."""
+    """Return a view (K, rows per keypoint, ...) of the rows from `before` on; None if they are not K equal parts."""
     rows = len(tensor) - before if tensor.ndim else 0
     if rows <= 0 or rows % num_keypoints:
         return None

@@ -1,4 +1,4 @@
-"""Official PoseDet checkpoints (mmdetection's .pth) -> our weights file: every tensor is placed or named as dropped."""
+"""Convert official PoseDet checkpoints (mmdetection's .pth) to weights files; dropped tensors are reported."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from posedet.weights.checkpoint import is_displacement, load_named, save_weights
 
 Shape = tuple[int, ...]
 
-# What every official network has; with other settings the same tensors would compute something else.
+# Settings of all official networks; with other settings, the same tensors would compute something else.
 OFFICIAL_HEAD = {
     "norm": "group",
     "location": "corner",
@@ -36,17 +36,26 @@ OFFICIAL_NECK = {
 
 
 class Conversion(NamedTuple):
-    """weights: by our names; dropped: official name -> why it has no place."""
+    """weights: tensors by our names; dropped: official name -> the reason why the tensor is not used."""
 
     weights: dict[str, Tensor]
     dropped: dict[str, str]
 
 
 def convert(checkpoint: str | Path, output: Path, config: Config) -> Conversion:
-    """Write the official `checkpoint` as a posedet weights file with the settings of `config`.
+    """Convert an official checkpoint to a posedet weights file.
 
-    checkpoint: .pth or .safetensors, a path or `https://...#sha256=HEX`. Raises ModelError for a checkpoint that is
-    damaged, of another network than `config`'s, or without a tensor that is needed; then nothing is written.
+    Args:
+        checkpoint: A .pth or .safetensors file, as a path or `https://...#sha256=HEX`.
+        output: The weights file to write.
+        config: The settings of the network.
+
+    Returns:
+        The converted tensors and the dropped ones.
+
+    Raises:
+        ModelError: If the checkpoint is damaged, lacks tensors or belongs to another network. Nothing is written then.
+        ConfigError: If the settings are not those of an official network.
     """
     conversion = place(load_named(checkpoint), config.model, str(checkpoint))
     skeleton = skeleton_for(config.model.skeleton)
@@ -55,7 +64,7 @@ def convert(checkpoint: str | Path, output: Path, config: Config) -> Conversion:
 
 
 def place(tensors: dict[str, Tensor], config: ModelConfig, source: str) -> Conversion:
-    """Official tensors by the names of the network that `config` describes; `source` names the file in errors."""
+    """Rename and reshape official tensors for the network that `config` describes; `source` is for error messages."""
     _check_network(tensors, config, source)
     with torch.device("meta"):
         wanted = build_network(config, skeleton_for(config.skeleton)).state_dict()
@@ -70,7 +79,7 @@ def place(tensors: dict[str, Tensor], config: ModelConfig, source: str) -> Conve
         if tensor.shape != expected or tensor.is_floating_point() != wanted[ours].is_floating_point():
             raise ModelError(f"{source}: {official}: {_kind(tensor)}, expected {_kind(wanted[ours], expected)}")
         if not tensor.isfinite().all():
-            raise ModelError(f"{source}: {official}: holds values that are not finite")
+            raise ModelError(f"{source}: {official}: some values are not finite")
         weights[ours] = _our_form(ours, tensor.to(wanted[ours].dtype))
     missing = [official for official, ours in names.items() if ours not in weights]
     if missing:
@@ -79,7 +88,7 @@ def place(tensors: dict[str, Tensor], config: ModelConfig, source: str) -> Conve
 
 
 def _check_network(tensors: dict[str, Tensor], config: ModelConfig, source: str) -> None:
-    """Say at once, and in words, what would else show as a thousand tensors of the wrong shape."""
+    """Raise one clear error for settings and checkpoints that would otherwise cause many wrong shapes."""
     if config.backbone not in OFFICIAL_NECK:
         raise ConfigError(f"model.backbone is {config.backbone!r}; official networks have {_list(list(OFFICIAL_NECK))}")
     for key, official in (OFFICIAL_HEAD | OFFICIAL_NECK[config.backbone]).items():
@@ -87,21 +96,23 @@ def _check_network(tensors: dict[str, Tensor], config: ModelConfig, source: str)
             raise ConfigError(f"model.{key} is {getattr(config, key)!r}; official checkpoints need {official!r}")
     offsets = tensors.get("bbox_head.init_out.bias")
     if offsets is None:
-        remedy = "a backbone alone goes to `posedet train --start`"
-        raise ModelError(f"{source}: not an official PoseDet checkpoint, no bbox_head.init_out.bias in it; {remedy}")
+        remedy = "a file with only a backbone can be used as start weights for training"
+        raise ModelError(f"{source}: not an official PoseDet checkpoint: bbox_head.init_out.bias is missing; {remedy}")
     branch = tensors.get("backbone.transition1.0.0.weight")
     backbone = "dla34" if branch is None else f"hrnet-w{len(branch) if branch.ndim else 0}"
     if backbone != config.backbone:
-        raise ModelError(f"{source}: its backbone is {backbone}, the preset's {config.backbone}; take another --preset")
+        raise ModelError(
+            f"{source}: the backbone is {backbone}, but the preset has {config.backbone}; choose another preset"
+        )
     num_keypoints, own = offsets.numel() // 2, skeleton_for(config.skeleton).num_keypoints
     if num_keypoints != own:
         fitting = [name for name, skeleton in SKELETONS.items() if skeleton.num_keypoints == num_keypoints]
-        remedy = f"; --set model.skeleton={fitting[0]}" if fitting else ""
-        raise ModelError(f"{source}: {num_keypoints} keypoints, skeleton '{config.skeleton}' has {own}{remedy}")
+        remedy = f"; set model.skeleton to {fitting[0]}" if fitting else ""
+        raise ModelError(f"{source}: {num_keypoints} keypoints, but skeleton '{config.skeleton}' has {own}{remedy}")
 
 
 def _official_name(ours: str, config: ModelConfig) -> str | None:
-    """`score_taps.1.conv.weight` -> `bbox_head.cls_pre_convs.1.conv.weight`; None for what no official network has."""
+    """`score_taps.1.conv.weight` -> `bbox_head.cls_pre_convs.1.conv.weight`; None if there is no official tensor."""
     if ours.startswith("backbone."):
         return ours
     module, _, leaf = ours.rpartition(".")
@@ -110,7 +121,7 @@ def _official_name(ours: str, config: ModelConfig) -> str | None:
 
 
 def _official_modules(config: ModelConfig) -> dict[str, str]:
-    """Our modules of pyramid and head -> the official ones. Linear maps of ours are 1x1 convolutions there."""
+    """Map our modules of pyramid and head to the official ones, where linear maps are 1x1 convolutions."""
     modules = {
         "bypass.offsets": "bbox_head.init_out",
         "score.embedding": "bbox_head.cls_embedding_conv",
@@ -121,7 +132,7 @@ def _official_modules(config: ModelConfig) -> dict[str, str]:
     }
     towers = {"bypass.tower": "init", "score_taps": "cls", "refine_taps": "refine", "heatmap.tower": "heatmap"}
     for ours, branch in towers.items():
-        for i in range(3):  # the deepest has three
+        for i in range(3):  # the deepest tower has three layers
             modules[f"{ours}.{i}.conv"] = f"bbox_head.{branch}_pre_convs.{i}.conv"
             modules[f"{ours}.{i}.norms.0"] = f"bbox_head.{branch}_pre_convs.{i}.gn"
     if config.pyramid == "hrfpn":
@@ -141,7 +152,7 @@ def _is_linear(ours: str) -> bool:
 
 
 def _official_shape(ours: str, shape: Shape) -> Shape:
-    """A 1 x K kernel for our (K, inputs, outputs), a 1x1 kernel for a linear map."""
+    """Return the official shape: a 1 x K kernel for our (K, inputs, outputs), a 1x1 kernel for a linear map."""
     if ours.endswith(".embedding.weight"):
         num_keypoints, inputs, outputs = shape
         return outputs, inputs, 1, num_keypoints
@@ -149,7 +160,7 @@ def _official_shape(ours: str, shape: Shape) -> Shape:
 
 
 def _our_form(ours: str, tensor: Tensor) -> Tensor:
-    """The inverse of `_official_shape`. Official displacements are in the order y, x, ours x, y."""
+    """Convert an official tensor to our shape. Official displacements are in the order y, x; ours are x, y."""
     if ours.endswith(".embedding.weight"):
         return tensor[:, :, 0].permute(2, 1, 0).contiguous()
     if is_displacement(ours):
@@ -159,10 +170,10 @@ def _our_form(ours: str, tensor: Tensor) -> Tensor:
 
 def _why_dropped(official: str, config: ModelConfig) -> str:
     if official.startswith("bbox_head.heatmap_") and not config.heatmaps:
-        return "of the heatmap branch, which model.heatmaps = false leaves out (it serves training alone)"
+        return "belongs to the heatmap branch, which is only for training and disabled by model.heatmaps = false"
     if official.startswith("bbox_head.refine_") and not config.refinements:
-        return "of the refinement, which model.refinements = 0 leaves out"
-    return "no official network has a tensor of this name"
+        return "belongs to the refinement, which is disabled by model.refinements = 0"
+    return "unknown in official networks"
 
 
 def _kind(tensor: Tensor, shape: Shape | None = None) -> str:

@@ -1,4 +1,4 @@
-"""One way to open a model, whatever file it is in."""
+"""Open any model file: ONNX or PyTorch weights."""
 
 from pathlib import Path
 
@@ -19,20 +19,27 @@ def open_model(
 ) -> Session:
     """Open an ONNX file or PyTorch weights, ready to run.
 
-    source: a released model's name, a path, or `https://...#sha256=HEX`. runtime: of an ONNX file, ONNX Runtime if not
-    given. device: of PyTorch weights, the CPU if not given. threads: cores to use, shared by `at_once` calls at a time;
-    for PyTorch weights they are set for the whole process.
-    Raises ModelError naming the file if it is missing, damaged or not posedet's, and ConfigError for a setting that
-    does not go with the file.
+    Args:
+        source: The name of a released model, a path, or `https://...#sha256=HEX`.
+        runtime: The runtime for an ONNX file. Default: ONNX Runtime.
+        device: The device for PyTorch weights. Default: the CPU.
+        threads: Number of processor cores to use. For PyTorch weights, this applies to the whole process. Default: all.
+        at_once: Number of concurrent calls that share the cores.
+
+    Raises:
+        ModelError: If the file is missing, damaged or not made by posedet.
+        ConfigError: If a setting does not suit the file.
     """
     file = model_file(source)
     if file.suffix != ".safetensors":
         if device is not None:
-            raise ConfigError(f"{one_line(source)}: an ONNX file; the device {device!r} is for weights (.safetensors)")
+            raise ConfigError(
+                f"{one_line(source)}: is an ONNX file, but device {device!r} needs PyTorch weights (.safetensors)"
+            )
         return open_session(file, runtime=runtime or "onnxruntime", threads=threads, at_once=at_once)
     if runtime is not None:
-        remedy = "`posedet export` makes an ONNX file of them"
-        raise ConfigError(f"{one_line(source)}: PyTorch weights, which {runtime!r} cannot run; {remedy}")
+        remedy = "convert them with `posedet export`"
+        raise ConfigError(f"{one_line(source)}: PyTorch weights, but {runtime!r} needs an ONNX file; {remedy}")
     if threads is not None and threads < at_once:
         raise ConfigError(f"threads is {threads}, expected at least {at_once}")
     needs("posedet ... --model x.safetensors", "export", ("torch", "safetensors"))

@@ -1,4 +1,4 @@
-"""Weights of other programs: PyTorch's pickled files, read as data and never run."""
+"""Read the weights of other programs from PyTorch's pickled files, without running code from them."""
 
 import logging
 import pickle
@@ -18,47 +18,47 @@ log = logging.getLogger(__name__)
 
 
 def load_pth(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a PyTorch file: a state dict, or a dictionary that has one as `state_dict`.
+    """Read the named tensors of a PyTorch file: a state dict, or a dictionary with the key `state_dict`.
 
-    What stands beside the state dict (an optimiser, say) is named in the log. A `module.` that distributed training
-    put before all names is taken off. Raises ModelError, one line, for anything else; code in the file is not run.
+    The log names other entries of the file, such as an optimiser. If all names have the prefix `module.` from
+    distributed training, it is removed. Raises ModelError for any other content.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if path.suffix == ".onnx":
-        raise ModelError(f"{path}: an ONNX file, to run and not to train; weights of ours are in a .safetensors file")
+        raise ModelError(f"{path}: ONNX files are only for inference; expected a .safetensors or .pth file")
     if max(path.stat().st_size, _unpacked_bytes(path)) > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other versions' pickles; they are read, or refused below
+            warnings.simplefilter("ignore")  # about pickles of other versions
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes from outside make the unpickler raise whatever
+    except Exception as error:  # damaged files make the unpickler raise almost any exception
         raise ModelError(f"{path}: {_why_refused(error)}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state:
-        raise ModelError(f"{path}: holds no named tensors, expected a state dict")
+        raise ModelError(f"{path}: contains no named tensors, expected a state dict")
     for name, tensor in state.items():
         if not isinstance(name, str) or not _is_plain(tensor):
-            raise ModelError(f"{path}: {name!r:.80} is {type(tensor).__name__}, expected tensors by name alone")
+            raise ModelError(f"{path}: {name!r:.80} is {type(tensor).__name__}, expected only named tensors")
     if state is not content:
         beside = ", ".join(repr(key) for key in content if key != "state_dict")
-        log.info("%s: left out beside the weights: %.200s", path.name, beside or "nothing")
+        log.info("%s: ignored entries other than the weights: %.200s", path.name, beside or "nothing")
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
     return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
 
 
 def _unpacked_bytes(path: Path) -> int:
-    """PyTorch packs without compression, but would unpack: a few kilobytes could fill the memory."""
+    """Return the size after decompression, because a small malicious archive could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             return sum(entry.file_size for entry in archive.infolist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return 0  # the older, unpacked format, or no PyTorch file at all
+        return 0  # the older format without an archive, or no PyTorch file
 
 
 def _is_plain(value: Any) -> bool:
-    """A dense tensor with values: a file can hold sparse, quantised or hollow ones too."""
+    """Return whether a value is a dense tensor with data, not sparse, quantised or on the meta device."""
     return (
         type(value) in (Tensor, nn.Parameter)
         and value.layout == torch.strided
@@ -70,11 +70,9 @@ def _is_plain(value: Any) -> bool:
 def _why_refused(error: Exception) -> str:
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
-        return (
-            f"refused: beside tensors it asks for {asked[1]}, which could run code; if you trust it, load it with "
-            "the program that wrote it and save its state_dict alone"
-        )
-    if isinstance(error, pickle.UnpicklingError):  # its text is a page of advice to trust the file
-        return "refused: a pickle with more than tensors and plain values in it"
+        remedy = "if you trust the file, open it with the program that wrote it and save only its state_dict"
+        return f"refused: the file requires {asked[1]}, which could run code; {remedy}"
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own message suggests trusting the file
+        return "refused: the pickle contains more than tensors and plain values"
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return f"not a whole PyTorch weights file ({reason:.120})"
+    return f"not a PyTorch weights file, or damaged ({reason:.120})"

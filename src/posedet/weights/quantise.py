@@ -1,4 +1,4 @@
-"""A posedet ONNX file -> the same network in INT8, calibrated on photos: its convolutions, but no coordinates."""
+"""Convert a posedet ONNX file to INT8 with calibration photos: only the convolutions, not the coordinates."""
 
 import logging
 import os
@@ -22,26 +22,34 @@ from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
 ACTIVATIONS = ("Relu", "Clip")
 QUANTISED = ("Conv", *ACTIVATIONS)
-# Maps that are put in: the photo's bytes, channels first, and the same about zero, in float.
+# Inserted maps: the photo's bytes with channels first, and the same values centred at zero, in float.
 BYTES, PIXELS = "pixels.bytes", "pixels"
-# (height, width) of inputs from which the strides of maps are told: 64 divides none of these sides.
+# (height, width) of inputs that identify the strides of maps: no side is a multiple of 64.
 EXAMPLE_SIZES = ((160, 224), (224, 288))
 
 
 def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
-    """Write `output`, a file as `model` that computes its convolutions in 8 bits: signed weights, a scale for each
-    channel, and unsigned maps.
+    """Quantise the convolutions of a model to 8 bits: signed weights with a scale per channel, and unsigned maps.
 
-    The range of each map is the mean over `photos` of its least and largest value: some hundred are plenty; not those
-    that accuracy is measured on. The convolutions whose numbers are read, and all that follows (places, sampling,
-    embeddings, refinement, scores), stay in float32. Raises ModelError and PhotoError naming the file.
+    The last convolutions and everything after them (locations, sampling, embeddings, refinement, scores) stay float32.
+
+    Args:
+        model: The ONNX file to convert.
+        output: The ONNX file to write.
+        photos: Calibration photos; the range of each map is the mean of its minima and maxima. A few hundred photos
+            are enough. Do not use photos on which accuracy is measured.
+
+    Raises:
+        ModelError: If the model cannot be read or is already in INT8.
+        PhotoError: If a photo cannot be read.
+        DataError: If there are no photos.
     """
     if not photos:
-        raise DataError("no photos to calibrate with; name a folder of some hundred")
+        raise DataError("no calibration photos; use a folder with a few hundred photos")
     detector = PoseDet(model)
     original = onnx.load(model)
     if any(node.op_type == "QuantizeLinear" for node in original.graph.node):
-        raise ModelError(f"{one_line(model)}: is in INT8 already; give the float file that it was made of")
+        raise ModelError(f"{one_line(model)}: is already in INT8; use the float file")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         plain, partial = Path(folder) / "plain.onnx", Path(folder) / output.name
@@ -77,7 +85,7 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
 
 
 class _Inputs(CalibrationDataReader):  # type: ignore[misc]
-    """Photos as the detector gives them to its network."""
+    """Supply calibration photos as network inputs."""
 
     def __init__(self, detector: PoseDet, photos: Sequence[Path]) -> None:
         self._inputs = (detector.prepared(photo)[1][None] for photo in photos)
@@ -88,7 +96,7 @@ class _Inputs(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _optimised(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The same network with constants computed and norms folded, as the quantiser needs it; `path` is used up."""
+    """Fold constants and normalisation, as the quantiser requires; `path` is a temporary file."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     fold_norms(copy)
@@ -102,10 +110,10 @@ def _optimised(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def ask_input_for_sizes(model: onnx.ModelProto) -> None:
-    """Let no map be asked for its size, in place: it is that of the input, divided by the map's stride.
+    """Compute the sizes of maps from the size of the input instead of querying the maps, in place.
 
-    Where the size of the input is not fixed, OpenVINO (2026.4) adds the first channel's bias to all channels of a
-    convolution in 8 bits that is asked (3 AP).
+    With a dynamic input size, OpenVINO (2026.4) adds the first channel's bias to all channels of an 8-bit convolution
+    whose size is queried, which costs 3 AP.
     """
     graph = model.graph
     questions = [node for node in graph.node if node.op_type == "Shape" and node.input[0] != INPUT]
@@ -122,7 +130,7 @@ def ask_input_for_sizes(model: onnx.ModelProto) -> None:
 
 
 def _shapes(model: onnx.ModelProto, names: list[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Of what is computed under these names, for an input of (height, width)."""
+    """Return the shapes of intermediate results by name, for an input of (height, width)."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -132,10 +140,10 @@ def _shapes(model: onnx.ModelProto, names: list[str], size: tuple[int, int]) -> 
 
 
 def _answer_from_input(graph: onnx.GraphProto, question: onnx.NodeProto, channels: int, stride: int) -> None:
-    """Replace a `Shape` of a map (B, C, h, w), or of a part of its sides, by arithmetic with the input's."""
+    """Replace the `Shape` of a map (B, C, h, w), or a slice of it, by arithmetic with the input's shape."""
     name = question.output[0]
     part = {attribute.name: attribute.i for attribute in question.attribute}
-    # Divided by the input's sides (B, H, W, 3) in another order: the colours become the channels.
+    # The input's shape (B, H, W, 3) is reordered, and the 3 colours are replaced by the number of channels.
     constants = {"order": [0, 3, 1, 2], "times": [1, channels, 1, 1], "over": [1, 3, stride, stride]}
     constants |= {"start": [part.get("start", 0)], "end": [part.get("end", 4)]}
     for key, value in constants.items():
@@ -156,9 +164,7 @@ def _answer_from_input(graph: onnx.GraphProto, question: onnx.NodeProto, channel
 
 
 def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
-    """The nodes of `QUANTISED` kinds that stay in float: those that neither lead to a convolution nor are its
-    activation. Their numbers are read.
-    """
+    """Return the names of last layers, which stay in float: neither they nor their activations feed a convolution."""
     makers = {name: node for node in graph.node for name in node.output}
     waiting, leading = [node.input[0] for node in graph.node if node.op_type == "Conv"], set()
     while waiting:
@@ -174,10 +180,10 @@ def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
 
 
 def _centre_pixels(graph: onnx.GraphProto) -> int | None:
-    """Let the first convolution read pixels minus a whole number, which it returns: an 8-bit map without arithmetic.
+    """Feed the first convolution with pixels minus an integer zero point, so that its 8-bit input needs no arithmetic.
 
-    The means' fractions and the deviations go into its weights and bias. At the border, padded with zeros, that is
-    exact to half a level of the photo; None, and nothing is changed, where the means of the colours differ by more.
+    The convolution's weights and bias absorb the rest of the normalisation. At the zero-padded border, this is exact to
+    half a level of the photo. Returns the zero point, or None without any change if the colours' means differ by more.
     """
     constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -212,7 +218,7 @@ def _centre_pixels(graph: onnx.GraphProto) -> int | None:
 
 
 def _read_bytes(graph: onnx.GraphProto) -> None:
-    """Take the photo's bytes for the 8-bit map that the quantiser makes of `PIXELS`: they are the same numbers."""
+    """Replace the quantised `PIXELS` by the photo's bytes, which are the same numbers."""
     quantised = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == PIXELS)
     for node in graph.node:
         if quantised.output[0] in node.input:
@@ -221,7 +227,7 @@ def _read_bytes(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the nodes and constants that nothing needs."""
+    """Remove unused nodes and constants."""
     needed = {output.name for output in graph.output}
     for node in reversed(list(graph.node)):
         if needed.isdisjoint(node.output):

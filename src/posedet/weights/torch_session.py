@@ -1,4 +1,4 @@
-"""A network in PyTorch, run like a model file: what validation measures is what is exported."""
+"""Run a PyTorch network like a model file, so that validation measures exactly the exported network."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from posedet.weights.checkpoint import load_network
 
 
 class TorchSession:
-    """A `posedet.runtime.session.Session` of a network, on the device where the network is."""
+    """A `posedet.runtime.session.Session` that runs a network on the network's device."""
 
     def __init__(self, network: PoseDetNet, config: Config, skeleton: Skeleton, name: str) -> None:
         self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
@@ -34,16 +34,16 @@ class TorchSession:
 
 
 def open_weights(path: Path, device: str = "cpu") -> TorchSession:
-    """A posedet weights file, ready to run. Raises ModelError for any other file, ConfigError for another device."""
+    """Open a posedet weights file. Raises ModelError for any other file, ConfigError for an unavailable device."""
     network, config, skeleton = load_network(path)
     return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)
 
 
 def local_device(device: str) -> torch.device:
-    """The device of this process: each its own GPU. Raises ConfigError where there is none of that name."""
+    """Return the device of this process, which has its own GPU in `torchrun`. Raises ConfigError if unavailable."""
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
-        raise ConfigError(f"device {device!r} cannot be used: {one_line(str(error).splitlines()[0])}") from None
+    except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch was built without it
+        raise ConfigError(f"device {device!r} is not available: {one_line(str(error).splitlines()[0])}") from None
