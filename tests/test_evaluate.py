@@ -18,7 +18,7 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.diagnosis.error_report import report_errors
 from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
-from posedet.evaluation.protocols import CROPPED, Protocol, protocol_for
+from posedet.evaluation.protocols import CROPPED_PROTOCOL, Protocol, protocol_for
 from posedet.evaluation.run import evaluate, predict_all
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import COCO, Skeleton
@@ -107,7 +107,7 @@ def test_cropped_photos_share_runs_too(photo_set: Path, tmp_path: Path) -> None:
     assert scores == alone and sum(shape[0] for shape in network.shapes) == scores.num_photos > len(network.shapes)
 
 
-CROPPED_LINES = type(CROPPED)(**{**vars(RULES), "name": "cropped", "view": "cropped"})
+CROPPED_LINES = type(CROPPED_PROTOCOL)(**{**vars(RULES), "name": "cropped", "view": "cropped"})
 
 
 @pytest.mark.parametrize("batch", [1, 2])

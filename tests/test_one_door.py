@@ -11,11 +11,11 @@ import pytest
 from posedet.commands.main import main
 from posedet.data import sources
 from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
-from posedet.data.findings import Report
+from posedet.data.findings import Reporter
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.sources import MissingPhotosError, Source, read_photos, read_sets
 from posedet.errors import ConfigError, DataError
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.evaluation.run import evaluate
 from posedet.poses import Poses
 from posedet.skeleton import COCO as SKELETON
@@ -174,7 +174,7 @@ def test_names_may_hold_a_colon_or_a_star(tmp_path: Path) -> None:
     assert len(read_photos(str(path), SKELETON)) == 3
 
 
-def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report) -> Any:
+def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter) -> Any:
     wanted = skeleton or Skeleton.from_dict({"name": "lines", "keypoints": ["nose"]})
     photos = []
     for number, text in enumerate(file.path.read_text().splitlines(), 1):
@@ -213,7 +213,7 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         keypoints[0, 0] = (10 + 20 * int(photo.stem), 20 + 20 * int(photo.stem))
         return Poses(keypoints, [0.5], np.ones((1, 17)), SKELETON)
 
-    assert evaluate(knowing, read_photos(source, SKELETON), COCO).ap == pytest.approx(1)
+    assert evaluate(knowing, read_photos(source, SKELETON), COCO_PROTOCOL).ap == pytest.approx(1)
     settings = ("train.steps=1", "train.batch_size=1", "data.patch=64", "train.warmup=0", "model.skeleton=coco")
     options = [word for setting in settings for word in ("--set", setting)]
     said("train", "posedet-s", "--data", f"{source}*2", "--run", tmp_path / "run", "--workers", 0, *options)

@@ -33,7 +33,7 @@ MIN_WIDTH = 0.13  # from left to right, of the root of the box's area: who stand
 OPPOSITE = -0.5  # cosine of the angle between the two
 
 
-class Finding(NamedTuple):
+class Mistake(NamedTuple):
     """Something wrong: what kind of mistake, and one line that names file, entry and values."""
 
     kind: str
@@ -47,12 +47,12 @@ class Report:
     num_photos: int = 0
     num_persons: int = 0
     num_unlabelled: int = 0  # people without any labelled keypoint: allowed, but nothing is learnt from them
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Mistake] = field(default_factory=list)
 
     def add(self, kind: str, problem: PoseDetError | str) -> None:
         """A finding, unless it was the last one already."""
         if not self.findings or self.findings[-1].text != str(problem):
-            self.findings.append(Finding(kind, str(problem)))
+            self.findings.append(Mistake(kind, str(problem)))
 
 
 class _Labelled(NamedTuple):

@@ -7,7 +7,7 @@ from posedet.errors import DataError, PhotoError, PoseDetError
 
 # Called with the kind of mistake, and one line that names file, entry and values: an error is about something that
 # cannot be read and is left out; a text is about something that can be read, but should be looked at.
-Report = Callable[[str, PoseDetError | str], None]
+Reporter = Callable[[str, PoseDetError | str], None]
 
 
 def refuse(kind: str, problem: PoseDetError | str) -> None:
@@ -17,7 +17,7 @@ def refuse(kind: str, problem: PoseDetError | str) -> None:
 
 
 @contextmanager
-def reporting(report: Report, kind: str) -> Iterator[None]:
+def reporting(report: Reporter, kind: str) -> Iterator[None]:
     """An error in the block is reported; the rest of the block is left out."""
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.findings import Report, refuse
+from posedet.data.findings import Reporter, refuse
 from posedet.errors import DataError
 
 MAX_JSON_BYTES = 1 << 29  # unpacked; the largest keypoint file of COCO has 240 MB
@@ -43,7 +43,7 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{file}: not a JSON file ({str(error).splitlines()[0]:.120})") from None
 
 
-def entries(data: Any, key: str, where: str, report: Report = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+def entries(data: Any, key: str, where: str, report: Reporter = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of the list `data[key]`, each with its place, such as `val.json: annotations[7]`."""
     if not isinstance(data, dict):
         raise DataError(f"{where}: {reprlib.repr(data)}, expected an object with images, annotations and categories")
@@ -52,7 +52,7 @@ def entries(data: Any, key: str, where: str, report: Report = refuse) -> Iterato
     yield from listed(data[key], f"{where}: {key}", report)
 
 
-def listed(value: Any, where: str, report: Report = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+def listed(value: Any, where: str, report: Reporter = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a list, each with its place, such as `results[7]`; anything else is reported and left out."""
     if not isinstance(value, list):
         report("list", DataError(f"{where}: {reprlib.repr(value)}, expected a list"))

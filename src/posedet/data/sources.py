@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
-from posedet.data.findings import Report, refuse
+from posedet.data.findings import Reporter, refuse
 from posedet.data.formats import FORMATS
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ class Source:
         return cls(Path(name), beside if colon else None, int(times) if star else 1)
 
 
-def read_source(source: Source, skeleton: Skeleton | None, report: Report) -> tuple[AnnotatedPhoto, ...]:
+def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> tuple[AnnotatedPhoto, ...]:
     """The annotated photos of a source as its format reads them; `report` hears of all that is wrong.
 
     skeleton: the keypoints that are wanted; None for each category's own. Photos need not be there.

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from posedet.image import GREY, Letterbox
 
-Photo = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, the last two outside
 
@@ -22,7 +22,7 @@ GAMMA = 2.2  # of a photo's pixels
 class Change:
     """What is done to a photo, and where its points (N, 2) go."""
 
-    pixels: Callable[[Photo], Photo]
+    pixels: Callable[[Pixels], Pixels]
     points: Callable[[Points], Points] = lambda points: points
     mirrored: bool = False  # left and right change places
 
@@ -49,7 +49,7 @@ def rotated(size: tuple[int, int], degrees: float) -> Change:
     (a, b), (d, e) = turn.T
     coefficients = (a, b, start[0], d, e, start[1])
 
-    def pixels(photo: Photo) -> Photo:
+    def pixels(photo: Pixels) -> Pixels:
         turned = Image.fromarray(photo).transform(
             (int(after[0]), int(after[1])),
             Image.Transform.AFFINE,
@@ -96,7 +96,7 @@ def darkened(stops: float) -> Change:
 def compressed(quality: int) -> Change:
     """Through a JPEG file of that quality."""
 
-    def pixels(photo: Photo) -> Photo:
+    def pixels(photo: Pixels) -> Pixels:
         buffer = io.BytesIO()
         Image.fromarray(photo).save(buffer, "JPEG", quality=quality)
         return np.asarray(Image.open(buffer))

@@ -50,7 +50,7 @@ def reliability(probabilities: ArrayLike, outcomes: ArrayLike, *, num_bins: int 
     return Reliability(counts, predicted / np.maximum(counts, 1), observed / np.maximum(counts, 1))
 
 
-class Correction(NamedTuple):
+class PlattScaling(NamedTuple):
     """Platt scaling: the logit x of a probability becomes slope * x + offset."""
 
     slope: float
@@ -61,7 +61,7 @@ class Correction(NamedTuple):
         return _sigmoid(self.slope * _logit(probabilities) + self.offset)
 
     @classmethod
-    def fitted(cls, probabilities: Floats, outcomes: NDArray[np.bool_]) -> "Correction":
+    def fitted(cls, probabilities: Floats, outcomes: NDArray[np.bool_]) -> "PlattScaling":
         """The most likely one, (n,) and (n,), by Newton's method; Platt's softened targets keep it finite.
 
         Raises DataError where nothing or everything came true.
@@ -150,7 +150,7 @@ class Calibration(NamedTuple):
     share_seen: float
     as_is: Reliability
     corrected: Reliability  # each half of the photos by what was fitted on the other half
-    correction: Correction  # fitted on all photos
+    correction: PlattScaling  # fitted on all photos
 
     def to_dict(self) -> dict[str, Any]:
         """Names and numbers, ready for JSON."""
@@ -163,23 +163,23 @@ class Calibration(NamedTuple):
 
 
 def calibration(found: KeypointScores, *, labelled: bool) -> Calibration:
-    """Measure the scores over all keypoints, or over the labelled ones. Raises DataError as `Correction.fitted`."""
+    """Measure the scores over all keypoints, or over the labelled ones. Raises DataError as `PlattScaling.fitted`."""
     chosen = found.among(labelled=labelled)
     scores, seen = found.scores[chosen], found.seen[chosen] == 1
     odd = np.broadcast_to(found.photos[:, None] % 2 == 1, chosen.shape)[chosen]
     corrected = np.zeros_like(scores)
     for half in (odd, ~odd):
-        corrected[half] = Correction.fitted(scores[~half], seen[~half])(scores[half])
+        corrected[half] = PlattScaling.fitted(scores[~half], seen[~half])(scores[half])
     return Calibration(
         num_keypoints=len(scores),
         share_seen=float(seen.mean()),
         as_is=reliability(scores, seen),
         corrected=reliability(corrected, seen),
-        correction=Correction.fitted(scores, seen),
+        correction=PlattScaling.fitted(scores, seen),
     )
 
 
-def plot(measured: Calibration, path: Path) -> None:
+def plot_reliability(measured: Calibration, path: Path) -> None:
     """The reliability curves as PNG, over a histogram of the scores."""
     try:
         from matplotlib.figure import Figure

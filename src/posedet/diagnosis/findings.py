@@ -7,7 +7,7 @@ import numpy as np
 
 from posedet.diagnosis.calibration import Reliability
 from posedet.diagnosis.groups import Group
-from posedet.diagnosis.matching import GOOD, KINDS, Correction, Joint, Matching
+from posedet.diagnosis.matching import GOOD, KINDS, ErrorCost, KeypointErrors, Matching
 
 MIN_GAIN = 0.005  # of AP: what costs less is no finding
 MAX_COSTS = 4
@@ -25,9 +25,9 @@ class Finding(NamedTuple):
 
 def findings(
     matching: Matching,
-    costs: Sequence[Correction],
+    costs: Sequence[ErrorCost],
     parts: Mapping[str, Sequence[Group]],
-    by_joint: Sequence[Joint],
+    by_keypoint: Sequence[KeypointErrors],
     of_scores: Reliability | None,
     of_keypoints: Reliability | None,
 ) -> list[Finding]:
@@ -36,7 +36,7 @@ def findings(
         _found(matching),
         *_costs(matching, costs),
         *_groups(parts),
-        *_joints(by_joint),
+        *_keypoints(by_keypoint),
         *_scores(of_scores, "Person scores", "right (OKS from 0.5 on)"),
         *_scores(of_keypoints, "Keypoint scores", "seen, not hidden"),
     ]
@@ -49,7 +49,7 @@ def _found(matching: Matching) -> Finding:
     return Finding(f"{_share(near)} of the people are found, {_share(exact)} precisely", text)
 
 
-def _costs(matching: Matching, costs: Sequence[Correction]) -> list[Finding]:
+def _costs(matching: Matching, costs: Sequence[ErrorCost]) -> list[Finding]:
     ap, judged = matching.ap(), max(1, int((matching.kinds >= GOOD).sum()))
     found = []
     for cost in sorted(costs, key=lambda cost: -cost.ap):
@@ -117,11 +117,11 @@ def _groups(parts: Mapping[str, Sequence[Group]]) -> list[Finding]:
     return [finding for _, finding in sorted(found, key=lambda each: -each[0])]
 
 
-def _joints(by_joint: Sequence[Joint]) -> list[Finding]:
-    judged = [joint for joint in by_joint if joint.num_judged >= MIN_GROUP]
+def _keypoints(by_keypoint: Sequence[KeypointErrors]) -> list[Finding]:
+    judged = [keypoint for keypoint in by_keypoint if keypoint.num_judged >= MIN_GROUP]
     if len(judged) < 2:
         return []
-    order = sorted(judged, key=lambda joint: joint.shares[GOOD])
+    order = sorted(judged, key=lambda keypoint: keypoint.shares[GOOD])
     worst, best = order[0], order[-1]
     text = (
         f"{_share(worst.shares[GOOD])} of them are exact, where {_name(best.name)} reaches {_share(best.shares[GOOD])}."

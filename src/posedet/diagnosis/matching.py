@@ -213,7 +213,7 @@ def classify(
     return kinds.astype(np.int8), np.maximum(best, 0)
 
 
-class Correction(NamedTuple):
+class ErrorCost(NamedTuple):
     """What AP would be without one kind of error."""
 
     name: str
@@ -223,7 +223,7 @@ class Correction(NamedTuple):
     ap75: float
 
 
-def corrections(matching: Matching) -> list[Correction]:
+def error_costs(matching: Matching) -> list[ErrorCost]:
     """The AP that each kind of error costs, each put right alone: those of keypoints, of scores, and of people."""
     nobody = matching.person_of < 0
     background = nobody & (matching.best_oks < FOUND_OKS) & ~matching.ignored_at[0]
@@ -236,19 +236,18 @@ def corrections(matching: Matching) -> list[Correction]:
         for person, miss in zip(matching.persons, missed.tolist(), strict=True)
     ]
 
-    def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> Correction:
+    def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> ErrorCost:
         after = _match(CheckedEntries(matching.protocol, matching.photos, matching.category_ids, persons, poses))
-        return Correction(name, num_errors, after.ap(), after.ap(0), after.ap(5))
+        return ErrorCost(name, num_errors, after.ap(), after.ap(0), after.ap(5))
 
     def without(mask: Mask) -> Entries:
         return [pose for pose, gone in zip(matching.poses, mask.tolist(), strict=True) if not gone]
 
-    keypoint_errors = (JITTER, INVERSION, SWAP, MISS)
+    wrong_kinds = (JITTER, INVERSION, SWAP, MISS)
     found = [
-        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind]))
-        for kind in keypoint_errors
+        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind])) for kind in wrong_kinds
     ]
-    exact = matching.corrected(keypoint_errors, exactly=True)
+    exact = matching.corrected(wrong_kinds, exactly=True)
     return [
         *found,
         corrected("all keypoints", int((matching.kinds > GOOD).sum()), exact),
@@ -259,7 +258,7 @@ def corrections(matching: Matching) -> list[Correction]:
     ]
 
 
-class Joint(NamedTuple):
+class KeypointErrors(NamedTuple):
     """The errors of one keypoint in the people found."""
 
     name: str
@@ -268,7 +267,7 @@ class Joint(NamedTuple):
     median_error: float  # as a share of the person's size, the root of its area
 
 
-def joints(matching: Matching) -> list[Joint]:
+def keypoint_errors(matching: Matching) -> list[KeypointErrors]:
     """The errors of each keypoint, in the skeleton's order."""
     person, kinds = matching.person_of, matching.kinds
     errors = np.linalg.norm(matching.pose_keypoints[..., :2] - matching.person_keypoints[person, :, :2], axis=-1)
@@ -278,5 +277,5 @@ def joints(matching: Matching) -> list[Joint]:
         judged = kinds[:, place] >= GOOD
         shares = np.bincount(kinds[judged, place], minlength=len(KINDS)) / max(1, judged.sum())
         median = float(np.median(errors[judged, place])) if judged.any() else 0.0
-        found.append(Joint(name, shares, int(judged.sum()), median))
+        found.append(KeypointErrors(name, shares, int(judged.sum()), median))
     return found

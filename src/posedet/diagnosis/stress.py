@@ -18,7 +18,7 @@ from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.diagnosis.alteration import (
     UNCHANGED,
     Change,
-    Photo,
+    Pixels,
     Points,
     Window,
     blurred,
@@ -47,7 +47,7 @@ ROTATIONS = (15, 30, 90, 180)  # degrees, anticlockwise
 UNALTERED = "unaltered"
 
 
-class View(NamedTuple):
+class AlteredPhoto(NamedTuple):
     """A photo of a set, changed; the people of whom the truth asks, all if None."""
 
     photo: AnnotatedPhoto
@@ -55,7 +55,7 @@ class View(NamedTuple):
     person: Person | None = None
     limit: tuple[int, int] | None = None  # keypoints outside of a photo of this (height, width) do not count
 
-    def read(self) -> Photo:
+    def read(self) -> Pixels:
         """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
         photo = read_photo(self.photo.path)
         if photo.shape[:2] != self.photo.size:
@@ -66,15 +66,15 @@ class View(NamedTuple):
         return self.change.pixels(photo)
 
 
-class Group(NamedTuple):
+class Comparison(NamedTuple):
     """Changes that are compared with the same photos and people, unaltered."""
 
     name: str
-    unaltered: Sequence[View]
-    altered: Mapping[str, Sequence[View]]
+    unaltered: Sequence[AlteredPhoto]
+    altered: Mapping[str, Sequence[AlteredPhoto]]
 
 
-class Row(NamedTuple):
+class StressRow(NamedTuple):
     """One row of the card. AP from 0 to 1, -1 where nobody is to find."""
 
     group: str
@@ -86,7 +86,7 @@ class Row(NamedTuple):
     exchanged: float  # share of the keypoints with a side, of people found, that lie on the other side
 
 
-def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[Row]:
+def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[StressRow]:
     """All rows; `predict` finds poses with the protocol's keypoints, weak ones too.
 
     Raises PhotoError for a photo that cannot be read, and DataError for one of another size than its annotations say
@@ -114,7 +114,7 @@ class _Results:
         self._predict, self._category_id = predict, category_id
         self._done: dict[tuple[int, Change], list[dict[str, Any]]] = {}
 
-    def __call__(self, views: Sequence[View], label: str) -> list[dict[str, Any]]:
+    def __call__(self, views: Sequence[AlteredPhoto], label: str) -> list[dict[str, Any]]:
         keys = [(view.photo.image_id, view.change) for view in views]
         new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._done}
         self._done |= {key: [] for key in new}
@@ -125,15 +125,15 @@ class _Results:
         return [{**result, "image_id": number} for number, key in enumerate(keys) for result in self._done[key]]
 
 
-def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> Row:
+def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> StressRow:
     sided = [place for pair in matching.protocol.skeleton.pairs for place in pair]
     kinds = matching.kinds[:, sided]
     exchanged = float((kinds == INVERSION).sum() / max(1, (kinds >= 0).sum()))
     people = int(matching.to_find.sum())
-    return Row(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
+    return StressRow(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
 
 
-def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Group:
+def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
     """Every photo, and everybody in it."""
     everywhere = {
         **{f"blur of {radius} px": blurred(radius) for radius in BLURS},
@@ -141,17 +141,17 @@ def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Group:
         f"JPEG quality {JPEG_QUALITY}": compressed(JPEG_QUALITY),
     }
     altered = {
-        "mirrored": [View(photo, mirrored(photo.size[1])) for photo in photos],
+        "mirrored": [AlteredPhoto(photo, mirrored(photo.size[1])) for photo in photos],
         **{
-            f"turned by {angle} degrees": [View(photo, rotated(photo.size, angle)) for photo in photos]
+            f"turned by {angle} degrees": [AlteredPhoto(photo, rotated(photo.size, angle)) for photo in photos]
             for angle in ROTATIONS
         },
-        **{name: [View(photo, change) for photo in photos] for name, change in everywhere.items()},
+        **{name: [AlteredPhoto(photo, change) for photo in photos] for name, change in everywhere.items()},
     }
-    return Group("whole photos", [View(photo, UNCHANGED) for photo in photos], altered)
+    return Comparison("whole photos", [AlteredPhoto(photo, UNCHANGED) for photo in photos], altered)
 
 
-def small_people(photos: Sequence[AnnotatedPhoto]) -> Group:
+def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
     """A view for each person whose box is higher than the largest of `HEIGHTS`: the photo shrunk to each height."""
     chosen = [
         (photo, person, float(person.box[3] - person.box[1]))
@@ -160,14 +160,16 @@ def small_people(photos: Sequence[AnnotatedPhoto]) -> Group:
     ]
     altered = {
         f"{wanted} px high": [
-            View(photo, shrunk(photo.size, wanted / height), person) for photo, person, height in chosen
+            AlteredPhoto(photo, shrunk(photo.size, wanted / height), person) for photo, person, height in chosen
         ]
         for wanted in HEIGHTS
     }
-    return Group("people made small", [View(photo, UNCHANGED, person) for photo, person, _ in chosen], altered)
+    return Comparison(
+        "people made small", [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen], altered
+    )
 
 
-def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
+def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison]:
     """A view for each person who can be cut: one side of the photo cut off, so that each share of `CUTS` is missing.
 
     The side is fixed by the annotation's id, and the same for all shares. A person takes part who has at least
@@ -182,14 +184,16 @@ def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
     seen, whole = {}, {}
     for place, share in enumerate(CUTS):
         name = f"{100 * share:.0f} % cut off"
-        whole[name] = [View(photo, cropped(windows[place]), person) for photo, person, windows in chosen]
+        whole[name] = [AlteredPhoto(photo, cropped(windows[place]), person) for photo, person, windows in chosen]
         seen[name] = [
             view._replace(limit=(bottom - top, right - left))
             for view, (*_, windows) in zip(whole[name], chosen, strict=True)
             for left, top, right, bottom in [windows[place]]
         ]
-    unaltered = [View(photo, UNCHANGED, person) for photo, person, _ in chosen]
-    return Group("people cut, what is left", unaltered, seen), Group("people cut, guessed too", unaltered, whole)
+    unaltered = [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen]
+    return Comparison("people cut, what is left", unaltered, seen), Comparison(
+        "people cut, guessed too", unaltered, whole
+    )
 
 
 def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
@@ -231,7 +235,7 @@ def _people(photos: Sequence[AnnotatedPhoto]) -> list[tuple[AnnotatedPhoto, Pers
     return [(photo, person) for photo in photos for person in photo.persons if not person.ignore]
 
 
-def truth_of(views: Sequence[View], protocol: Protocol) -> list[AnnotatedPhoto]:
+def truth_of(views: Sequence[AlteredPhoto], protocol: Protocol) -> list[AnnotatedPhoto]:
     """The photos as the views show them, numbered from 0; their size is still that of the whole photo."""
     return [
         replace(view.photo, image_id=number, persons=tuple(shown(each, view, protocol) for each in view.photo.persons))
@@ -239,7 +243,7 @@ def truth_of(views: Sequence[View], protocol: Protocol) -> list[AnnotatedPhoto]:
     ]
 
 
-def shown(person: Person, view: View, protocol: Protocol) -> Person:
+def shown(person: Person, view: AlteredPhoto, protocol: Protocol) -> Person:
     """A person as the view shows him or her; ignored where the view asks for somebody else."""
     points, flags = view.change.points(person.keypoints), person.visibility
     if view.change.mirrored:
@@ -291,17 +295,17 @@ def stress(
             raise ConfigError(f"count is {count}, expected at least 1 photo")
         photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{table(rows)}"
+    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{stress_table(rows)}"
     write_report(
         output / "stress.json",
         {"model": model, "truth": truth, "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
     )
     write_atomically(output / "stress.md", (text + "\n").encode())
-    plot(rows, output / "stress.png")
+    plot_stress(rows, output / "stress.png")
     return text
 
 
-def table(rows: Sequence[Row]) -> str:
+def stress_table(rows: Sequence[StressRow]) -> str:
     """Markdown; AP in points from 0 to 100."""
     lines = ["| photos | people | AP | lost | AP50 | left/right exchanged |", "|---|---:|---:|---:|---:|---:|"]
     group = None
@@ -322,7 +326,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def plot_stress(rows: Sequence[StressRow], path: Path) -> None:
     """AP of each change as PNG, the unaltered photos as a line."""
     try:
         from matplotlib.figure import Figure

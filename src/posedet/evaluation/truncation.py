@@ -25,7 +25,7 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, 
 
 
 @dataclass(frozen=True)
-class View:
+class CroppedPhoto:
     """A part of a photo."""
 
     photo: AnnotatedPhoto  # as the view shows it, its people in the view's own pixels
@@ -44,7 +44,7 @@ class View:
         return photo[top:bottom, left:right]
 
 
-def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[View, ...]:
+def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[CroppedPhoto, ...]:
     """A view of each photo that shows somebody well enough.
 
     In each view one person with at least `MIN_LABELLED` labelled keypoints loses a quarter to 60 % of his or her extent
@@ -59,13 +59,13 @@ def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[View, ...]:
     return views
 
 
-def _views(photos: Sequence[AnnotatedPhoto]) -> Iterator[View]:
+def _views(photos: Sequence[AnnotatedPhoto]) -> Iterator[CroppedPhoto]:
     for photo in photos:
         window = _window(photo)
         if window is not None:
             left, top, right, bottom = window
             persons = tuple(shown for each in photo.persons if (shown := _shown(each, window)) is not None)
-            yield View(replace(photo, size=(bottom - top, right - left), persons=persons), photo.size, window)
+            yield CroppedPhoto(replace(photo, size=(bottom - top, right - left), persons=persons), photo.size, window)
 
 
 def _window(photo: AnnotatedPhoto) -> Window | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, refuse, reporting
+from posedet.data.findings import Reporter, refuse, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import (
     MAX_NUMBER,
@@ -49,7 +49,7 @@ Photos = dict[int, AnnotatedPhoto | None]  # None: the photo's own entry is wron
 
 
 def read(
-    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
     """The photos of a COCO-style file (`.json` or `.json.gz`), which lie in `folder`, by default that of its name."""
     photos = photo_folder(file.path) if folder is None else Path(folder)
@@ -57,7 +57,7 @@ def read(
 
 
 def read_content(
-    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Report = refuse
+    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Reporter = refuse
 ) -> tuple[AnnotatedPhoto, ...]:
     """All photos of the content of a COCO-style file, in its order; errors call it `where`.
 
@@ -97,7 +97,7 @@ def read_content(
     )
 
 
-def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Report) -> Categories:
+def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Reporter) -> Categories:
     """Category id -> where its keypoints lie; they are found by name, so their order does not matter."""
     categories: Categories = {}
     names: list[str] = []
@@ -131,7 +131,7 @@ def _named(
     return [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in categories]
 
 
-def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
+def _own_skeleton(entry: dict[str, Any], place: str, report: Reporter) -> Skeleton:
     """A category's own keypoints. Limbs that are wrong are no more than reported: they are drawn, not learnt."""
     try:
         skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
@@ -144,7 +144,7 @@ def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton
     return skeleton
 
 
-def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Report) -> Photos:
+def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Reporter) -> Photos:
     """Image id -> the photo, still without people."""
     names = {each: () if columns is None else columns.names for each, columns in categories.items()}
     photos: Photos = {}
@@ -231,8 +231,8 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, sk
     return _with_abdomen(person, columns, skeleton) if skeleton is not None else person
 
 
-def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Report) -> None:
-    """Report a number of labelled keypoints that is not true; no reader needs it."""
+def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Reporter) -> None:
+    """Report a `num_keypoints` that does not match the labels; reading does not need it."""
     labelled = [name for name, value in zip(columns.names, entry["keypoints"][2::3], strict=True) if value > 0]
     told = entry.get("num_keypoints", len(labelled))
     # CrowdPose's own files count without head and neck.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.data.findings import Report
+from posedet.data.findings import Reporter
 from posedet.data.json_entries import read_json
 from posedet.skeleton import Skeleton
 
@@ -36,4 +36,4 @@ class Format(NamedTuple):
     # From the file, the folder of its photos or its part as the user named it (None: the usual one), the skeleton that
     # is wanted (None: each category's own keypoints, in the file's order) and the report of what is wrong, to the
     # photos in the file's order, with people or without. Raises DataError where nothing at all can be read.
-    read: Callable[[AnnotationFile, str | None, Skeleton | None, Report], tuple[AnnotatedPhoto, ...]]
+    read: Callable[[AnnotationFile, str | None, Skeleton | None, Reporter], tuple[AnnotatedPhoto, ...]]

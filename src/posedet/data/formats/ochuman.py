@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, reporting
+from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import entries, keypoint_table, listed, numbers, photo_path, photo_sides, present
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
@@ -29,7 +29,7 @@ def recognises(file: AnnotationFile) -> bool:
 
 
 def read(
-    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
     """The photos that have people with keypoints; they lie in `folder`, by default that of the file's name.
 
@@ -68,7 +68,7 @@ def _columns(names: Any, where: str, skeleton: Skeleton | None) -> KeypointColum
     return columns
 
 
-def _in_order(data: Any, where: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
+def _in_order(data: Any, where: str, report: Reporter) -> list[tuple[str, dict[str, Any]]]:
     """The entries of `images` by their `image_id`, each with its place."""
     numbered = []
     for place, entry in entries(data, "images", where, report):
@@ -86,7 +86,7 @@ def _image_id(photo: dict[str, Any], place: str) -> int:
     return int(text)
 
 
-def _labelled_people(photo: dict[str, Any], place: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
+def _labelled_people(photo: dict[str, Any], place: str, report: Reporter) -> list[tuple[str, dict[str, Any]]]:
     people = listed(present(photo, "annotations", place), f"{place}.annotations", report)
     return [(spot, person) for spot, person in people if person.get("keypoints")]
 

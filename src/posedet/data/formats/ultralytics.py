@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, reporting
+from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.errors import DataError
@@ -47,7 +47,7 @@ def recognises(file: AnnotationFile) -> bool:
 
 
 def read(
-    file: AnnotationFile, part: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, part: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
     """A part (train unless named: val, test) of a set: all its photos sorted by name, also those without labels.
 
@@ -85,7 +85,7 @@ def _own_skeleton(data: dict[str, Any], file: Path, num_keypoints: int) -> Skele
         raise DataError(f"{file}: kpt_names: {error}") from None
 
 
-def _read_photo(number: int, path: Path, lines: _Lines, report: Report) -> AnnotatedPhoto:
+def _read_photo(number: int, path: Path, lines: _Lines, report: Reporter) -> AnnotatedPhoto:
     size = size_of(path)
     persons = []
     with reporting(report, "label file"):
