@@ -460,7 +460,7 @@ def test_results_of_any_program_are_scored(capsys, detector: PoseDet, photos: Pa
         (["--model", "x.onnx"], "--model does not go with --results: nothing is run"),
         (["--long-side", "640"], "--long-side does not go with --results"),
         (["--protocol", "cropped"], "--protocol cropped does not go with --results"),
-        ([], "results.json: results[0].image_id: 1 is not among the truth's images"),
+        ([], "results.json: results[0].image_id: 1 is not an image of the annotations"),
     ],
 )
 def test_results_that_do_not_fit(capsys, photos: Path, tmp_path, arguments, said):

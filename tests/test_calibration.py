@@ -180,7 +180,9 @@ def test_only_what_the_truth_tells_counts() -> None:
     np.testing.assert_array_equal(found.among(labelled=False), [[1, 1], [1, 1], [0, 0]])
     np.testing.assert_array_equal(found.among(labelled=True), [[1, 1], [1, 0], [0, 0]])
     assert_allclose(found.scores, [[0.9, 0.2]] * 3, atol=1e-6)
-    with pytest.raises(DataError, match=r"^nobody labelled in 3 photos is found: no keypoint scores to judge$"):
+    with pytest.raises(
+        DataError, match=r"^none of the labelled people in 3 photos was found: no keypoint scores to measure$"
+    ):
         keypoint_scores(lambda _: Poses.empty(PAIR), photos)
 
 

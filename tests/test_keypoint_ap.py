@@ -372,16 +372,16 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RESULT_DAMAGE = [
-    ({"image_id": 2}, "results[1].image_id: 2 is not among the truth's images"),
+    ({"image_id": 2}, "results[1].image_id: 2 is not an image of the annotations"),
     ({"image_id": "1"}, "results[1].image_id: '1', expected a whole number"),
     ({"category_id": 3}, "results[1].category_id: 3 is not among the file's categories (1, 2)"),
-    ({"category_id": 2}, "results[1].category_id: 2 is a category without keypoints in the truth"),
+    ({"category_id": 2}, "results[1].category_id: 2 is a category without keypoints in the annotations"),
     ({"keypoints": [1, 2, 3, 4]}, "results[1].keypoints: 4 numbers, expected 3 (1 x 3)"),
     ({"keypoints": [1, float("nan"), 1]}, "results[1].keypoints[1]: nan, expected a number of at most 1e+09"),
     ({"keypoints": [1, float("inf"), 1]}, "results[1].keypoints[1]: inf, expected a number of at most 1e+09"),
     ({"score": float("nan")}, "results[1].score: nan, expected a number from -1e+09 to 1e+09"),
     ({"score": None}, "results[1].score: None, expected a number from -1e+09 to 1e+09"),
-    ({"id": 5}, "results[1].id: 5 stands there twice"),
+    ({"id": 5}, "results[1].id: duplicate id 5"),
     ({"bbox": [1, 2]}, "results[1].bbox: 2 numbers, expected 4 (x, y, width, height)"),
 ]
 
@@ -416,7 +416,7 @@ def test_damaged_truth_is_named() -> None:
             score(dots({}, change) | parts, [], protocol)
         return str(caught.value)
 
-    assert message({"id": 1}) == "truth: annotations[1].id: 1 stands there twice"
+    assert message({"id": 1}) == "truth: annotations[1].id: duplicate id 1"
     assert message({"keypoints": [1, 2]}) == "truth: annotations[1].keypoints: 2 numbers, expected 3 (1 x 3)"
     assert message({"area": None}) == "truth: annotations[1].area: None, expected a number from 0 to 1e+18"
     assert (

@@ -417,7 +417,7 @@ def test_cases_are_the_clearest() -> None:
     ("change", "expected"),
     [
         (lambda pose: pose["keypoints"].__setitem__(4, float("nan")), "[0].keypoints[4]: nan, expected a number of"),
-        (lambda pose: pose.update(image_id=99), "[0].image_id: 99 is not among the truth's images"),
+        (lambda pose: pose.update(image_id=99), "[0].image_id: 99 is not an image of the annotations"),
         (lambda pose: pose.update(keypoints=[1, 2]), "[0].keypoints: 2 numbers, expected 51 (17 x 3)"),
         (lambda pose: pose.pop("score"), "[0]: 'score' is missing"),
     ],
@@ -479,7 +479,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "posedet: error: --model does not go with --results: nothing is run\n"
     unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
     assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
-    expected = f"{tmp_path}: a folder; give the page a name in it, such as errors.html"
+    expected = f"{tmp_path}: is a folder; name a file in it, such as errors.html"
     assert capsys.readouterr().err == f"posedet: error: {expected}\n"
     assert main(["errors", str(photos / "no.json"), "--output", str(output)]) == 2
     assert capsys.readouterr().err == f"posedet: error: {photos / 'no.json'}: no such file\n"

@@ -173,7 +173,7 @@ def damaged(change: Any) -> dict[str, Any]:
     [
         (
             lambda data: data.pop("keypoint_names"),
-            "o.json: 'categories' is missing; is this a COCO-style file of keypoints?",
+            "o.json: 'categories' is missing; is this a COCO-style keypoint file?",
         ),
         (lambda data: data.update(keypoint_names=[1]), "o.json: keypoint_names: [1], expected a list of names"),
         (lambda data: data["images"][2].pop("annotations"), "o.json: images[2]: 'annotations' is missing"),

@@ -159,7 +159,9 @@ def test_photos_that_no_format_knows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set\.csv: no such file or folder$"):
         read_photos(f"{tmp_path}/set.csv", SKELETON)
     (tmp_path / "set.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"set\.csv: annotations in no known form: .*Ultralytics.*, COCO-style JSON$"):
+    with pytest.raises(
+        DataError, match=r"set\.csv: unknown annotation format; expected one of: .*Ultralytics.*, COCO-style JSON$"
+    ):
         read_photos(f"{tmp_path}/set.csv", SKELETON)
     (tmp_path / "set.json").write_text(
         '{"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": ["nose"]}]}'
@@ -233,5 +235,5 @@ def test_a_photo_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a.json*", "a.json:b*0"])
 def test_a_source_that_cannot_be(text: str) -> None:
-    with pytest.raises(ConfigError, match="after the star a whole number is expected"):
+    with pytest.raises(ConfigError, match="expected a whole number of at least 1 after the star"):
         Source.parse(text)

@@ -174,7 +174,7 @@ def test_any_photo_has_a_sound_view_or_none(image_id: int, x: float, y: float, s
     try:
         views = views_of(data)
     except DataError as error:
-        assert "could be cut by a border" in str(error)
+        assert "can be cropped" in str(error)
     else:
         left, top, right, bottom = views[image_id].window
         assert 0 <= left < right <= 230 and 0 <= top < bottom <= 100 and (right - left) * (bottom - top) < 23000
@@ -238,7 +238,7 @@ def test_nobody_to_cut() -> None:
     data["annotations"] = [_with_few_labels(each) for each in data["annotations"]]
     with pytest.raises(DataError) as caught:
         views_of(data)
-    assert str(caught.value) == "nobody in 1 photos has 6 labelled keypoints and could be cut by a border"
+    assert str(caught.value) == "no person in 1 photos has 6 labelled keypoints and can be cropped"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_nobody_to_cut() -> None:
         (lambda data: data["images"][0].pop("height"), "truth: images[0]: 'height' is missing"),
         (
             lambda data: data.pop("categories"),
-            "truth: 'categories' is missing; is this a COCO-style file of keypoints?",
+            "truth: 'categories' is missing; is this a COCO-style keypoint file?",
         ),
     ],
 )

@@ -1,6 +1,6 @@
-"""The errors of a model as one HTML page: findings in words first, then the numbers and pictures behind them.
+"""Write the errors of a model as one HTML page: findings in words, then the numbers and pictures behind them.
 
-Everything is inside the file, pictures too: it opens without a network, and holds no script.
+The page is self-contained: it includes its pictures, and needs neither a network nor scripts.
 """
 
 import base64
@@ -67,16 +67,16 @@ def report_errors(
 ) -> tuple[list[Finding], str]:
     """Analyse results, write the page, and return its findings, and what each error costs as a Markdown table.
 
-    photos: with the protocol's keypoints. results: a file in COCO's format, or what predicts poses with the protocol's
-    keypoints, weak ones too. truth, name: what the page calls the photos and the model; of a file its name if not
-    given. pictures: or a page without, for which the photos of a file of results need not be there. Raises DataError as
-    `evaluate_keypoints`, or where nobody is to find or nothing was predicted, ConfigError if `output` is a folder, and
-    PhotoError for a photo that cannot be read.
+    photos: annotated photos with the protocol's keypoints. results: a file in COCO's format, or a detector that returns
+    poses with the protocol's keypoints, weak ones included. truth, name: the names of photos and model on the page; the
+    default name is that of the file. pictures: whether the page has pictures; without them, and with a file of results,
+    the photo files need not exist. Raises DataError as `evaluate_keypoints` does and if there are no people or no
+    poses, ConfigError if `output` is a folder, and PhotoError if a photo cannot be read.
     """
-    match(photos, [], protocol)  # what is wrong shall be known before minutes of predicting
+    match(photos, [], protocol)  # finds mistakes before minutes of predicting
     make_output(output.parent)
     if output.is_dir():
-        raise ConfigError(f"{one_line(output)}: a folder; give the page a name in it, such as errors.html")
+        raise ConfigError(f"{one_line(output)}: is a folder; name a file in it, such as errors.html")
     files = {photo.image_id: photo.path for photo in photos}
     category_id = person_category(photos, protocol)
     found = results if isinstance(results, Path) else predict_all(results, files.items(), category_id=category_id)
@@ -88,16 +88,16 @@ def report_errors(
         model=name or Path(str(results)).name,
         truth=truth,
     )
-    write_atomically(output, content.encode(errors="backslashreplace"))  # names may be no Unicode
+    write_atomically(output, content.encode(errors="backslashreplace"))  # file names may be invalid Unicode
     return said, _costs_in_short(matching, costs)
 
 
 def error_page(
     matching: Matching, scores: KeypointAP, photos: Mapping[int, Path] | None, *, model: str, truth: str
 ) -> tuple[str, list[Finding], list[ErrorCost]]:
-    """The page, its findings, and what each error costs, the dearest first and that of all keypoints last.
+    """Return the page, its findings, and the cost of each error: the highest first, that of all keypoints last.
 
-    model, truth: what the page calls them. photos: image id -> file, None for no pictures.
+    model, truth: their names on the page. photos: image id -> file, or None for a page without pictures.
     """
     if not matching.to_find.any() or not matching.poses:
         what = "no person to find" if matching.poses else "no pose predicted"

@@ -1,4 +1,4 @@
-"""What a model is bad at, in plain sentences made from the numbers."""
+"""Describe the weaknesses of a model in plain sentences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from posedet.diagnosis.calibration import Reliability
 from posedet.diagnosis.groups import Group
 from posedet.diagnosis.matching import GOOD, KINDS, ErrorCost, KeypointErrors, Matching
 
-MIN_GAIN = 0.005  # of AP: what costs less is no finding
+MIN_GAIN = 0.005  # of AP; smaller gains are not reported
 MAX_COSTS = 4
-MIN_GROUP = 10  # people: the AP of fewer is chance
+MIN_GROUP = 10  # people; the AP of fewer is too noisy
 MIN_GAP = 0.05  # of AP, between groups
 MIN_ERROR = 0.05  # of calibration
 
 
 class Finding(NamedTuple):
-    """A headline, and the sentences that say how much."""
+    """A headline, and the numbers behind it."""
 
     headline: str
     text: str
@@ -31,7 +31,7 @@ def findings(
     of_scores: Reliability | None,
     of_keypoints: Reliability | None,
 ) -> list[Finding]:
-    """How much is found; then the errors, the dearest first; then for whom, which keypoints, and what scores mean."""
+    """Return what is found, the errors by cost, then findings about groups, keypoints and scores."""
     return [
         _found(matching),
         *_costs(matching, costs),
@@ -79,8 +79,8 @@ _HEADLINES: dict[str, tuple[str, Callable[[int], str]]] = {
         lambda n: f"{_count(n, 'keypoint lies', 'keypoints lie')} far from every place where they could belong",
     ),
     "order of scores": (
-        "Scores put poses into the wrong order",
-        lambda n: f"Of {_count(n, 'pose')} worse ones often have higher scores than better ones",
+        "Ranking errors",
+        lambda n: f"Worse poses often score higher than better ones ({_count(n, 'pose')})",
     ),
     "false positives": (
         "Poses where nobody is",
@@ -96,14 +96,14 @@ _HEADLINES: dict[str, tuple[str, Callable[[int], str]]] = {
     ),
 }
 _GROUP_TEXTS = {
-    "size": "people {} in size",
+    "size": "people {}",
     "labelled keypoints": "people with {} labelled keypoints",
     "overlapping people": "people whose box overlaps {}",
 }
 
 
 def _groups(parts: Mapping[str, Sequence[Group]]) -> list[Finding]:
-    """The widest gaps between groups first."""
+    """Return the gaps between groups, the widest first."""
     found = []
     for name, groups in parts.items():
         counted = [group for group in groups if group.num_people >= MIN_GROUP]
@@ -113,7 +113,7 @@ def _groups(parts: Mapping[str, Sequence[Group]]) -> list[Finding]:
         say = _GROUP_TEXTS[name].format
         text = f"AP is {_points(worst.ap)} for them, and {_points(best.ap)} for {say(best.name)}."
         if best.ap - worst.ap >= MIN_GAP:
-            found.append((best.ap - worst.ap, Finding(f"Hard are {say(worst.name)}", text)))
+            found.append((best.ap - worst.ap, Finding(f"{say(worst.name).capitalize()} are hardest", text)))
     return [finding for _, finding in sorted(found, key=lambda each: -each[0])]
 
 

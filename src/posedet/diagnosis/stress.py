@@ -1,7 +1,7 @@
-"""The stress card of a model: AP on photos that are altered one way at a time, beside AP on the same photos unaltered.
+"""The stress card of a model: AP on photos with one alteration at a time, compared with the unaltered photos.
 
-Every change is a fixed function of photo and labels, so that a card can be made again, to the digit. Coordinates are
-pixels, x right, y down, pixel centres at whole numbers; the truth goes with the photo, true to half a pixel.
+Every alteration is a fixed function of photo and labels, so that a card is exactly reproducible. Coordinates are
+pixels, x right, y down, pixel centres at whole numbers. Labels are moved with the photo, accurate to half a pixel.
 """
 
 import hashlib
@@ -48,15 +48,15 @@ UNALTERED = "unaltered"
 
 
 class AlteredPhoto(NamedTuple):
-    """A photo of a set, changed; the people of whom the truth asks, all if None."""
+    """A photo with an alteration, and the one person who is to be found (None: everybody)."""
 
     photo: AnnotatedPhoto
     change: Change
     person: Person | None = None
-    limit: tuple[int, int] | None = None  # keypoints outside of a photo of this (height, width) do not count
+    limit: tuple[int, int] | None = None  # keypoints outside this (height, width) do not count
 
     def read(self) -> Pixels:
-        """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
+        """Return (h, w, 3) uint8 RGB. Raises DataError if the photo does not have the annotated size."""
         photo = read_photo(self.photo.path)
         if photo.shape[:2] != self.photo.size:
             (height, width), (said_height, said_width) = photo.shape[:2], self.photo.size
@@ -67,7 +67,7 @@ class AlteredPhoto(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Changes that are compared with the same photos and people, unaltered."""
+    """Altered photos, and the same photos and people unaltered."""
 
     name: str
     unaltered: Sequence[AlteredPhoto]
@@ -75,7 +75,7 @@ class Comparison(NamedTuple):
 
 
 class StressRow(NamedTuple):
-    """One row of the card. AP from 0 to 1, -1 where nobody is to find."""
+    """A row of the card. AP is 0 to 1, or -1 if there is no person to find."""
 
     group: str
     name: str
@@ -87,13 +87,13 @@ class StressRow(NamedTuple):
 
 
 def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[StressRow]:
-    """All rows; `predict` finds poses with the protocol's keypoints, weak ones too.
+    """Return all rows of the card. `predict` must return poses with the protocol's keypoints, weak ones included.
 
-    Raises PhotoError for a photo that cannot be read, and DataError for one of another size than its annotations say
-    or where nobody is to find.
+    Raises PhotoError if a photo cannot be read, and DataError if it does not have the annotated size or if there is no
+    person to find.
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
-        raise DataError(f"nobody to find in {len(photos)} photos: no stress to measure")
+        raise DataError(f"no labelled people in {len(photos)} photos, so there is nothing to evaluate")
     results = _Results(predict, person_category(photos, protocol))
     rows = []
     for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
@@ -108,7 +108,7 @@ def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Pr
 
 
 class _Results:
-    """COCO results of views, numbered from 0; a change of a photo is predicted once."""
+    """Results for views, numbered from 0, in COCO's format. Each alteration of a photo is predicted once."""
 
     def __init__(self, predict: Predict, category_id: int) -> None:
         self._predict, self._category_id = predict, category_id
@@ -134,7 +134,7 @@ def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> Stre
 
 
 def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
-    """Every photo, and everybody in it."""
+    """Return alterations of every photo, with everybody in it."""
     everywhere = {
         **{f"blur of {radius} px": blurred(radius) for radius in BLURS},
         **{f"{stops} stops darker": darkened(stops) for stops in STOPS},
@@ -152,7 +152,7 @@ def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
 
 
 def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
-    """A view for each person whose box is higher than the largest of `HEIGHTS`: the photo shrunk to each height."""
+    """Return a view for each person whose box is higher than the largest of `HEIGHTS`, shrunk to each height."""
     chosen = [
         (photo, person, float(person.box[3] - person.box[1]))
         for photo, person in _people(photos)
@@ -170,11 +170,11 @@ def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
 
 
 def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison]:
-    """A view for each person who can be cut: one side of the photo cut off, so that each share of `CUTS` is missing.
+    """Return a view for each person who can be cut: one side of the photo is removed with each share of `CUTS`.
 
-    The side is fixed by the annotation's id, and the same for all shares. A person takes part who has at least
-    `MIN_LABELLED` labelled keypoints, of which each cut leaves `MIN_SEEN`. In the first group keypoints that are left
-    count; in the second one all, and those beyond the border must be guessed.
+    The annotation's id determines the side, which is the same for all shares. A person must have at least
+    `MIN_LABELLED` labelled keypoints, and each cut must leave `MIN_SEEN` of them. In the first comparison only the
+    keypoints that are left count; in the second all count, and those beyond the border must be guessed.
     """
     chosen = [
         (photo, person, windows)
@@ -197,7 +197,7 @@ def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison
 
 
 def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
-    """What is left of the photo for each share of `CUTS`; None where no side allows all of them."""
+    """Return the rest of the photo for each share of `CUTS`; None if no side allows all of them."""
     points = person.keypoints[person.labelled]
     if len(points) < MIN_LABELLED:
         return None
@@ -227,7 +227,7 @@ def _leaves_enough(window: Window, points: Points, size: tuple[int, int]) -> boo
 
 
 def _inside(points: Points, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(N,) which points lie on a photo of that (height, width), which begins half a pixel before its first centre."""
+    """Return (N,) bool: which points lie on a photo of that (height, width). Its edge is at -0.5."""
     return np.asarray(((points >= -0.5) & (points < np.array(size[::-1]) - 0.5)).all(axis=1))
 
 
@@ -236,7 +236,7 @@ def _people(photos: Sequence[AnnotatedPhoto]) -> list[tuple[AnnotatedPhoto, Pers
 
 
 def truth_of(views: Sequence[AlteredPhoto], protocol: Protocol) -> list[AnnotatedPhoto]:
-    """The photos as the views show them, numbered from 0; their size is still that of the whole photo."""
+    """Return the annotated photos for the views, numbered from 0; `size` remains that of the whole photo."""
     return [
         replace(view.photo, image_id=number, persons=tuple(shown(each, view, protocol) for each in view.photo.persons))
         for number, view in enumerate(views)
@@ -244,7 +244,7 @@ def truth_of(views: Sequence[AlteredPhoto], protocol: Protocol) -> list[Annotate
 
 
 def shown(person: Person, view: AlteredPhoto, protocol: Protocol) -> Person:
-    """A person as the view shows him or her; ignored where the view asks for somebody else."""
+    """Return a person as altered by the view; ignored if the view asks for another person."""
     points, flags = view.change.points(person.keypoints), person.visibility
     if view.change.mirrored:
         points, flags = points[protocol.skeleton.mirror], flags[protocol.skeleton.mirror]
@@ -263,9 +263,9 @@ def shown(person: Person, view: AlteredPhoto, protocol: Protocol) -> Person:
 
 
 def _shown_box(box: Points, change: Change, scale: float) -> Points:
-    """Where the box (4,) goes if areas change by `scale`; it counts from the corner of a pixel.
+    """Transform a box (4,), whose coordinates start at pixel corners; areas change by `scale`.
 
-    Turned, the box about it would be larger than the person: its proportions are kept, and its size is the old one.
+    The bounding box of a rotated box is larger than the person, so it keeps its proportions but is scaled back.
     """
     x1, y1, x2, y2 = box
     corners = change.points(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2))) - 0.5) + 0.5
@@ -286,8 +286,8 @@ def stress(
 ) -> str:
     """Write stress.md (a line and the table, also returned), stress.json and stress.png into the folder `output`.
 
-    Of the photos `count` are taken, evenly spread; all if None. truth, model: what the line calls photos and model.
-    Raises ConfigError for a count below 1, and errors as `stress_card`.
+    count: the number of photos to use, evenly spread (None: all). truth, model: the names of photos and model in the
+    report. Raises ConfigError for a count below 1, and the errors of `stress_card`.
     """
     make_output(output)
     if count is not None:
@@ -306,7 +306,7 @@ def stress(
 
 
 def stress_table(rows: Sequence[StressRow]) -> str:
-    """Markdown; AP in points from 0 to 100."""
+    """Format rows as Markdown, with AP in points from 0 to 100."""
     lines = ["| photos | people | AP | lost | AP50 | left/right exchanged |", "|---|---:|---:|---:|---:|---:|"]
     group = None
     for row in rows:
@@ -327,7 +327,7 @@ def stress_table(rows: Sequence[StressRow]) -> str:
 
 
 def plot_stress(rows: Sequence[StressRow], path: Path) -> None:
-    """AP of each change as PNG, the unaltered photos as a line."""
+    """Write the AP of each alteration as PNG; a line marks the unaltered photos."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,7 +1,7 @@
-"""Photos of a set cropped so that people are cut by the border, with the truth kept where it lies outside.
+"""Crop photos so that the border cuts through people, and keep the true keypoints outside the crop.
 
-A detector that knows bodies places a hidden foot below the border; plain benchmarks never ask for that. The crops
-depend on the photos' ids alone: the same on every machine, and for every detector.
+A detector that knows bodies predicts a foot below the border; other benchmarks do not test that. The crops depend only
+on the ids of the photos, so they are the same on every machine and for every detector.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from posedet.image import read_photo
 MIN_LABELLED = 6  # keypoints of the person who is cut
 MIN_SEEN = 3  # labelled keypoints in the view (or all), for a person to be found
 MIN_SIDE = 64  # pixels of a view
-CUT = (0.25, 0.6)  # share of the person that is cut off, from and to
+CUT = (0.25, 0.6)  # smallest and largest share of the person that is cut off
 
 SIDES = ("left", "top", "right", "bottom")
 Window = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, the last two outside
@@ -26,14 +26,14 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, 
 
 @dataclass(frozen=True)
 class CroppedPhoto:
-    """A part of a photo."""
+    """A crop of a photo."""
 
-    photo: AnnotatedPhoto  # as the view shows it, its people in the view's own pixels
-    whole_size: tuple[int, int]  # (height, width) of all of it
+    photo: AnnotatedPhoto  # with people in pixels of the crop
+    whole_size: tuple[int, int]  # (height, width) of the whole photo
     window: Window
 
     def read(self) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
+        """Return (h, w, 3) uint8 RGB. Raises DataError if the photo does not have the annotated size."""
         photo = read_photo(self.photo.path)
         if photo.shape[:2] != self.whole_size:
             raise DataError(
@@ -45,17 +45,15 @@ class CroppedPhoto:
 
 
 def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[CroppedPhoto, ...]:
-    """A view of each photo that shows somebody well enough.
+    """Crop each photo in which a person can be cut.
 
-    In each view one person with at least `MIN_LABELLED` labelled keypoints loses a quarter to 60 % of his or her extent
-    on one side. People of whom a view shows fewer than `MIN_SEEN` keypoints are ignored; who is quite outside is left
-    out. Boxes and areas stay those of the whole person. Raises DataError where nobody can be cut.
+    In each crop, one person with at least `MIN_LABELLED` labelled keypoints loses 25 to 60 % of the extent on one side.
+    People with fewer than `MIN_SEEN` keypoints in the crop are ignored; people outside of it are removed. Boxes and
+    areas stay those of the whole person. Raises DataError if no photo can be cropped.
     """
     views = tuple(_views(photos))
     if not views:
-        raise DataError(
-            f"nobody in {len(photos)} photos has {MIN_LABELLED} labelled keypoints and could be cut by a border"
-        )
+        raise DataError(f"no person in {len(photos)} photos has {MIN_LABELLED} labelled keypoints and can be cropped")
     return views
 
 
@@ -69,7 +67,7 @@ def _views(photos: Sequence[AnnotatedPhoto]) -> Iterator[CroppedPhoto]:
 
 
 def _window(photo: AnnotatedPhoto) -> Window | None:
-    """What is left of the photo after a straight cut through one of the people; None where no cut leaves enough."""
+    """Return the rest of the photo after a straight cut through a person; None if no cut leaves enough."""
     people = [each for each in photo.persons if not each.ignore and each.labelled.sum() >= MIN_LABELLED]
     if not people:
         return None
@@ -97,13 +95,13 @@ def _window(photo: AnnotatedPhoto) -> Window | None:
 
 
 def _draws(image_id: int) -> NDArray[np.float64]:
-    """Three numbers from 0 to 1, the same for ever; a generator's stream may change with NumPy."""
+    """Return three fixed numbers from 0 to 1. A hash is used because NumPy's generators may change."""
     digest = hashlib.sha256(str(image_id).encode()).digest()
     return np.frombuffer(digest[:12], "<u4") / 2**32
 
 
 def _shown(person: Person, window: Window) -> Person | None:
-    """The person in the view's pixels, to be found or ignored; None where the view shows nothing of him or her."""
+    """Return the person in pixels of the crop, to be found or ignored; None if the person is outside of it."""
     left, top, right, bottom = window
     points = person.keypoints[person.labelled]
     inside = ((points >= (left - 0.5, top - 0.5)) & (points < (right - 0.5, bottom - 0.5))).all(axis=1)
