@@ -34,9 +34,8 @@ from posedet.errors import ConfigError, DataError, PoseDetError
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
-from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES
+from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
 from posedet.files import write_atomically
-from posedet.image import read_photo
 
 CUTS = (0.25, 0.5, 0.75)  # share of a person
 HEIGHTS = (64, 32, 16)  # pixels of a person
@@ -57,13 +56,7 @@ class AlteredPhoto(NamedTuple):
 
     def read(self) -> Pixels:
         """Return (h, w, 3) uint8 RGB. Raises DataError if the photo does not have the annotated size."""
-        photo = read_photo(self.photo.path)
-        if photo.shape[:2] != self.photo.size:
-            (height, width), (said_height, said_width) = photo.shape[:2], self.photo.size
-            raise DataError(
-                f"{self.photo.path}: {width} x {height} pixels, but its annotations say {said_width} x {said_height}"
-            )
-        return self.change.pixels(photo)
+        return self.change.pixels(read_as_annotated(self.photo.path, self.photo.size))
 
 
 class Comparison(NamedTuple):
@@ -201,19 +194,16 @@ def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
     points = person.keypoints[person.labelled]
     if len(points) < MIN_LABELLED:
         return None
-    height, width = size
     low, high = points.min(axis=0), points.max(axis=0)
     first = hashlib.sha256(str(person.annotation_id).encode()).digest()[0]
     for turn in range(len(SIDES)):
         side = SIDES[(first + turn) % len(SIDES)]
         axis = 0 if side in ("left", "right") else 1
         start = side in ("left", "top")
-        windows: list[Window] = []
+        windows = []
         for share in CUTS:
             line = round(float(low[axis] + (share if start else 1 - share) * (high - low)[axis]))
-            lines = {"left": (line, 0, width, height), "top": (0, line, width, height)}
-            lines |= {"right": (0, 0, line, height), "bottom": (0, 0, width, line)}
-            windows.append(lines[side])
+            windows.append(rest_of_cut(side, line, size))
         if all(_leaves_enough(window, points, size) for window in windows):
             return windows
     return None

@@ -7,6 +7,7 @@ on the ids of the photos, so they are the same on every machine and for every de
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +35,29 @@ class CroppedPhoto:
 
     def read(self) -> NDArray[np.uint8]:
         """Return (h, w, 3) uint8 RGB. Raises DataError if the photo does not have the annotated size."""
-        photo = read_photo(self.photo.path)
-        if photo.shape[:2] != self.whole_size:
-            raise DataError(
-                f"{self.photo.path}: {photo.shape[1]} x {photo.shape[0]} pixels, but its annotations say "
-                f"{self.whole_size[1]} x {self.whole_size[0]}"
-            )
+        photo = read_as_annotated(self.photo.path, self.whole_size)
         left, top, right, bottom = self.window
         return photo[top:bottom, left:right]
+
+
+def read_as_annotated(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read a photo as (h, w, 3) uint8 RGB. Raises DataError if it does not have the annotated size (height, width)."""
+    photo = read_photo(path)
+    if photo.shape[:2] != size:
+        (height, width), (said_height, said_width) = photo.shape[:2], size
+        raise DataError(f"{path}: {width} x {height} pixels, but its annotations say {said_width} x {said_height}")
+    return photo
+
+
+def rest_of_cut(side: str, line: int, size: tuple[int, int]) -> Window:
+    """Return the rest of a photo of `size` (height, width) after everything from `line` to one side is cut off."""
+    height, width = size
+    return {
+        "left": (line, 0, width, height),
+        "top": (0, line, width, height),
+        "right": (0, 0, line, height),
+        "bottom": (0, 0, width, line),
+    }[side]
 
 
 def cropped_views(photos: Sequence[AnnotatedPhoto]) -> tuple[CroppedPhoto, ...]:
@@ -83,12 +99,7 @@ def _window(photo: AnnotatedPhoto) -> Window | None:
         line = round(low + share * (high - low) if side in ("left", "top") else high - share * (high - low))
         if not 0 < line < (width, height)[axis]:  # annotations may lie outside the photo
             continue
-        window = {
-            "left": (line, 0, width, height),
-            "top": (0, line, width, height),
-            "right": (0, 0, line, height),
-            "bottom": (0, 0, width, line),
-        }[side]
+        window = rest_of_cut(side, line, photo.size)
         if min(window[2] - window[0], window[3] - window[1]) >= MIN_SIDE:
             return window
     return None
