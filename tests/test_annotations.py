@@ -245,7 +245,12 @@ DAMAGE = [
         "annotations[0].keypoints[3]: 100000000000000000...0000000000000000000, expected a number of at most 1e+09",
     ),
     ("annotations", 0, {"keypoints": [1, 2, 2, 3, 4, 3, 1, 2, 2]}, "annotations[0].keypoints[5]: flag 3, expected 0,"),
-    ("annotations", 1, {"bbox": [1, 2, -3, 4]}, "annotations[1].bbox: width -3, height 4, expected no negative ones"),
+    (
+        "annotations",
+        1,
+        {"bbox": [1, 2, -3, 4]},
+        "annotations[1].bbox: width -3, height 4, expected values of at least 0",
+    ),
     ("annotations", 1, {"bbox": [1, 2, 3]}, "annotations[1].bbox: 3 numbers, expected 4 (x, y, width, height)"),
     ("annotations", 1, {"bbox": None}, "annotations[1].bbox: None, expected a list of 4 (x, y, width, height) numbers"),
     ("annotations", 0, {"area": -1}, "annotations[0].area: -1, expected a number from 0 to 1e+18"),
@@ -256,7 +261,7 @@ DAMAGE = [
     ("annotations", 0, {"labelled_keypoints": [3]}, "annotations[0].labelled_keypoints[0]: 3 is no keypoint of"),
     ("annotations", 0, {"labelled_joints": ["tail"]}, "annotations[0].labelled_joints[0]: 'tail' is no keypoint of"),
     ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
-    ("annotations", 1, {"id": 11}, "annotations[1].id: 11 stands there twice"),
+    ("annotations", 1, {"id": 11}, "annotations[1].id: duplicate id 11"),
     ("annotations", 1, {"id": 1.5}, "annotations[1].id: 1.5, expected a whole number"),
     ("annotations", 1, {"id": True}, "annotations[1].id: True, expected a whole number"),
     ("annotations", 1, {"image_id": 8}, "annotations[1].image_id: 8 is not among the file's images"),
@@ -264,13 +269,13 @@ DAMAGE = [
     ("annotations", 1, {"iscrowd": 2}, "annotations[1].iscrowd: 2, expected 0 or 1"),
     ("annotations", 1, {"ignore": "yes"}, "annotations[1].ignore: 'yes', expected 0 or 1"),
     ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a number from 0 to 1e+09"),
-    ("images", 1, {"id": 7}, "images[1].id: 7 stands there twice"),
+    ("images", 1, {"id": 7}, "images[1].id: duplicate id 7"),
     ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
     ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
-    ("images", 1, {"file_name": "/etc/passwd"}, "images[1].file_name: '/etc/passwd' leads out of the folder of photos"),
-    ("images", 1, {"file_name": "a/../../b"}, "images[1].file_name: 'a/../../b' leads out of the folder of photos"),
-    ("images", 1, {"file_name": "..\\b"}, "images[1].file_name: '..\\\\b' leads out of the folder of photos"),
-    ("images", 1, {"file_name": "C:\\b"}, "images[1].file_name: 'C:\\\\b' leads out of the folder of photos"),
+    ("images", 1, {"file_name": "/etc/passwd"}, "images[1].file_name: '/etc/passwd' is outside the photo folder"),
+    ("images", 1, {"file_name": "a/../../b"}, "images[1].file_name: 'a/../../b' is outside the photo folder"),
+    ("images", 1, {"file_name": "..\\b"}, "images[1].file_name: '..\\\\b' is outside the photo folder"),
+    ("images", 1, {"file_name": "C:\\b"}, "images[1].file_name: 'C:\\\\b' is outside the photo folder"),
     ("images", 0, {"crowdIndex": -1}, "images[0].crowdIndex: -1, expected a number from 0 to 1e+06"),
     ("categories", 0, {"keypoints": ["nose", "nose"]}, "categories[0].keypoints[1]: duplicate keypoint 'nose'"),
     ("categories", 0, {"keypoints": [1]}, "categories[0].keypoints: [1], expected a list of names"),
@@ -305,7 +310,7 @@ def test_missing_and_misshapen_parts_are_named(tmp_path: Path, part: str) -> Non
     data[part] = [5]
     assert error(data, tmp_path) == f"val.json: {part}[0]: 5, expected an object"
     del data[part]
-    assert error(data, tmp_path) == f"val.json: '{part}' is missing; is this a COCO-style file of keypoints?"
+    assert error(data, tmp_path) == f"val.json: '{part}' is missing; is this a COCO-style keypoint file?"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +331,7 @@ def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
     del data["categories"][0]["keypoints"]
     for annotation in data["annotations"]:
         del annotation["keypoints"]
-    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; does this file contain keypoints?"
+    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a COCO-style keypoint file?"
 
 
 def test_keypoints_without_names_are_those_of_the_skeleton(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -334,7 +339,7 @@ def test_keypoints_without_names_are_those_of_the_skeleton(tmp_path: Path, caplo
     data = labels()
     del data["categories"][0]["keypoints"]
     assert person(data, tmp_path).keypoints.tolist() == [[31, 32], [0, 0], [11, 12.5]]
-    assert caplog.messages == [f"{tmp_path}/val.json names no keypoints: taken to be those of 'trio', in its order"]
+    assert caplog.messages == [f"{tmp_path}/val.json names no keypoints; assuming those of 'trio', in its order"]
     assert error(data, tmp_path, BODY19) == "val.json: annotations[0].keypoints: 9 numbers, expected 57 (19 x 3)"
 
 
@@ -343,8 +348,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
     folder.mkdir()
     cut.write_bytes(gzip.compress(json.dumps(labels()).encode())[:-20])
     plain.write_text(json.dumps(labels()))
-    texts = {missing: "no such file", folder: "a folder without data.yaml", cut: "not a gzip file, or cut short (Comp"}
-    for path, text in (texts | {plain: "not a gzip file, or cut short (Not a gzipped file"}).items():
+    texts = {missing: "no such file", folder: "a folder without data.yaml", cut: "not a gzip file, or truncated (Comp"}
+    for path, text in (texts | {plain: "not a gzip file, or truncated (Not a gzipped file"}).items():
         with pytest.raises(DataError) as caught:
             read_photos(str(path), TRIO)
         assert str(caught.value).startswith(f"{path}: {text}")

@@ -22,7 +22,7 @@ from posedet.commands.main import main
 from posedet.data.sources import read_photos
 from posedet.errors import ConfigError, ModelError, PhotoError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
 from posedet.runtime.model_files import model_file
 from posedet.runtime.session import open_session
@@ -446,7 +446,9 @@ def test_results_of_any_program_are_scored(capsys, detector: PoseDet, photos: Pa
     results = tmp_path / "results.json"
     results.write_text(json.dumps(found))
     code, out, _ = evaluate(capsys, photos / "truth.json", "--results", results, "--output", tmp_path / "report")
-    wanted = evaluate_keypoints(read_photos(f"{photos}/truth.json:{photos}", COCO.skeleton), found, COCO)
+    wanted = evaluate_keypoints(
+        read_photos(f"{photos}/truth.json:{photos}", COCO_PROTOCOL.skeleton), found, COCO_PROTOCOL
+    )
     assert code == 0 and out.splitlines()[2].split(" | ")[1] == f"{100 * wanted.ap:.1f}"
     report = json.loads((tmp_path / "report" / "report.json").read_text())["results"]
     assert report["ap"] == wanted.ap > 0.2 and report["results"] == str(results)
@@ -458,7 +460,7 @@ def test_results_of_any_program_are_scored(capsys, detector: PoseDet, photos: Pa
         (["--model", "x.onnx"], "--model does not go with --results: nothing is run"),
         (["--long-side", "640"], "--long-side does not go with --results"),
         (["--protocol", "cropped"], "--protocol cropped does not go with --results"),
-        ([], "results.json: results[0].image_id: 1 is not among the truth's images"),
+        ([], "results.json: results[0].image_id: 1 is not an image of the annotations"),
     ],
 )
 def test_results_that_do_not_fit(capsys, photos: Path, tmp_path, arguments, said):

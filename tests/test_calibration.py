@@ -16,8 +16,8 @@ from posedet.commands.main import main
 from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.data.sources import read_photos
 from posedet.diagnosis.calibration import (
-    Correction,
     KeypointScores,
+    PlattScaling,
     calibration,
     keypoint_scores,
     matches,
@@ -73,13 +73,13 @@ def drawn(slope: float, offset: float, count: int = 20_000) -> tuple[np.ndarray,
     """Scores whose logits times slope plus offset are right."""
     generator = np.random.default_rng(0)
     scores = 1 / (1 + np.exp(-generator.normal(0.5, 2, count)))
-    return scores, generator.random(count) < Correction(slope, offset)(scores)
+    return scores, generator.random(count) < PlattScaling(slope, offset)(scores)
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(1.0, 0.0), (0.6, 1.3), (2.0, -1.0), (-0.5, 0.2)])
 def test_what_was_wrong_is_found_and_mended(slope: float, offset: float) -> None:
     scores, came = drawn(slope, offset)
-    found = Correction.fitted(scores, came)
+    found = PlattScaling.fitted(scores, came)
     assert_allclose(found, (slope, offset), atol=0.07)
     assert reliability(found(scores), came).error < 0.012
     if slope != 1:
@@ -92,18 +92,18 @@ def test_the_correction_is_the_most_likely_one(pairs: list[tuple[float, bool]]) 
     positive, negative = int(came.sum()), int((~came).sum())
     if not positive or not negative:
         with pytest.raises(DataError, match=f"^{positive} keypoints are seen and {negative} are not"):
-            Correction.fitted(scores, came)
+            PlattScaling.fitted(scores, came)
         return
     targets = np.where(came, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
-    def loss(correction: Correction) -> float:
+    def loss(correction: PlattScaling) -> float:
         p = np.clip(correction(scores), 1e-300, 1 - 1e-16)
         return -float((targets * np.log(p) + (1 - targets) * np.log(1 - p)).sum())
 
-    best = Correction.fitted(scores, came)
+    best = PlattScaling.fitted(scores, came)
     assert np.isfinite(best).all()
     for slope, offset in ((0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)):
-        assert loss(best) <= loss(Correction(best.slope + slope, best.offset + offset)) + 1e-9
+        assert loss(best) <= loss(PlattScaling(best.slope + slope, best.offset + offset)) + 1e-9
 
 
 def test_weights_corrected_are_scores_corrected(photos: Path) -> None:
@@ -116,7 +116,7 @@ def test_weights_corrected_are_scores_corrected(photos: Path) -> None:
     after = session.run(image)
     for unchanged in (0, 1):
         np.testing.assert_array_equal(after[unchanged], before[unchanged])
-    assert_allclose(after[2], Correction(0.6, 1.3)(before[2]), atol=1e-5)
+    assert_allclose(after[2], PlattScaling(0.6, 1.3)(before[2]), atol=1e-5)
     assert np.abs(after[2] - before[2]).max() > 0.1
 
 
@@ -180,7 +180,9 @@ def test_only_what_the_truth_tells_counts() -> None:
     np.testing.assert_array_equal(found.among(labelled=False), [[1, 1], [1, 1], [0, 0]])
     np.testing.assert_array_equal(found.among(labelled=True), [[1, 1], [1, 0], [0, 0]])
     assert_allclose(found.scores, [[0.9, 0.2]] * 3, atol=1e-6)
-    with pytest.raises(DataError, match=r"^nobody labelled in 3 photos is found: no keypoint scores to judge$"):
+    with pytest.raises(
+        DataError, match=r"^none of the labelled people in 3 photos was found: no keypoint scores to measure$"
+    ):
         keypoint_scores(lambda _: Poses.empty(PAIR), photos)
 
 

@@ -463,5 +463,5 @@ def test_data_on_the_command_line(text: str, expected: tuple[str, str | None, in
 
 @pytest.mark.parametrize("times", ["0", "", "-1", "x", "1.5"])
 def test_data_that_cannot_be(times: str) -> None:
-    with pytest.raises(ConfigError, match=r"^set.json\*.*: after the star a whole number is expected$"):
+    with pytest.raises(ConfigError, match=r"^set.json\*.*: expected a whole number of at least 1 after the star$"):
         Source.parse(f"set.json*{times}")

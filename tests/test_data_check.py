@@ -108,19 +108,19 @@ PLANTED: list[tuple[Data, str, str]] = [
         "keypoint outside the person's own box",
         "left_wrist at (399, 165) lies far outside the person's own box",
     ),
-    (moved(person(), nose=(0, 0)), "keypoint at (0, 0)", "nose labelled at (0, 0); flag 0 if it is not known"),
+    (moved(person(), nose=(0, 0)), "keypoint at (0, 0)", "nose labelled at (0, 0); use flag 0 for an unknown position"),
     (person(bbox=[145, 45, 0, 235]), "box", "the box has no area: 0 x 235"),
     (
         moved(person(), left_hip=FACING["right_hip"], right_hip=FACING["left_hip"]),
         "left and right swapped",
-        "left and right of hip lie the other way round than those of shoulder: most likely swapped",
+        "left and right hip are reversed compared with left and right shoulder: probably swapped",
     ),
     (
         moved(person(), left_ear=FACING["right_ear"], right_ear=FACING["left_ear"]),
         "left and right swapped",
-        "left and right of shoulder lie the other way round than those of ear: most likely swapped",
+        "left and right shoulder are reversed compared with left and right ear: probably swapped",
     ),
-    (person(num_keypoints=3), "count of keypoints", "num_keypoints is 3, 17 are labelled"),
+    (person(num_keypoints=3), "keypoint count", "num_keypoints is 3, 17 are labelled"),
 ]
 
 
@@ -137,7 +137,7 @@ def test_all_of_them_together_with_other_mistakes(checked: Callable[..., Report]
     texts = [finding.text.partition("set.json: ")[2] for finding in report.findings]
     assert texts[0] == "annotations[0]: 5, expected an object"
     assert "annotations[1].keypoints: 2 numbers, expected 51 (17 x 3)" in texts
-    assert "annotations[10].id: 7 stands there twice" in texts
+    assert "annotations[10].id: duplicate id 7" in texts
     assert any(text.startswith("annotations[10].bbox: 'no'") for text in texts)
     for number, (_, kind, text) in enumerate(PLANTED):
         assert f"annotations[{2 + number}] (id {10 + number}, a.png): {text}" in texts, kind
@@ -174,7 +174,7 @@ def test_crossed_limbs_and_backs_are_no_mistake(checked: Callable[..., Report]) 
 
 def test_a_person_twice(checked: Callable[..., Report]) -> None:
     again = moved(person(id=8), nose=(201, 61))
-    line = only(checked(annotations(person(), again)), "person twice")
+    line = only(checked(annotations(person(), again)), "duplicate person")
     assert line.endswith("annotations[1] (id 8, a.png): the same person as annotations[0] (id 7, a.png) (OKS 1.00)")
     beside = person(id=8)
     beside["keypoints"] = [value + 25 * (place % 3 == 0) for place, value in enumerate(beside["keypoints"])]
@@ -209,11 +209,11 @@ def test_photos_missing_damaged_or_of_another_size(checked: Callable[..., Report
         "images[3]",
         "images[4]",
     ]
-    assert texts[0] == "images[5].file_name: 'a.png' stands there twice"
-    assert "leads out of the folder" in texts[1]
+    assert texts[0] == "images[5].file_name: duplicate photo 'a.png'"
+    assert "is outside the photo folder" in texts[1]
     assert texts[4].endswith("gone.png: no such file")
     assert "damaged or truncated" in texts[5]
-    assert texts[6].endswith("turned.jpg is 300 x 400; was it turned?")
+    assert texts[6].endswith("turned.jpg is 300 x 400; was it rotated?")
     assert texts[7].endswith("small.png is 200 x 150")
 
 
@@ -231,7 +231,7 @@ def test_people_without_labels_are_counted_and_nobody_labelled_is_wrong(checked:
     unlabelled = person(id=8, keypoints=[0] * 51, num_keypoints=0)
     report = checked(annotations(person(), unlabelled))
     assert (report.num_persons, report.num_unlabelled, report.findings) == (2, 1, [])
-    assert "nothing to learn" in only(checked(annotations(unlabelled)), "nobody labelled")
+    assert "nothing to learn" in only(checked(annotations(unlabelled)), "no labels")
     # A set of photos without anybody is made on purpose: they teach what is no person.
     assert checked(annotations()).findings == []
 
@@ -244,7 +244,7 @@ def test_crowdposes_own_files_are_right(checked: Callable[..., Report]) -> None:
     category = {"id": 1, "name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12]]}
     report = checked(annotations(entry, categories=[category]))
     assert (report.num_persons, report.findings) == (1, [])
-    assert only(checked(annotations({**entry, "num_keypoints": 2}, categories=[category])), "count of keypoints")
+    assert only(checked(annotations({**entry, "num_keypoints": 2}, categories=[category])), "keypoint count")
 
 
 def test_wrong_limbs_do_not_hide_the_people(checked: Callable[..., Report]) -> None:
@@ -253,7 +253,7 @@ def test_wrong_limbs_do_not_hide_the_people(checked: Callable[..., Report]) -> N
     texts = [finding.text.partition("set.json: ")[2] for finding in report.findings]
     assert texts == [
         "categories[0]: category 'person': skeleton[0]: [0, 1], keypoint indices run from 1 to 17",
-        "annotations[0] (id 7, a.png): nose labelled at (0, 0); flag 0 if it is not known",
+        "annotations[0] (id 7, a.png): nose labelled at (0, 0); use flag 0 for an unknown position",
     ]
 
 
@@ -354,5 +354,5 @@ def test_a_crowd_holds_no_person_twice(tmp_path: Path) -> None:
     Image.new("RGB", (220, 220)).save(tmp_path / "set" / "a.png")
     data = annotations(*people, images=[{"id": 1, "file_name": "a.png", "width": 220, "height": 220}])
     (tmp_path / "set.json").write_text(json.dumps(data))
-    line = only(check(str(tmp_path / "set.json")), "person twice")
+    line = only(check(str(tmp_path / "set.json")), "duplicate person")
     assert "annotations[200] (id 200, a.png): the same person as annotations[35] (id 35, a.png)" in line

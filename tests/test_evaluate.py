@@ -18,7 +18,7 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.diagnosis.error_report import report_errors
 from posedet.errors import ConfigError, DataError, PhotoError, PoseDetError
-from posedet.evaluation.protocols import CROPPED, Protocol, protocol_for
+from posedet.evaluation.protocols import CROPPED_PROTOCOL, Protocol, protocol_for
 from posedet.evaluation.run import evaluate, predict_all
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import COCO, Skeleton
@@ -107,7 +107,7 @@ def test_cropped_photos_share_runs_too(photo_set: Path, tmp_path: Path) -> None:
     assert scores == alone and sum(shape[0] for shape in network.shapes) == scores.num_photos > len(network.shapes)
 
 
-CROPPED_LINES = type(CROPPED)(**{**vars(RULES), "name": "cropped", "view": "cropped"})
+CROPPED_LINES = type(CROPPED_PROTOCOL)(**{**vars(RULES), "name": "cropped", "view": "cropped"})
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -199,11 +199,11 @@ def test_what_cannot_be_kept_is_said(photo_set: Path, tmp_path: Path, monkeypatc
     partial = tmp_path / "gone" / "predictions.jsonl"
     with pytest.raises(PoseDetError) as caught:
         predict_all(PoseDet(Lines()), [(1, tmp_path / "val" / "1.png")], partial)
-    reason = "could not be written (No such file or directory); the same command resumes here"
+    reason = "could not be written (No such file or directory); run the same evaluation again to resume it"
     assert str(caught.value) == f"{partial}: {reason}"
     for damage in (b"[1]\n", b"\xff\n"):
         (tmp_path / "predictions.jsonl").write_bytes(damage)
-        with pytest.raises(DataError, match="not what an interrupted evaluation leaves; remove it to start afresh"):
+        with pytest.raises(DataError, match="not a valid file of an interrupted evaluation; delete it to start again"):
             predict_all(PoseDet(Lines()), [], tmp_path / "predictions.jsonl")
 
     def refuse(**_: object) -> None:
@@ -226,7 +226,7 @@ def test_what_is_wrong_with_the_truth_is_known_before_predicting(photo_set: Path
     with pytest.raises(MissingPhotosError, match=r"images\[4\]: '.*5.png': no such photo \(1 of 7 are missing\)$"):
         people_in(photo_set)
     changed(photo_set, lambda truth: truth["images"][0].update(file_name="../val.json"))
-    with pytest.raises(DataError, match="leads out of the folder of photos"):
+    with pytest.raises(DataError, match="is outside the photo folder"):
         people_in(photo_set)
 
 

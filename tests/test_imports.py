@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "posedet"
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
-HEAVY |= {"matplotlib", "yaml"}
+HEAVY |= {"jinja2", "matplotlib", "yaml"}
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
 BASE = {"errors", "skeleton", "oks", "poses", "image", "config", "files"}
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "data": BASE | {"cv2", "yaml"},
     "training": BASE | {"__init__", "cv2", "data", "draw", "matplotlib", "model", "runtime", "torch", "weights"},
     "evaluation": BASE | {"__init__", "data", "pycocotools", "runtime"},
-    "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "matplotlib", "runtime"},
+    "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "jinja2", "matplotlib", "runtime"},
     "benchmark": BASE | {"extras", "matplotlib", "openvino", "runtime", "torch", "weights"},
     "commands": BASE
     | {"__init__", "benchmark", "data", "diagnosis", "evaluation", "extras", "runtime", "training", "weights"},

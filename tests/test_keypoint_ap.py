@@ -16,7 +16,15 @@ from posedet.data.sources import read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.checked_entries import coco_evaluator, read_entries
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
-from posedet.evaluation.protocols import COCO, CROPPED, CROWDPOSE, OCHUMAN, PROTOCOLS, Protocol, protocol_for
+from posedet.evaluation.protocols import (
+    COCO_PROTOCOL,
+    CROPPED_PROTOCOL,
+    CROWDPOSE_PROTOCOL,
+    OCHUMAN_PROTOCOL,
+    PROTOCOLS,
+    Protocol,
+    protocol_for,
+)
 from posedet.skeleton import BODY19, Skeleton
 from posedet.skeleton import COCO as COCO_SKELETON
 from sets import photos_of
@@ -108,7 +116,7 @@ def assert_close(scores: KeypointAP, expected: dict[str, float]) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_equal_to_the_definition_and_to_pycocotools(seed: int) -> None:
     truth, results = random_case(seed, COCO_SKELETON)
-    scores = score(truth, results, COCO)
+    scores = score(truth, results, COCO_PROTOCOL)
     assert_close(scores, reference(truth, results, COCO_SKELETON.sigmas, box_area=False))
     assert_close(scores, pycocotools_directly(truth, results, COCO_SKELETON.sigmas))
     counted = [a for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
@@ -125,32 +133,32 @@ def test_the_random_cases_have_everything_in_them() -> None:
     assert max(per_photo) > 40 and 0 in per_photo and 0 in people
     assert any(a["iscrowd"] and a["num_keypoints"] for truth, _ in cases for a in truth["annotations"])
     assert any(not a["iscrowd"] and not a["num_keypoints"] for truth, _ in cases for a in truth["annotations"])
-    aps = [score(*case, COCO).ap for case in cases]
+    aps = [score(*case, COCO_PROTOCOL).ap for case in cases]
     assert min(aps) < 0.4 and max(aps) - min(aps) > 0.1
 
 
 def test_counts_of_keypoints_may_be_missing_or_written_as_floats() -> None:
     truth, results = random_case(40, COCO_SKELETON)
-    expected = score(truth, results, COCO)
+    expected = score(truth, results, COCO_PROTOCOL)
     for number, annotation in enumerate(truth["annotations"]):
         labelled = sum(flag > 0 for flag in annotation["keypoints"][2::3])
         if number % 2 and annotation["num_keypoints"] == labelled:
             del annotation["num_keypoints"]
         else:
             annotation["num_keypoints"] = float(annotation["num_keypoints"])
-    assert score(truth, results, COCO) == expected
+    assert score(truth, results, COCO_PROTOCOL) == expected
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_crowdpose_equal_to_its_rules(seed: int) -> None:
     """Area 0.53 of the box; AP of easy, medium and hard photos by the evaluator's bins and by the paper's."""
-    truth, results = random_case(100 + seed, CROWDPOSE.skeleton)
+    truth, results = random_case(100 + seed, CROWDPOSE_PROTOCOL.skeleton)
     for annotation in truth["annotations"]:
         del annotation["area"]
     if seed == 0:  # nothing hard: undefined, and -1
         truth["images"] = [image | {"crowdIndex": min(image["crowdIndex"], 0.79)} for image in truth["images"]]
-    scores = score(truth, results, CROWDPOSE)
-    sigmas = CROWDPOSE.skeleton.sigmas
+    scores = score(truth, results, CROWDPOSE_PROTOCOL)
+    sigmas = CROWDPOSE_PROTOCOL.skeleton.sigmas
     assert_close(scores, reference(truth, results, sigmas, box_area=True))
     for names, first in (
         (("ap_easy", "ap_medium_crowd", "ap_hard"), 0.2),
@@ -169,9 +177,9 @@ def test_result_boxes_decide_the_size_of_wrong_poses_as_in_pycocotools() -> None
     truth, results = random_case(50, COCO_SKELETON)
     random = np.random.default_rng(0)
     boxed = [result | {"bbox": [0, 0, *random.uniform(1, 200, 2).tolist()]} for result in results]
-    scores = score(truth, boxed, COCO)
+    scores = score(truth, boxed, COCO_PROTOCOL)
     assert_close(scores, pycocotools_directly(truth, boxed, COCO_SKELETON.sigmas))
-    assert scores.ap_medium != score(truth, results, COCO).ap_medium
+    assert scores.ap_medium != score(truth, results, COCO_PROTOCOL).ap_medium
 
 
 def test_several_categories_are_averaged_as_in_pycocotools() -> None:
@@ -179,7 +187,7 @@ def test_several_categories_are_averaged_as_in_pycocotools() -> None:
     truth["categories"] += [{"id": 5, "name": "statue"}, {"id": 9, "name": "ghost, of which there is none"}]
     for number, entry in enumerate(truth["annotations"] + results):
         entry["category_id"] = (1, 5)[number % 3 == 0]
-    scores = score(truth, results, COCO)
+    scores = score(truth, results, COCO_PROTOCOL)
     assert_close(scores, pycocotools_directly(truth, results, COCO_SKELETON.sigmas))
 
 
@@ -316,36 +324,43 @@ def test_keypoints_of_the_truth_are_found_by_name() -> None:
     """19 keypoints in another order: as if the file had COCO's 17 alone."""
     truth, results = random_case(70, COCO_SKELETON)
     truth["annotations"] = [a for a in truth["annotations"] if a["num_keypoints"]]
-    plain = score(truth, results, COCO)
+    plain = score(truth, results, COCO_PROTOCOL)
     names = list(reversed(BODY19.keypoints))
     truth["categories"][0]["keypoints"] = names
     for annotation in truth["annotations"]:
         triples = np.array([*annotation["keypoints"], 5, 5, 2, 9, 9, 2]).reshape(19, 3)
         annotation["keypoints"] = triples[::-1].ravel().tolist()
-    assert score(truth, results, COCO) == plain
+    assert score(truth, results, COCO_PROTOCOL) == plain
     # Who has none of the wanted keypoints labelled is ignored.
     only_head = [5, 5, 2, 9, 9, 2, *[0] * 51]
     truth["annotations"] = [{**truth["annotations"][0], "keypoints": only_head, "num_keypoints": 2}]
-    assert score(truth, results, COCO).num_persons == 0
+    assert score(truth, results, COCO_PROTOCOL).num_persons == 0
 
 
 def test_files_and_content_give_the_same_silently_and_unchanged(tmp_path: Path, capsys) -> None:
     truth, results = random_case(80, COCO_SKELETON)
     before = copy.deepcopy((truth, results))
-    scores = score(truth, results, COCO)
+    scores = score(truth, results, COCO_PROTOCOL)
     assert (truth, results) == before
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "truth.json.gz").write_bytes(gzip.compress(json.dumps(truth).encode()))
     photos = read_photos(str(tmp_path / "truth.json.gz"), COCO_SKELETON, check_files=False)
-    assert evaluate_keypoints(photos, str(tmp_path / "results.json"), COCO) == scores
-    assert evaluate_keypoints(photos, tmp_path / "results.json", COCO) == scores
+    assert evaluate_keypoints(photos, str(tmp_path / "results.json"), COCO_PROTOCOL) == scores
+    assert evaluate_keypoints(photos, tmp_path / "results.json", COCO_PROTOCOL) == scores
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
 
 def test_protocols() -> None:
-    assert protocol_for(COCO_SKELETON) is COCO and protocol_for(CROWDPOSE.skeleton) is CROWDPOSE
-    assert PROTOCOLS == {"coco": COCO, "crowdpose": CROWDPOSE, "ochuman": OCHUMAN, "cropped": CROPPED}
+    assert (
+        protocol_for(COCO_SKELETON) is COCO_PROTOCOL and protocol_for(CROWDPOSE_PROTOCOL.skeleton) is CROWDPOSE_PROTOCOL
+    )
+    assert PROTOCOLS == {
+        "coco": COCO_PROTOCOL,
+        "crowdpose": CROWDPOSE_PROTOCOL,
+        "ochuman": OCHUMAN_PROTOCOL,
+        "cropped": CROPPED_PROTOCOL,
+    }
     assert (DOTS.name, DOTS.skeleton, DOTS.area, DOTS.crowd_bins) == ("dot", DOT, "annotation", None)
 
 
@@ -357,16 +372,16 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RESULT_DAMAGE = [
-    ({"image_id": 2}, "results[1].image_id: 2 is not among the truth's images"),
+    ({"image_id": 2}, "results[1].image_id: 2 is not an image of the annotations"),
     ({"image_id": "1"}, "results[1].image_id: '1', expected a whole number"),
     ({"category_id": 3}, "results[1].category_id: 3 is not among the file's categories (1, 2)"),
-    ({"category_id": 2}, "results[1].category_id: 2 is a category without keypoints in the truth"),
+    ({"category_id": 2}, "results[1].category_id: 2 is a category without keypoints in the annotations"),
     ({"keypoints": [1, 2, 3, 4]}, "results[1].keypoints: 4 numbers, expected 3 (1 x 3)"),
     ({"keypoints": [1, float("nan"), 1]}, "results[1].keypoints[1]: nan, expected a number of at most 1e+09"),
     ({"keypoints": [1, float("inf"), 1]}, "results[1].keypoints[1]: inf, expected a number of at most 1e+09"),
     ({"score": float("nan")}, "results[1].score: nan, expected a number from -1e+09 to 1e+09"),
     ({"score": None}, "results[1].score: None, expected a number from -1e+09 to 1e+09"),
-    ({"id": 5}, "results[1].id: 5 stands there twice"),
+    ({"id": 5}, "results[1].id: duplicate id 5"),
     ({"bbox": [1, 2]}, "results[1].bbox: 2 numbers, expected 4 (x, y, width, height)"),
 ]
 
@@ -401,7 +416,7 @@ def test_damaged_truth_is_named() -> None:
             score(dots({}, change) | parts, [], protocol)
         return str(caught.value)
 
-    assert message({"id": 1}) == "truth: annotations[1].id: 1 stands there twice"
+    assert message({"id": 1}) == "truth: annotations[1].id: duplicate id 1"
     assert message({"keypoints": [1, 2]}) == "truth: annotations[1].keypoints: 2 numbers, expected 3 (1 x 3)"
     assert message({"area": None}) == "truth: annotations[1].area: None, expected a number from 0 to 1e+18"
     assert (
@@ -409,7 +424,7 @@ def test_damaged_truth_is_named() -> None:
     )
     assert message({"image_id": 9}) == "truth: annotations[1].image_id: 9 is not among the file's images"
     assert message({}, images=[], annotations=[]) == "no photos, so there is nothing to evaluate"
-    assert message({}, categories=[]) == "truth: categories: none has 'keypoints'; does this file contain keypoints?"
+    assert message({}, categories=[]) == "truth: categories: none has 'keypoints'; is this a COCO-style keypoint file?"
     twice = photos_of(dots({}), DOT) * 2
     with pytest.raises(DataError, match=r"^two photos have the same image id$"):
         evaluate_keypoints(twice, [], DOTS)
@@ -460,8 +475,8 @@ def test_scaling_and_shifting_everything_changes_nothing(seed: int, scale: float
         entry["bbox"] = [x * scale + shift, y * scale + shift, width * scale, height * scale]
         entry["area"] *= scale**2
     names = [name for name in TEN if "medium" not in name and "large" not in name]
-    plain = score(truth, results, COCO)
-    assert_close(score(moved_truth, moved_results, COCO), {name: getattr(plain, name) for name in names})
+    plain = score(truth, results, COCO_PROTOCOL)
+    assert_close(score(moved_truth, moved_results, COCO_PROTOCOL), {name: getattr(plain, name) for name in names})
 
 
 def test_a_box_decides_the_size_of_people_in_crowdpose_even_beside_an_area() -> None:
@@ -478,5 +493,5 @@ def test_a_box_decides_the_size_of_people_in_crowdpose_even_beside_an_area() -> 
         checked = read_entries(photos_of(truth, protocol.skeleton), [], protocol)
         return float(checked.persons[0]["area"])
 
-    assert area(CROWDPOSE) == pytest.approx(0.53 * 30 * 40)
-    assert area(COCO) == 7
+    assert area(CROWDPOSE_PROTOCOL) == pytest.approx(0.53 * 30 * 40)
+    assert area(COCO_PROTOCOL) == 7

@@ -35,14 +35,14 @@ from posedet.diagnosis.matching import (
     UNJUDGED,
     Matching,
     classify,
-    corrections,
-    joints,
+    error_costs,
+    keypoint_errors,
     match,
 )
 from posedet.diagnosis.pictures import Case, best_cases, picture, worst_cases
 from posedet.errors import DataError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import COCO, Protocol, protocol_for
+from posedet.evaluation.protocols import COCO_PROTOCOL, Protocol, protocol_for
 from posedet.skeleton import COCO as SKELETON
 from posedet.skeleton import Skeleton
 from sets import photos_of
@@ -76,7 +76,7 @@ def pose(points: np.ndarray, score: float = 0.9, *, image_id: int = 1, keypoint_
     return {"image_id": image_id, "category_id": 1, "keypoints": table.ravel().tolist(), "score": score}
 
 
-def photos_in(truth: dict[str, Any], protocol: Protocol = COCO) -> tuple[AnnotatedPhoto, ...]:
+def photos_in(truth: dict[str, Any], protocol: Protocol = COCO_PROTOCOL) -> tuple[AnnotatedPhoto, ...]:
     return photos_of(truth, protocol.skeleton)
 
 
@@ -87,7 +87,7 @@ def truth_of(*people: dict[str, Any]) -> dict[str, Any]:
 
 
 def matched(people: list[dict[str, Any]], poses: list[dict[str, Any]]) -> Matching:
-    return match(photos_in(truth_of(*people)), poses, COCO)
+    return match(photos_in(truth_of(*people)), poses, COCO_PROTOCOL)
 
 
 def other_way(points: np.ndarray, num_pairs: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def noisy_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_ap_is_that_of_pycocotools(seed: int) -> None:
     truth, poses = noisy_set(seed)
     photos = photos_in(truth)
-    scores, found = evaluate_keypoints(photos, poses, COCO), match(photos, poses, COCO)
+    scores, found = evaluate_keypoints(photos, poses, COCO_PROTOCOL), match(photos, poses, COCO_PROTOCOL)
     assert (found.ap(), found.ap(0), found.ap(5)) == pytest.approx((scores.ap, scores.ap50, scores.ap75), abs=1e-12)
     if found.to_find.any():
         assert group_ap(found, found.to_find) == pytest.approx(scores.ap, abs=1e-12)
@@ -190,7 +190,7 @@ def test_what_each_error_costs() -> None:
         pose(first + 300, 0.9),  # nobody is there
         pose(first + 2, 0.4),  # once more
     ]
-    found = {each.name: each for each in corrections(matched(people, poses))}
+    found = {each.name: each for each in error_costs(matched(people, poses))}
     assert {name: each.num_errors for name, each in found.items() if each.num_errors} == {
         "inversion": 12,
         "all keypoints": 12,
@@ -200,7 +200,7 @@ def test_what_each_error_costs() -> None:
         "missed people": 1,
     }
     # Of three people one is found, behind two wrong poses: a precision of 1/3 at 34 of 101 recalls.
-    before = evaluate_keypoints(photos_in(truth_of(*people)), poses, COCO)
+    before = evaluate_keypoints(photos_in(truth_of(*people)), poses, COCO_PROTOCOL)
     assert before.ap == pytest.approx(34 / 101 / 3)
     # Without the pose of nobody: behind one. With true scores: first. Not asked for the third: 51 recalls.
     assert found["false positives"].ap == pytest.approx(34 / 101 / 2)
@@ -246,7 +246,9 @@ def test_joints() -> None:
     wrong = body(0)
     wrong[16, 1] += 20
     flags = [2] * 16 + [1]
-    found = joints(matched([person(1, body(0), flags=flags), person(2, body(1))], [pose(wrong), pose(body(1))]))
+    found = keypoint_errors(
+        matched([person(1, body(0), flags=flags), person(2, body(1))], [pose(wrong), pose(body(1))])
+    )
     assert [each.name for each in found] == list(SKELETON.keypoints)
     assert found[0].shares.tolist() == [1, 0, 0, 0, 0] and found[0].num_judged == 2
     # exp(-20^2 / (8 * 0.089^2 * 3000)) = 0.12
@@ -287,7 +289,7 @@ def test_findings_say_what_is_bad() -> None:
     people = [person(number, body(0), image_id=number) for number in range(1, 21)]
     poses = [pose(other_way(body(0), 3), image_id=number) for number in range(1, 16)]
     found = matched(people, poses)
-    said = findings(found, corrections(found), groups(found), joints(found), score_reliability(found), None)
+    said = findings(found, error_costs(found), groups(found), keypoint_errors(found), score_reliability(found), None)
     assert said[0] == (
         "75 % of the people are found, 0 % precisely",
         "20 people in 20 photos; found means with an OKS from 0.5 on, precisely from 0.75 on.",
@@ -348,7 +350,7 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
     hostile = "<script>alert(1)</script>&\"'"
     output = tmp_path / "page.html"
     people = read_photos(f"{truth}:{folder}", SKELETON)
-    said, costs = report_errors(people, results, COCO, output, truth=truth.name, name=hostile)
+    said, costs = report_errors(people, results, COCO_PROTOCOL, output, truth=truth.name, name=hostile)
     content = output.read_text()
     page = Page(content)
     assert (
@@ -363,13 +365,15 @@ def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Pa
     assert page.tags.count("svg") == 3
     for finding in said:
         assert finding.headline in page.text and finding.text in page.text
-    scores = evaluate_keypoints(people, results, COCO)
+    scores = evaluate_keypoints(people, results, COCO_PROTOCOL)
     assert f"AP is {100 * scores.ap:.1f}." in page.text
-    gains = {each.name: f"{100 * (each.ap - scores.ap):+.1f}" for each in corrections(match(people, results, COCO))}
+    gains = {
+        each.name: f"{100 * (each.ap - scores.ap):+.1f}" for each in error_costs(match(people, results, COCO_PROTOCOL))
+    }
     rows = [line.strip("| ").split(" | ") for line in costs.splitlines()]
     assert rows[0] == ["put right", "how many", "AP", "gain"] and {row[0]: row[3] for row in rows[2:]} == gains
     assert rows[-1][0] == "all keypoints" and float(rows[2][3]) == max(float(row[3]) for row in rows[2:-1])
-    assert (said, costs) == report_errors(people, results, COCO, output, truth=truth.name, pictures=False)
+    assert (said, costs) == report_errors(people, results, COCO_PROTOCOL, output, truth=truth.name, pictures=False)
     assert "img" not in Page(output.read_text()).tags
 
 
@@ -413,7 +417,7 @@ def test_cases_are_the_clearest() -> None:
     ("change", "expected"),
     [
         (lambda pose: pose["keypoints"].__setitem__(4, float("nan")), "[0].keypoints[4]: nan, expected a number of"),
-        (lambda pose: pose.update(image_id=99), "[0].image_id: 99 is not among the truth's images"),
+        (lambda pose: pose.update(image_id=99), "[0].image_id: 99 is not an image of the annotations"),
         (lambda pose: pose.update(keypoints=[1, 2]), "[0].keypoints: 2 numbers, expected 51 (17 x 3)"),
         (lambda pose: pose.pop("score"), "[0]: 'score' is missing"),
     ],
@@ -440,7 +444,13 @@ def test_nothing_to_show() -> None:
     for annotated, found, what in ((truth, [], "no pose predicted"), (truth_of(), poses, "no person to find")):
         people = photos_in(annotated)
         with pytest.raises(DataError) as caught:
-            error_page(match(people, found, COCO), evaluate_keypoints(people, found, COCO), None, model="m", truth="t")
+            error_page(
+                match(people, found, COCO_PROTOCOL),
+                evaluate_keypoints(people, found, COCO_PROTOCOL),
+                None,
+                model="m",
+                truth="t",
+            )
         assert str(caught.value) == f"t: {what} in 1 photos, so there are no errors to show"
 
 
@@ -469,7 +479,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "posedet: error: --model does not go with --results: nothing is run\n"
     unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
     assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
-    expected = f"{tmp_path}: a folder; give the page a name in it, such as errors.html"
+    expected = f"{tmp_path}: is a folder; name a file in it, such as errors.html"
     assert capsys.readouterr().err == f"posedet: error: {expected}\n"
     assert main(["errors", str(photos / "no.json"), "--output", str(output)]) == 2
     assert capsys.readouterr().err == f"posedet: error: {photos / 'no.json'}: no such file\n"

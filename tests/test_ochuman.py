@@ -13,7 +13,7 @@ from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.data.check import check
 from posedet.data.sources import read_photos
 from posedet.errors import DataError
-from posedet.evaluation.protocols import OCHUMAN
+from posedet.evaluation.protocols import OCHUMAN_PROTOCOL
 from posedet.evaluation.run import evaluate
 from posedet.poses import Poses
 from posedet.skeleton import COCO, Skeleton
@@ -97,9 +97,9 @@ def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
         return Poses(poses.keypoints[:, COCO.mirror], poses.scores, poses.keypoint_scores, COCO)
 
     photos = read_photos(f"{tmp_path}/ochuman.json:{tmp_path}", COCO)
-    scores = evaluate(found, photos, OCHUMAN)
+    scores = evaluate(found, photos, OCHUMAN_PROTOCOL)
     assert (scores.protocol, scores.num_photos, scores.num_persons, scores.ap) == ("ochuman", 2, 3, 1)
-    assert evaluate(exchanged, photos, OCHUMAN).ap < 0.2
+    assert evaluate(exchanged, photos, OCHUMAN_PROTOCOL).ap < 0.2
 
 
 def published() -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_the_published_conversion_is_read_too(tmp_path: Path) -> None:
         keypoints = [[(9 + NAMES.index(name), 25 + 3 * NAMES.index(name)) for name in COCO.keypoints]]
         return Poses(keypoints, [0.5], np.ones((1, 17)), COCO)
 
-    own, other = (evaluate(guess, read(data, tmp_path, COCO), OCHUMAN) for data in (ochuman(), published()))
+    own, other = (evaluate(guess, read(data, tmp_path, COCO), OCHUMAN_PROTOCOL) for data in (ochuman(), published()))
     assert own == other and 0 < own.ap < 1
     assert_array_equal(own.num_persons, 3)
 
@@ -173,7 +173,7 @@ def damaged(change: Any) -> dict[str, Any]:
     [
         (
             lambda data: data.pop("keypoint_names"),
-            "o.json: 'categories' is missing; is this a COCO-style file of keypoints?",
+            "o.json: 'categories' is missing; is this a COCO-style keypoint file?",
         ),
         (lambda data: data.update(keypoint_names=[1]), "o.json: keypoint_names: [1], expected a list of names"),
         (lambda data: data["images"][2].pop("annotations"), "o.json: images[2]: 'annotations' is missing"),

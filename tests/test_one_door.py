@@ -11,11 +11,11 @@ import pytest
 from posedet.commands.main import main
 from posedet.data import sources
 from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
-from posedet.data.findings import Report
+from posedet.data.findings import Reporter
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.sources import MissingPhotosError, Source, read_photos, read_sets
 from posedet.errors import ConfigError, DataError
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.evaluation.run import evaluate
 from posedet.poses import Poses
 from posedet.skeleton import COCO as SKELETON
@@ -159,7 +159,9 @@ def test_photos_that_no_format_knows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set\.csv: no such file or folder$"):
         read_photos(f"{tmp_path}/set.csv", SKELETON)
     (tmp_path / "set.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"set\.csv: annotations in no known form: .*Ultralytics.*, COCO-style JSON$"):
+    with pytest.raises(
+        DataError, match=r"set\.csv: unknown annotation format; expected one of: .*Ultralytics.*, COCO-style JSON$"
+    ):
         read_photos(f"{tmp_path}/set.csv", SKELETON)
     (tmp_path / "set.json").write_text(
         '{"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": ["nose"]}]}'
@@ -174,7 +176,7 @@ def test_names_may_hold_a_colon_or_a_star(tmp_path: Path) -> None:
     assert len(read_photos(str(path), SKELETON)) == 3
 
 
-def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report) -> Any:
+def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter) -> Any:
     wanted = skeleton or Skeleton.from_dict({"name": "lines", "keypoints": ["nose"]})
     photos = []
     for number, text in enumerate(file.path.read_text().splitlines(), 1):
@@ -213,7 +215,7 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         keypoints[0, 0] = (10 + 20 * int(photo.stem), 20 + 20 * int(photo.stem))
         return Poses(keypoints, [0.5], np.ones((1, 17)), SKELETON)
 
-    assert evaluate(knowing, read_photos(source, SKELETON), COCO).ap == pytest.approx(1)
+    assert evaluate(knowing, read_photos(source, SKELETON), COCO_PROTOCOL).ap == pytest.approx(1)
     settings = ("train.steps=1", "train.batch_size=1", "data.patch=64", "train.warmup=0", "model.skeleton=coco")
     options = [word for setting in settings for word in ("--set", setting)]
     said("train", "posedet-s", "--data", f"{source}*2", "--run", tmp_path / "run", "--workers", 0, *options)
@@ -233,5 +235,5 @@ def test_a_photo_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a.json*", "a.json:b*0"])
 def test_a_source_that_cannot_be(text: str) -> None:
-    with pytest.raises(ConfigError, match="after the star a whole number is expected"):
+    with pytest.raises(ConfigError, match="expected a whole number of at least 1 after the star"):
         Source.parse(text)

@@ -210,7 +210,7 @@ def test_what_is_wrong_is_named(change, message):
         (lambda: Skeleton.from_coco_category(7), "categories: 7, expected a table with name, keypoints, skeleton"),
         (
             lambda: Skeleton.from_coco_category({"name": "person"}),
-            "categories: key 'keypoints' is missing; does this file contain keypoints?",
+            "categories: key 'keypoints' is missing; is this a COCO-style keypoint file?",
         ),
         (
             lambda: Skeleton.from_coco_category({"name": "p", "keypoints": ["a", "b"], "skeleton": [[0, 1]]}),

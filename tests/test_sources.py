@@ -90,7 +90,7 @@ def test_what_a_set_does_not_label_is_not_learnt(mixed: list[str]) -> None:
 
 def test_keypoints_that_no_set_labels_are_named(mixed: list[str], caplog: pytest.LogCaptureFixture) -> None:
     read_sets(mixed[:1], BODY19)
-    assert caplog.messages == ["no photo labels head_top, neck: not learnt"]
+    assert caplog.messages == ["no photo labels head_top, neck: these keypoints will not be learnt"]
     caplog.clear()
     read_sets(mixed, WRISTS)
     assert caplog.messages == []
@@ -145,8 +145,8 @@ def no_people(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_categories, "{json}: 'categories' is missing; is this a COCO-style file of keypoints?"),
-        (empty_categories, "{json}: categories: none has 'keypoints'; does this file contain keypoints?"),
+        (no_categories, "{json}: 'categories' is missing; is this a COCO-style keypoint file?"),
+        (empty_categories, "{json}: categories: none has 'keypoints'; is this a COCO-style keypoint file?"),
         (fewer_numbers, "{json}: annotations[1].keypoints: 48 numbers, expected 51 (17 x 3)"),
         (nobody_labelled, "the training photos contain no person with labelled keypoints"),
         (only_crowds, "the training photos contain no person with labelled keypoints"),

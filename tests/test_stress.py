@@ -24,9 +24,9 @@ from posedet.diagnosis.alteration import (
     rotated,
     shrunk,
 )
-from posedet.diagnosis.stress import View, cut_people, shown, small_people, stress, stress_card
+from posedet.diagnosis.stress import AlteredPhoto, cut_people, shown, small_people, stress, stress_card
 from posedet.errors import ConfigError, DataError
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import size_of
 from posedet.poses import Poses
 from posedet.skeleton import COCO as SKELETON
@@ -157,7 +157,7 @@ def see_dots(photo: np.ndarray) -> Poses:
 
 
 def test_the_card_of_a_detector_that_sees_dots(photo_set: Path) -> None:
-    rows = {(row.group, row.name): row for row in stress_card(see_dots, read(photo_set), COCO)}
+    rows = {(row.group, row.name): row for row in stress_card(see_dots, read(photo_set), COCO_PROTOCOL)}
     whole = {name: row for (group, name), row in rows.items() if group == "whole photos"}
     assert {row.num_people for row in whole.values()} == {3}
     for name in ("unaltered", "turned by 90 degrees", "turned by 180 degrees"):
@@ -179,12 +179,12 @@ def test_views_of_single_people(photo_set: Path) -> None:
     assert [view.person for view in small.unaltered] == [person for photo in photos for person in photo.persons]
     for wanted in (64, 32, 16):
         for view in small.altered[f"{wanted} px high"]:
-            small_person = shown(view.person, view, COCO)
+            small_person = shown(view.person, view, COCO_PROTOCOL)
             assert np.ptp(small_person.box[1::2]) == pytest.approx(wanted, abs=0.3)
             assert small_person.area / view.person.area == pytest.approx(
                 (wanted / np.ptp(view.person.box[1::2])) ** 2, rel=0.02
             )
-            others = [shown(each, view, COCO).ignore for each in view.photo.persons if each is not view.person]
+            others = [shown(each, view, COCO_PROTOCOL).ignore for each in view.photo.persons if each is not view.person]
             assert all(others)
     seen, whole = cut_people(photos)
     for share in (0.25, 0.5, 0.75):
@@ -199,20 +199,20 @@ def test_views_of_single_people(photo_set: Path) -> None:
             outside = np.maximum(-0.5 - low, high + 0.5 - np.array(pixels.shape[1::-1])) / (high - low)
             assert outside.max() == pytest.approx(share, abs=0.02)
             inside = ((points > -0.5) & (points < np.array(pixels.shape[1::-1]) - 0.5)).all(axis=1)
-            assert_array_equal(shown(counted.person, counted, COCO).labelled, inside)
-            assert shown(view.person, view, COCO).labelled.sum() == 17
+            assert_array_equal(shown(counted.person, counted, COCO_PROTOCOL).labelled, inside)
+            assert shown(view.person, view, COCO_PROTOCOL).labelled.sum() == 17
 
 
 def test_truth_in_a_mirror_and_turned(photo_set: Path) -> None:
     photo = read(photo_set)[0]
     person = photo.persons[0]
-    seen = shown(person, View(photo, mirrored(320)), COCO)
+    seen = shown(person, AlteredPhoto(photo, mirrored(320)), COCO_PROTOCOL)
     for left, right in SKELETON.pairs:
         assert seen.keypoints[left].tolist() == [319 - person.keypoints[right, 0], person.keypoints[right, 1]]
     x1, y1, x2, y2 = person.box.tolist()
     assert_allclose(seen.box, [320 - x2, y1, 320 - x1, y2], atol=1e-9)
     for angle in (15, 30, 90):
-        seen = shown(person, View(photo, rotated((240, 320), angle)), COCO)
+        seen = shown(person, AlteredPhoto(photo, rotated((240, 320), angle)), COCO_PROTOCOL)
         assert seen.area == pytest.approx(6000)
         assert (seen.box[2:] - seen.box[:2]).prod() == pytest.approx((x2 - x1) * (y2 - y1))
     assert seen.box[2:] - seen.box[:2] == pytest.approx([y2 - y1, x2 - x1])  # by 90 degrees
@@ -222,15 +222,17 @@ def test_a_photo_of_another_size_and_nobody_to_find(photo_set: Path) -> None:
     photos = read(photo_set)
     Image.new("RGB", (30, 20)).save(photo_set.parent / "set" / "9.png")
     with pytest.raises(DataError) as caught:
-        stress_card(see_dots, photos, COCO)
+        stress_card(see_dots, photos, COCO_PROTOCOL)
     assert str(caught.value) == f"{photos[1].path}: 30 x 20 pixels, but its annotations say 320 x 240"
-    with pytest.raises(DataError, match=r"^nobody to find in 0 photos: no stress to measure$"):
-        stress_card(see_dots, (), COCO)
+    with pytest.raises(DataError, match=r"^no labelled people in 0 photos, so there is nothing to evaluate$"):
+        stress_card(see_dots, (), COCO_PROTOCOL)
 
 
 def test_files_are_the_same_each_time(photo_set: Path, tmp_path: Path) -> None:
     def run(name: str, count: int | None = None) -> tuple[str, dict]:
-        text = stress(see_dots, read(photo_set), COCO, tmp_path / name, truth="set.json", count=count, model="dots")
+        text = stress(
+            see_dots, read(photo_set), COCO_PROTOCOL, tmp_path / name, truth="set.json", count=count, model="dots"
+        )
         assert (tmp_path / name / "stress.md").read_text() == text + "\n"
         assert size_of(tmp_path / name / "stress.png")[1] > 500
         return text, json.loads((tmp_path / name / "stress.json").read_text())["results"]
@@ -266,12 +268,12 @@ def test_flags_go_with_their_keypoints(photo_set: Path) -> None:
     person = replace(photo.persons[0], visibility=flags)
     straight = np.arange(17)
     for change, order in ((UNCHANGED, straight), (mirrored(320), SKELETON.mirror), (rotated(photo.size, 15), straight)):
-        seen = shown(person, View(photo, change), COCO)
+        seen = shown(person, AlteredPhoto(photo, change), COCO_PROTOCOL)
         assert_array_equal(seen.visibility, flags[order])
         assert (seen.is_crowd, seen.ignore) == (False, False)
-    ignored = shown(replace(person, ignore=True), View(photo, UNCHANGED), COCO)
+    ignored = shown(replace(person, ignore=True), AlteredPhoto(photo, UNCHANGED), COCO_PROTOCOL)
     assert (ignored.is_crowd, ignored.ignore) == (False, True)
-    crowd = shown(replace(person, ignore=True, is_crowd=True), View(photo, UNCHANGED), COCO)
+    crowd = shown(replace(person, ignore=True, is_crowd=True), AlteredPhoto(photo, UNCHANGED), COCO_PROTOCOL)
     assert (crowd.is_crowd, crowd.ignore) == (True, True)
 
 
@@ -280,8 +282,8 @@ def test_a_keypoint_counts_up_to_the_edges_of_the_outer_pixels(photo_set: Path) 
     photo = read(photo_set)[0]
     places = [(-0.5, 10), (-0.6, 10), (49.4, 10), (49.6, 10), (10, -0.5), (10, -0.6), (10, 99.4), (10, 99.6)]
     points = np.concatenate([places, np.full((9, 2), 20)]).astype(np.float32)
-    view = View(photo, UNCHANGED, limit=(100, 50))
-    seen = shown(replace(photo.persons[0], keypoints=points), view, COCO)
+    view = AlteredPhoto(photo, UNCHANGED, limit=(100, 50))
+    seen = shown(replace(photo.persons[0], keypoints=points), view, COCO_PROTOCOL)
     assert (seen.visibility[:8] > 0).tolist() == [True, False] * 4
 
 

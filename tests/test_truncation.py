@@ -16,9 +16,9 @@ from posedet.commands.main import main
 from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.data.sources import read_photos
 from posedet.errors import DataError
-from posedet.evaluation.protocols import CROPPED
+from posedet.evaluation.protocols import CROPPED_PROTOCOL
 from posedet.evaluation.run import evaluate
-from posedet.evaluation.truncation import View, cropped_views
+from posedet.evaluation.truncation import CroppedPhoto, cropped_views
 from posedet.poses import Poses
 from posedet.skeleton import COCO
 from sets import photos_of
@@ -55,7 +55,7 @@ def photo_set(num_photos: int) -> dict[str, Any]:
     return data
 
 
-def views_of(data: dict[str, Any]) -> dict[int, View]:
+def views_of(data: dict[str, Any]) -> dict[int, CroppedPhoto]:
     """Image id -> its view."""
     return {view.photo.image_id: view for view in cropped_views(photos_of(data, COCO))}
 
@@ -174,7 +174,7 @@ def test_any_photo_has_a_sound_view_or_none(image_id: int, x: float, y: float, s
     try:
         views = views_of(data)
     except DataError as error:
-        assert "could be cut by a border" in str(error)
+        assert "can be cropped" in str(error)
     else:
         left, top, right, bottom = views[image_id].window
         assert 0 <= left < right <= 230 and 0 <= top < bottom <= 100 and (right - left) * (bottom - top) < 23000
@@ -204,7 +204,7 @@ def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
         return Poses(points, np.ones(len(points)), np.ones((len(points), 17)), COCO)
 
     photos = read_photos(str(set_on_disk / "val.json"), COCO)
-    scores = evaluate(knowing, photos, CROPPED, output=set_on_disk / "out")
+    scores = evaluate(knowing, photos, CROPPED_PROTOCOL, output=set_on_disk / "out")
     assert scores.ap50 == 1 and scores.num_photos == 8
     results = json.loads((set_on_disk / "out" / "results.json").read_text())
     assert min(min(each["keypoints"][0::3]) for each in results) < -1  # outside of the view
@@ -214,7 +214,7 @@ def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
         limits = np.array([view.shape[1], view.shape[0]]) - 1
         return Poses(np.clip(poses.keypoints, 0, limits), poses.scores, poses.keypoint_scores, COCO)
 
-    assert evaluate(inside, photos, CROPPED).ap < 0.8 * scores.ap
+    assert evaluate(inside, photos, CROPPED_PROTOCOL).ap < 0.8 * scores.ap
 
 
 def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,11 +225,11 @@ def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_view_reads_its_part_and_checks_the_size(set_on_disk: Path) -> None:
     path = set_on_disk / "val" / "3.png"
-    view = View(AnnotatedPhoto(3, path, (100, 130), ()), (200, 250), (100, 20, 230, 120)).read()
+    view = CroppedPhoto(AnnotatedPhoto(3, path, (100, 130), ()), (200, 250), (100, 20, 230, 120)).read()
     assert view.shape == (100, 130, 3)
     assert view[0, 0].tolist() == [100, 20, 3] and view[-1, -1].tolist() == [229, 119, 3]
     with pytest.raises(DataError) as caught:
-        View(AnnotatedPhoto(3, path, (100, 100), ()), (300, 200), (0, 0, 100, 100)).read()
+        CroppedPhoto(AnnotatedPhoto(3, path, (100, 100), ()), (300, 200), (0, 0, 100, 100)).read()
     assert str(caught.value) == f"{path}: 250 x 200 pixels, but its annotations say 200 x 300"
 
 
@@ -238,7 +238,7 @@ def test_nobody_to_cut() -> None:
     data["annotations"] = [_with_few_labels(each) for each in data["annotations"]]
     with pytest.raises(DataError) as caught:
         views_of(data)
-    assert str(caught.value) == "nobody in 1 photos has 6 labelled keypoints and could be cut by a border"
+    assert str(caught.value) == "no person in 1 photos has 6 labelled keypoints and can be cropped"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_nobody_to_cut() -> None:
         (lambda data: data["images"][0].pop("height"), "truth: images[0]: 'height' is missing"),
         (
             lambda data: data.pop("categories"),
-            "truth: 'categories' is missing; is this a COCO-style file of keypoints?",
+            "truth: 'categories' is missing; is this a COCO-style keypoint file?",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from lab.gpu.subjects import MODELS, build
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import read_photos
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.evaluation.run import EVALUATED_SCORE
 from posedet.oks import oks, pose_areas
 from posedet.poses import Poses
@@ -25,7 +25,7 @@ SAME_PERSON = 0.5  # OKS of two poses
 
 def accuracy(plan: Plan) -> Iterator[Row]:
     """Each precision on the annotated photos; distances are to the poses of float32 without TF32."""
-    photos = read_photos(plan.annotations, COCO.skeleton)
+    photos = read_photos(plan.annotations, COCO_PROTOCOL.skeleton)
     reference: list[Poses] = []
     for precision in PRECISIONS:
         found: list[Poses] = []
@@ -51,8 +51,8 @@ def _measure(
 def _ap(photos: Sequence[AnnotatedPhoto], found: Sequence[Poses]) -> dict[str, float]:
     results: list[dict[str, Any]] = []
     for photo, poses in zip(photos, found, strict=True):
-        results += poses.select(COCO.skeleton).to_coco(photo.image_id)
-    return {"AP": 100 * evaluate_keypoints(photos, results, COCO).ap}
+        results += poses.select(COCO_PROTOCOL.skeleton).to_coco(photo.image_id)
+    return {"AP": 100 * evaluate_keypoints(photos, results, COCO_PROTOCOL).ap}
 
 
 def distances(reference: list[Poses], found: list[Poses], score_threshold: float) -> dict[str, float]:

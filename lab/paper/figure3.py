@@ -19,7 +19,7 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import Source, read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import CROWDPOSE
+from posedet.evaluation.protocols import CROWDPOSE_PROTOCOL
 from posedet.evaluation.report import make_output, write_report
 from posedet.files import write_atomically
 from posedet.oks import oks
@@ -81,7 +81,7 @@ def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
     boxes about the labelled keypoints. OKS is the mean over keypoints that both have, 0 if there are none.
     """
     labelled = keypoints[..., 2] > 0
-    points, sigmas = keypoints[..., :2], np.array(CROWDPOSE.skeleton.sigmas)
+    points, sigmas = keypoints[..., :2], np.array(CROWDPOSE_PROTOCOL.skeleton.sigmas)
     low, high = _extents(keypoints)
     areas = (high - low).prod(axis=-1)
     near = [
@@ -133,7 +133,7 @@ def with_duplicates(people: dict[int, Floats]) -> dict[int, Crowd]:
     with the person of about 0.3, as second detections of a real person are.
     """
     generator = np.random.default_rng(SEED)
-    sigmas = np.array(CROWDPOSE.skeleton.sigmas)
+    sigmas = np.array(CROWDPOSE_PROTOCOL.skeleton.sigmas)
     crowds = {}
     for image_id, true in people.items():
         count = len(true)
@@ -183,7 +183,7 @@ def _point(
         ]
         deleted += int(((scores == 0) & ~crowd.is_duplicate).sum())
         left += int(((scores > 0) & crowd.is_duplicate).sum())
-    found = evaluate_keypoints(photos, results, CROWDPOSE)
+    found = evaluate_keypoints(photos, results, CROWDPOSE_PROTOCOL)
     # CrowdPose's protocol always has a hard part.
     return Point(rule, threshold, duplicates, cast(float, found.ap_hard), found.ap, deleted, left)
 
@@ -191,7 +191,7 @@ def _point(
 def reproduce_figure3(data: Source, output: Path) -> str:
     """Write figure3.png, figure3.json and figure3.md (the tables, which are returned) into the folder `output`."""
     make_output(output)
-    points = upper_bounds(read_photos(data, CROWDPOSE.skeleton, check_files=False))
+    points = upper_bounds(read_photos(data, CROWDPOSE_PROTOCOL.skeleton, check_files=False))
     tables = "\n\n".join(_tables(points))
     write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})
     write_atomically(output / "figure3.md", (tables + "\n").encode())

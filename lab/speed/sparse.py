@@ -23,7 +23,7 @@ from posedet.config import load_config
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.evaluation.run import EVALUATED_SCORE
 from posedet.image import Letterbox, read_photo
 from posedet.model.build import build_network
@@ -161,7 +161,7 @@ def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstSt
     network.eval()
     if not config.model.presence:
         raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
-    columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
+    columns = [skeleton.index(name) for name in COCO_PROTOCOL.skeleton.keypoints]
     best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N
     results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
     for photo in tqdm(photos, unit="photo", disable=None):
@@ -170,13 +170,13 @@ def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstSt
         for count, found in results.items():
             outputs = Outputs(scores[:count], keypoints[:count], visibility[:count])
             poses = decode(outputs, letterbox, skeleton, replace(config.decode, score_threshold=EVALUATED_SCORE))
-            found += poses.select(COCO.skeleton).to_coco(photo.image_id)
+            found += poses.select(COCO_PROTOCOL.skeleton).to_coco(photo.image_id)
     rows = []
     for place, (count, found) in enumerate(results.items()):
         reached = np.array([each[place] for _, each in best])
         kept = np.mean([count is None or rank < count for rank, _ in best])
         shares = tuple(float((reached >= threshold).mean()) for threshold in GOOD_OKS)
-        ap = evaluate_keypoints(photos, found, COCO).ap
+        ap = evaluate_keypoints(photos, found, COCO_PROTOCOL).ap
         rows.append(FirstStage(count, float(kept), shares, float(reached.mean()), ap))
     return rows
 
@@ -208,9 +208,9 @@ def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tup
         labelled = person.labelled
         if person.ignore or not labelled.any():
             continue
-        similarity = oks(poses, person.keypoints[None], COCO.skeleton.sigmas, np.array(person.area), labelled[None])[
-            :, 0
-        ]
+        similarity = oks(
+            poses, person.keypoints[None], COCO_PROTOCOL.skeleton.sigmas, np.array(person.area), labelled[None]
+        )[:, 0]
         found.append((int(similarity.argmax()), [float(similarity[:count].max()) for count in (*CANDIDATES, None)]))
     return found
 

@@ -166,7 +166,7 @@ class Skeleton:
             raise DataError(f"categories: {category!r:.80}, expected a table with name, keypoints, skeleton")
         for key in ("name", "keypoints"):
             if key not in category:
-                raise DataError(f"categories: key '{key}' is missing; does this file contain keypoints?")
+                raise DataError(f"categories: key '{key}' is missing; is this a COCO-style keypoint file?")
         name = category["name"]
         where = f"category {name!r:.80}"
         names = _checked_names(category["keypoints"], f"{where}: keypoints")
@@ -263,7 +263,7 @@ def _from_categories(categories: object) -> Skeleton:
         raise DataError(f"categories: {categories!r:.80}, expected a list")
     with_keypoints = [each for each in categories if isinstance(each, dict) and "keypoints" in each]
     if not with_keypoints:
-        raise DataError("categories: none has 'keypoints'; does this file contain keypoints?")
+        raise DataError("categories: none has 'keypoints'; is this a COCO-style keypoint file?")
     first, *others = [Skeleton.from_coco_category(each) for each in with_keypoints]
     for other in others:
         if other.keypoints != first.keypoints:

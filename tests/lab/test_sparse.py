@@ -12,7 +12,7 @@ from lab.speed import sparse
 from posedet.config import load_config
 from posedet.data.sources import read_photos
 from posedet.errors import ModelError
-from posedet.evaluation.protocols import COCO
+from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
 from posedet.model.build import build_network
 from posedet.runtime.model_files import model_file
@@ -128,7 +128,7 @@ def one_photo(photos: Path, tmp_path):
             }
         )
     )
-    (photo,) = read_photos(f"{path}:{photos}", COCO.skeleton)
+    (photo,) = read_photos(f"{path}:{photos}", COCO_PROTOCOL.skeleton)
     people = [person for person in photo.persons if not person.ignore and (person.visibility > 0).any()]
     assert len(people) == 2
     return photo, people
@@ -138,7 +138,7 @@ def test_first_stage_by_hand(one_photo, photos: Path, monkeypatch):
     """400 locations: the first person's true pose at rank 20, the other's at rank 350, and far away poses elsewhere."""
     photo, people = one_photo
     skeleton = stored_skeleton(load_weights(ONNX.with_suffix(".safetensors"))[2], ONNX)
-    columns = [skeleton.index(name) for name in COCO.skeleton.keypoints]
+    columns = [skeleton.index(name) for name in COCO_PROTOCOL.skeleton.keypoints]
 
     def ranked(_, photo, long_side):
         letterbox = Letterbox.fit(photo.size, long_side=long_side)
@@ -170,6 +170,6 @@ def test_first_stage_of_the_shipped_model(one_photo, photos: Path):
 def test_a_model_without_first_stage(tmp_path):
     path = tmp_path / "paper.safetensors"
     network = small("dla34-coco")
-    save_weights(path, network.state_dict(), load_config("dla34-coco", SMALL), COCO.skeleton, {})
+    save_weights(path, network.state_dict(), load_config("dla34-coco", SMALL), COCO_PROTOCOL.skeleton, {})
     with pytest.raises(ModelError, match=r"paper\.safetensors: scores every location .* it has no first stage"):
         sparse.first_stage(path, [])

@@ -16,7 +16,7 @@ from posedet import PoseDet
 from posedet.config import config_from_dict, load_config
 from posedet.data.sources import read_photos
 from posedet.evaluation.keypoint_ap import KeypointAP
-from posedet.evaluation.protocols import COCO, CROWDPOSE
+from posedet.evaluation.protocols import COCO_PROTOCOL, CROWDPOSE_PROTOCOL
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
 from posedet.skeleton import COCO as COCO_SKELETON
 from posedet.weights.torch_session import open_weights
@@ -191,8 +191,8 @@ def test_other_photos_are_evaluated_anew(photos: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(evaluations, "evaluate", lambda *_, output, **__: folders.append(output))
     for folder in (photos, tmp_path):
         session = evaluations.open_model(SHIPPED)
-        seen = read_photos(f"{photos}/truth.json:{folder}", COCO.skeleton, check_files=False)
-        evaluations.evaluated(session, SHIPPED, seen, COCO, tmp_path)
+        seen = read_photos(f"{photos}/truth.json:{folder}", COCO_PROTOCOL.skeleton, check_files=False)
+        evaluations.evaluated(session, SHIPPED, seen, COCO_PROTOCOL, tmp_path)
     assert len(set(folders)) == 2
 
 
@@ -212,8 +212,8 @@ def test_given_weights_are_evaluated_as_by_evaluate(
         session = open_weights(WEIGHTS)
         decode = replace(session.about.decode, long_side=192, nms=nms, nms_threshold=0.1)
         session.about = replace(session.about, decode=decode)
-        detector = PoseDet(session, skeleton=COCO.skeleton, score_threshold=EVALUATED_SCORE)
-        assert evaluate(detector, read_photos(f"{truth}:{photos}", COCO.skeleton), COCO).ap == ap
+        detector = PoseDet(session, skeleton=COCO_PROTOCOL.skeleton, score_threshold=EVALUATED_SCORE)
+        assert evaluate(detector, read_photos(f"{truth}:{photos}", COCO_PROTOCOL.skeleton), COCO_PROTOCOL).ap == ap
 
 
 def test_tables_of_presets_show_the_shipped_model(
@@ -242,7 +242,7 @@ def test_tables_of_presets_show_the_shipped_model(
 
 def test_crowd_columns_follow_crowdpose() -> None:
     measured = Measured(TABLE4.rows[0], [(0, scores(0.5, ap_hard=0.25))], "")
-    assert measured.points("AP hard", CROWDPOSE.name) == {0: 25.0}
+    assert measured.points("AP hard", CROWDPOSE_PROTOCOL.name) == {0: 25.0}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
 
 
 def _errors(options: argparse.Namespace) -> int:
-    needs("posedet errors", "evaluate", ("pycocotools", "yaml"))
+    needs("posedet errors", "evaluate", ("jinja2", "pycocotools", "yaml"))
     from posedet.diagnosis.error_report import report_errors
 
     truth, pictures = source_of(options).path.name, True
@@ -109,7 +109,7 @@ def _stress(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     needs("posedet calibrate", "evaluate", ("matplotlib", "yaml"))
-    from posedet.diagnosis.calibration import calibration, keypoint_scores, plot
+    from posedet.diagnosis.calibration import calibration, keypoint_scores, plot_reliability
     from posedet.evaluation.report import write_report
     from posedet.runtime.model_files import model_file
 
@@ -128,7 +128,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     measured = calibration(found, labelled=options.labelled)
     people = {"num_photos": len(photos), "num_people": len(found.photos), "labelled": options.labelled}
     write_report(options.output / "calibration.json", {"model": detector.about.name, **people, **measured.to_dict()})
-    plot(measured, options.output / "calibration.png")
+    plot_reliability(measured, options.output / "calibration.png")
     what = "labelled keypoints" if options.labelled else "keypoints"
     slope, offset = measured.correction
     print(

@@ -1,4 +1,4 @@
-"""What annotated photos are, whatever form they were kept in. `data.sources` reads them."""
+"""Annotated photos, independent of the file format. `data.sources` reads them."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Where a file gives no area: the share of its box that a person fills (CrowdPose's evaluator; COCO's median is 0.52).
+# The share of the box that a person fills, for files without areas (CrowdPose's evaluator; COCO's median is 0.52).
 BOX_FILL = 0.53
 
 
@@ -16,22 +16,22 @@ BOX_FILL = 0.53
 class Person:
     """A labelled person. Coordinates in pixels of the photo, pixel centres at integers; K keypoints."""
 
-    keypoints: NDArray[np.float64]  # (K, 2); anything where visibility is 0
+    keypoints: NDArray[np.float64]  # (K, 2); undefined where visibility is 0
     visibility: NDArray[np.uint8]  # (K,) COCO's flags: 2 seen, 1 labelled but hidden, 0 not labelled
-    visible: NDArray[np.int8]  # (K,) 1 seen, 0 hidden or absent, -1 the file does not tell
+    visible: NDArray[np.int8]  # (K,) 1 seen, 0 hidden or absent, -1 unknown
     keypoint_weights: NDArray[np.float32]  # (K,) 0..1: a teacher's confidence, 1 for labels by people
     box: NDArray[np.float64]  # (4,) x1 y1 x2 y2
-    area: float  # of the person's outline, or about that; pixels squared, more than 0
+    area: float  # of the person's outline, or an estimate; pixels squared, above 0
     score: float  # 0..1: a teacher's confidence in the person, 1 for labels by people
     is_crowd: bool  # the box holds many people
-    ignore: bool  # neither a person to find nor background: a crowd, nobody's keypoints labelled, an uncertain person
+    ignore: bool  # neither a person to find nor background: a crowd, no labelled keypoints, or uncertain
     annotation_id: int
     category_id: int = 1
-    place: str = ""  # of the annotation, in messages: `val.json: annotations[7] (id 9, a.jpg)`
+    place: str = ""  # names the annotation in messages: `val.json: annotations[7] (id 9, a.jpg)`
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """(K,) which keypoints are labelled, seen or hidden."""
+        """(K,) bool: which keypoints are labelled, whether seen or hidden."""
         return np.asarray(self.visibility > 0)
 
 
@@ -45,14 +45,14 @@ class AnnotatedPhoto:
     persons: tuple[Person, ...]
     only_main_person: bool = False  # other people in the photo are not labelled
     crowd_index: float | None = None  # CrowdPose's measure of how much people overlap
-    # The file's categories: the keypoints of each in the file's order; none where they are not those that are wanted.
+    # Category id -> its keypoints in the file's order; empty if the skeleton has none of them.
     categories: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    place: str = ""  # of the photo, in messages: `val.json: images[7]`
+    place: str = ""  # names the photo in messages: `val.json: images[7]`
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos to train on, and how often each is seen in an epoch: once, unless `repeats` says otherwise."""
+    """Photos to train on, and how often each appears in an epoch (once by default)."""
 
     photos: tuple[AnnotatedPhoto, ...]
     repeats: tuple[int, ...] = ()
@@ -68,19 +68,19 @@ class PhotoSet:
 
     @property
     def epoch_length(self) -> int:
-        """How many photos an epoch shows."""
+        """The number of photos in an epoch, repeats included."""
         return sum(self.repeats)
 
     def without_empty(self) -> "PhotoSet":
-        """The photos that have people."""
+        """Return only the photos that have people."""
         kept = [place for place, photo in enumerate(self.photos) if photo.persons]
         return PhotoSet(tuple(self.photos[place] for place in kept), tuple(self.repeats[place] for place in kept))
 
 
 def estimated_area(box: NDArray[np.float64], labelled: NDArray[np.float64]) -> float:
-    """The area of a person in pixels squared, where only a box (4,), x1 y1 x2 y2, and keypoints (L, 2) tell of it.
+    """Estimate the area of a person in pixels squared from the box (4,), x1 y1 x2 y2, and keypoints (L, 2).
 
-    That is `BOX_FILL` of the box; for an empty box the extent of the labelled keypoints, at least 1.
+    It is `BOX_FILL` of the box. If the box is empty, it is the area around the labelled keypoints, at least 1.
     """
     width, height = box[2:] - box[:2]
     if width > 0 and height > 0:
@@ -89,10 +89,10 @@ def estimated_area(box: NDArray[np.float64], labelled: NDArray[np.float64]) -> f
 
 
 def forget_untold(persons: Sequence[Person]) -> None:
-    """Set `visible` to -1 where flags were plainly not meant to tell hidden keypoints from seen ones.
+    """Set `visible` to -1 where the flags clearly do not distinguish hidden keypoints from seen ones.
 
-    CrowdPose flags head and neck as hidden (1) in everybody, and all keypoints so in 41 % of the people; COCO has
-    1 % of people without any keypoint seen.
+    CrowdPose flags head and neck as hidden (1) for all people, and all keypoints as hidden for 41 % of the people. In
+    COCO, 1 % of the people have no visible keypoint.
     """
     if persons:
         never_seen = ~np.any([person.visibility == 2 for person in persons], axis=0)
@@ -101,7 +101,7 @@ def forget_untold(persons: Sequence[Person]) -> None:
 
 
 def fingerprint(photos: Iterable[AnnotatedPhoto]) -> str:
-    """A checksum (hex) of all that is annotated, and of where the photos lie."""
+    """Return a checksum (hex) of all annotations and of the paths of the photos."""
     digest = hashlib.sha256()
     for photo in photos:
         digest.update(repr((photo.image_id, str(photo.path.resolve()), photo.size, photo.crowd_index)).encode())

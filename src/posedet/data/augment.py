@@ -1,4 +1,4 @@
-"""An annotated photo -> a square training patch: crop, zoom, turn, mirror, colour, mosaic; keypoints with it."""
+"""Turn annotated photos into square training patches: crop, zoom, rotate, mirror, recolour and mosaic."""
 
 import math
 from typing import Any, NamedTuple, cast
@@ -18,14 +18,14 @@ Matrix = NDArray[np.float64]  # (2, 3), photo -> patch
 
 
 class Patch(NamedTuple):
-    """What the network is trained on. Coordinates in pixels of the patch, pixel centres at integers."""
+    """A training example. Coordinates are pixels of the patch, with pixel centres at whole numbers."""
 
     image: Pixels  # (S, S, 3) RGB
     keypoints: Floats  # (P, K, 2)
     weights: Floats  # (P, K): 0 = not labelled, below 1 = a teacher's confidence
-    visible: Floats  # (P, K): 1 seen, 0 hidden or absent, -1 not known
-    areas: Floats  # (P,) labelled area, not cut by the patch
-    boxes: Floats  # (P, 4) x1 y1 x2 y2, cut by the patch
+    visible: Floats  # (P, K): 1 seen, 0 hidden or absent, -1 unknown
+    areas: Floats  # (P,) labelled area, not clipped to the patch
+    boxes: Floats  # (P, 4) x1 y1 x2 y2, clipped to the patch
     ignored: Floats  # (Q, 4) x1 y1 x2 y2: crowds, people without keypoints, places where nothing is labelled
     crowds: Floats  # (Q,): 1 for an ignored region that is not one person
     source: str
@@ -38,7 +38,7 @@ def make_patch(
     config: DataConfig,
     generator: np.random.Generator,
 ) -> Patch:
-    """A random patch of `photo`, or with probability `config.mosaic` of it and three others, a quarter each."""
+    """Return a random patch of `photo`; with probability `config.mosaic` a mosaic of it and three other photos."""
     if others and generator.random() < config.mosaic:
         half = config.patch // 2
         patch = _joined([_crop(each, half, skeleton, config, generator) for each in (photo, *others)], half)
@@ -58,9 +58,9 @@ def _crop(
     flip = bool(generator.random() < config.flip)
     if flip:
         matrix[0] = -matrix[0]
-        # The official code mirrors keypoints about another axis than pixels; only the latter is done here for pixels.
+        # The official code mirrors keypoints about another axis than pixels; see the labels below.
         matrix[0, 2] += side - 1
-    # Beyond the photo the official code has black; grey does not look like a dark room.
+    # The official code fills with black; grey does not look like a dark room.
     warped = _warped(image, matrix, side, (0, 0, 0) if config.crop == "person" else (GREY,) * 3)
     labels = matrix
     if flip and config.geometry == "official":
@@ -71,13 +71,13 @@ def _crop(
 def _window(
     photo: AnnotatedPhoto, size: tuple[int, ...], side: int, config: DataConfig, generator: np.random.Generator
 ) -> Matrix:
-    """Where the patch is cut: the matrix from the photo to it, not mirrored."""
+    """Return the matrix from the photo to the patch, not mirrored."""
     angle = math.radians(generator.uniform(-1, 1) * config.rotation_deg)
     if config.crop == "person":
         zoom = 1 / generator.uniform(*config.zoom)
         centre = _centre_of_a_person(photo, size, generator)
     else:
-        # Relative to the zoom at which the photo just fits: photos differ in size, not in what they show.
+        # The zoom is relative to that at which the whole photo fits, because photos differ in size.
         zoom = side / max(size) * math.exp(generator.uniform(*np.log(config.zoom)))
         centre = _centre_near_people(photo, size, side / zoom, generator)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
@@ -88,7 +88,7 @@ def _window(
 
 
 def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator: np.random.Generator) -> Matrix:
-    """Box centre of one of the better-labelled half of the people (official code); of the photo without people."""
+    """Return the box centre of one of the better-labelled half of the people (official code), or the photo's."""
     people = [person for person in photo.persons if not person.is_crowd]
     if not people:
         return np.array([size[1], size[0]]) / 2
@@ -100,7 +100,7 @@ def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator:
 def _centre_near_people(
     photo: AnnotatedPhoto, size: tuple[int, ...], window: float, generator: np.random.Generator
 ) -> Matrix:
-    """Near a random person where there is one, and as far inside the photo as the window allows."""
+    """Return a centre near a random person, if any, as far inside the photo as the window allows."""
     height, width = size
     people = [person for person in photo.persons if not person.ignore]
     if people:
@@ -108,7 +108,7 @@ def _centre_near_people(
         centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + generator.uniform(-0.3, 0.3, 2) * window
     else:
         centre = generator.random(2) * (width, height)
-    # A little of the border may be seen, as at test time.
+    # A little of the border may be visible, as at test time.
     slack = 0.1 * window
     for axis, length in enumerate((width, height)):
         low, high = window / 2 - slack, length - window / 2 + slack
@@ -120,7 +120,7 @@ def _centre_near_people(
 
 
 def _warped(image: Pixels, matrix: Matrix, side: int, border: tuple[int, ...]) -> Pixels:
-    """The patch, by linear interpolation; strong reductions average pixels first, or they would flicker."""
+    """Warp by linear interpolation; strong reductions average pixels first to avoid aliasing."""
     while math.hypot(matrix[0, 0], matrix[1, 0]) < 0.5 and min(image.shape[:2]) > 1:
         height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
         small = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
@@ -158,7 +158,7 @@ def _labelled(
             keypoints, weights, visible = (x[skeleton.mirror] for x in (keypoints, weights, visible))
         persons.append((keypoints, weights, visible, max(person.area * zoom**2, 1.0), clipped))
     if photo.only_main_person:
-        # Others in the photo are not labelled: all around the labelled one, nothing is known.
+        # Other people are not labelled, so everything around the labelled person is unknown.
         ignored += [(part, 1.0) for part in _frame(persons[0][4] if persons else np.zeros(4, np.float32), side)]
     columns = list(zip(*persons, strict=True)) if persons else [()] * 5
     num_keypoints = len(skeleton.keypoints)
@@ -171,7 +171,7 @@ def _labelled(
 
 
 def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: DataConfig) -> bool:
-    """Whether the patch shows too little of a person to know of it."""
+    """Whether the patch shows too little of a person to keep it."""
     if config.keep == "centre":
         centre = (box[:2] + box[2:]) / 2
         return bool((centre <= 0).any() or (centre >= side).any())
@@ -179,9 +179,9 @@ def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: Data
 
 
 def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConfig) -> tuple[Floats, Floats, Floats]:
-    """Keypoints, weights and visibility in the patch; a keypoint outside is seen no more.
+    """Return keypoints, weights and visibility in the patch; a keypoint outside is not visible.
 
-    With `keep` "keypoints" it is not labelled either; the official code goes on to train on it.
+    With `keep` "keypoints" it is also not labelled; the official code still trains on it.
     """
     keypoints = (person.keypoints @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
     inside = ((keypoints >= -0.5) & (keypoints <= side - 0.5)).all(1)
@@ -200,7 +200,7 @@ def _moved_box(box: Matrix, matrix: Matrix) -> Floats:
 
 
 def _frame(box: Floats, side: int) -> list[Floats]:
-    """Four boxes that cover the patch around `box`."""
+    """Return four boxes that cover the patch around `box`."""
     x1, y1, x2, y2 = box
     parts = ((0, 0, x1, side), (x2, 0, side, side), (x1, 0, x2, y1), (x1, y2, x2, side))
     return [np.array(part, np.float32) for part in parts]
@@ -225,7 +225,7 @@ def _joined(quarters: list[Patch], half: int) -> Patch:
 
 
 def _recoloured(image: Pixels, strength: float, generator: np.random.Generator) -> Pixels:
-    """Brightness, contrast, colour cast and saturation, each changed by up to `strength`; now and then none at all."""
+    """Change brightness, contrast, colour cast and saturation by up to `strength`; 5 % of the patches become grey."""
     gains = 1 + generator.uniform(-0.5, 0.5, 3) * strength
     contrast, brightness, saturation = 1 + generator.uniform(-1, 1, 3) * strength
     values = np.arange(256)[:, None] * gains * brightness

@@ -1,4 +1,4 @@
-"""What is wrong with annotations, all of it: unlike reading them for training, checking goes on after a mistake."""
+"""Check annotations and photos. Unlike reading them for training, checking continues after a mistake."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +18,23 @@ from posedet.image import read_photo
 from posedet.oks import oks
 from posedet.skeleton import Skeleton, without_side
 
-# How far a labelled keypoint may lie outside: of the photo, in shares of its long side; of the person's box, in shares
-# of the box's. Of 15,568 people in COCO none is beyond the first limit, one beyond the second.
+# How far a labelled keypoint may lie outside the photo or the person's box, as a share of the longer side. Of 15,568
+# people in COCO, none exceeds the first limit and one exceeds the second.
 PHOTO_MARGIN = 0.1
 BOX_MARGIN = 0.5
-# Two people of one photo whose labels agree to this OKS are one person labelled twice.
+# Two people in one photo whose labels reach this OKS are the same person, labelled twice.
 SAME_PERSON = 0.95
 MIN_SHARED = 3  # keypoints labelled in both
 
-# Parts of the body that lie alike: left of one is on the same side as left of the other, however people turn. Wrists,
-# knees and ankles cross all the time. At these limits 22 of COCO's 15,568 people are named, most of them rightly.
+# Pairs of body parts whose left sides lie on the same side, however a person turns. Wrists, knees and ankles are not
+# listed, because they often cross. With these limits 22 of COCO's 15,568 people are reported, most of them rightly.
 ALIKE = (("eye", "ear"), ("ear", "shoulder"), ("shoulder", "elbow"), ("shoulder", "hip"))
-MIN_WIDTH = 0.13  # from left to right, of the root of the box's area: who stands sideways says nothing
+MIN_WIDTH = 0.13  # from left to right, as a share of the root of the box area; people seen from the side are skipped
 OPPOSITE = -0.5  # cosine of the angle between the two
 
 
-class Finding(NamedTuple):
-    """Something wrong: what kind of mistake, and one line that names file, entry and values."""
+class Mistake(NamedTuple):
+    """A kind of mistake, and one line that names the file, the entry and the values."""
 
     kind: str
     text: str
@@ -42,17 +42,17 @@ class Finding(NamedTuple):
 
 @dataclass
 class Report:
-    """What was looked at, and what is wrong."""
+    """The result of a check: what was checked, and the mistakes found."""
 
     num_photos: int = 0
     num_persons: int = 0
-    num_unlabelled: int = 0  # people without any labelled keypoint: allowed, but nothing is learnt from them
-    findings: list[Finding] = field(default_factory=list)
+    num_unlabelled: int = 0  # people without labelled keypoints: allowed, but not learnt
+    findings: list[Mistake] = field(default_factory=list)
 
     def add(self, kind: str, problem: PoseDetError | str) -> None:
-        """A finding, unless it was the last one already."""
+        """Add a mistake, unless it repeats the previous one."""
         if not self.findings or self.findings[-1].text != str(problem):
-            self.findings.append(Finding(kind, str(problem)))
+            self.findings.append(Mistake(kind, str(problem)))
 
 
 class _Labelled(NamedTuple):
@@ -67,8 +67,8 @@ class _Labelled(NamedTuple):
 def check(source: Source | str, skeleton: Skeleton | None = None) -> Report:
     """Look for impossible annotations and photos.
 
-    source: or what a user wrote, see `Source`. skeleton: the keypoints that are wanted; if not given, all that the file
-    has. Raises DataError where nothing can be checked: no such file, not JSON, not annotations.
+    source: a `Source`, or the text that describes it. skeleton: the wanted keypoints; by default all of the file.
+    Raises DataError if nothing can be checked, for example because the file is missing or is not JSON.
     """
     source = Source.parse(source) if isinstance(source, str) else source
     report = Report()
@@ -83,18 +83,18 @@ def check(source: Source | str, skeleton: Skeleton | None = None) -> Report:
     report.num_photos, report.num_persons = len(photos), len(persons)
     report.num_unlabelled = sum(not person.is_crowd and not person.labelled.any() for person in persons)
     if persons and not any(person.labelled.any() for person in persons):
-        report.add("nobody labelled", f"{source.path}: no person has a labelled keypoint, there is nothing to learn")
+        report.add("no labels", f"{source.path}: no person has a labelled keypoint, so there is nothing to learn")
     return report
 
 
 @cache
 def _own(names: tuple[str, ...]) -> Skeleton:
-    """A file's own keypoints."""
+    """Return a skeleton of a file's own keypoints."""
     return Skeleton.from_dict({"name": "annotated", "keypoints": names})
 
 
 def _check_files(photos: Sequence[AnnotatedPhoto], report: Report) -> None:
-    """Every photo must be there, whole, and of the size that its entry says."""
+    """Check that every photo exists, can be decoded, and has the annotated size."""
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(_size_or_fault, [photo.path for photo in photos])
         for photo, size in tqdm(zip(photos, found, strict=True), total=len(photos), unit="photo", disable=None):
@@ -102,14 +102,14 @@ def _check_files(photos: Sequence[AnnotatedPhoto], report: Report) -> None:
                 report.add("photo", f"{photo.place}: {size}")
             elif size != photo.size:
                 (height, width), (true_height, true_width) = photo.size, size
-                turned = "; was it turned?" if size == (width, height) else ""
+                turned = "; was it rotated?" if size == (width, height) else ""
                 text = f"{width} x {height}, the photo {photo.path} is {true_width} x {true_height}{turned}"
-                report.add("size of a photo", f"{photo.place}: width and height are {text}")
+                report.add("photo size", f"{photo.place}: width and height are {text}")
 
 
 def _size_or_fault(path: Path) -> tuple[int, ...] | str:
     try:
-        # Decoded whole: only so is a damaged or cut file found.
+        # Only decoding the whole photo finds a damaged or truncated file.
         return read_photo(path).shape[:2]
     except PhotoError as error:
         return str(error)
@@ -131,17 +131,17 @@ def _check_person(each: _Labelled, photo: AnnotatedPhoto, report: Report) -> Non
     corner = labelled & (person.keypoints == 0).all(1)
     if corner.any():
         names = ", ".join(skeleton.keypoints[k] for k in np.flatnonzero(corner))
-        report.add("keypoint at (0, 0)", f"{where}: {names} labelled at (0, 0); flag 0 if it is not known")
+        report.add("keypoint at (0, 0)", f"{where}: {names} labelled at (0, 0); use flag 0 for an unknown position")
     _check_places(each, labelled & ~corner, photo.size, report, has_area=has_area)
     for first, second in _swapped(person, skeleton):
-        text = f"left and right of {second} lie the other way round than those of {first}: most likely swapped"
+        text = f"left and right {second} are reversed compared with left and right {first}: probably swapped"
         report.add("left and right swapped", f"{where}: {text}")
 
 
 def _check_places(
     each: _Labelled, asked: NDArray[np.bool_], size: tuple[int, int], report: Report, *, has_area: bool
 ) -> None:
-    """Keypoints (`asked`, (K,)) far outside the photo, or else far outside the person's own box."""
+    """Report keypoints, those of `asked` (K,), far outside the photo or the person's own box."""
     where, (person, skeleton) = each.where, each
     height, width = size
     extent = float((person.box[2:] - person.box[:2]).max())
@@ -161,7 +161,7 @@ def _check_places(
 
 
 def _swapped(person: Person, skeleton: Skeleton) -> Iterator[tuple[str, str]]:
-    """Pairs of `ALIKE` parts whose directions from right to left are opposite."""
+    """Yield the pairs of `ALIKE` parts whose directions from right to left are opposite."""
     directions = {}
     for left, right in skeleton.pairs:
         if person.visibility[left] and person.visibility[right]:
@@ -177,7 +177,7 @@ def _swapped(person: Person, skeleton: Skeleton) -> Iterator[tuple[str, str]]:
 
 
 def _check_twice(people: list[_Labelled], report: Report) -> None:
-    """The same person twice: no two people have all their keypoints in the same places."""
+    """Report people labelled twice: no two people have all keypoints in the same places."""
     people = [each for each in people if not each.person.is_crowd]
     for number, each in enumerate(people):
         person = each.person
@@ -191,4 +191,4 @@ def _check_twice(people: list[_Labelled], report: Report) -> None:
         for other, value, both in zip(before, similarity, shared, strict=True):
             if value >= SAME_PERSON and both.sum() >= MIN_SHARED:
                 same = other.where.rpartition(": ")[2]
-                report.add("person twice", f"{each.where}: the same person as {same} (OKS {value:.2f})")
+                report.add("duplicate person", f"{each.where}: the same person as {same} (OKS {value:.2f})")

@@ -1,24 +1,24 @@
-"""What is wrong in annotations, and who is told: a reader goes on after a mistake if the one who asked wants that."""
+"""How readers report mistakes in annotations: they either stop at the first one or collect all of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from posedet.errors import DataError, PhotoError, PoseDetError
 
-# Called with the kind of mistake, and one line that names file, entry and values: an error is about something that
-# cannot be read and is left out; a text is about something that can be read, but should be looked at.
-Report = Callable[[str, PoseDetError | str], None]
+# Called with the kind of mistake and one line that names file, entry and values. An error means that the entry cannot
+# be read and is skipped; a string means that the entry is read, but looks wrong.
+Reporter = Callable[[str, PoseDetError | str], None]
 
 
 def refuse(kind: str, problem: PoseDetError | str) -> None:
-    """The strict report: raise the first error."""
+    """Raise the first error, and ignore everything that can still be read."""
     if isinstance(problem, PoseDetError):
         raise problem
 
 
 @contextmanager
-def reporting(report: Report, kind: str) -> Iterator[None]:
-    """An error in the block is reported; the rest of the block is left out."""
+def reporting(report: Reporter, kind: str) -> Iterator[None]:
+    """Report an error raised in the block, and skip the rest of the block."""
     try:
         yield
     except (DataError, PhotoError) as error:

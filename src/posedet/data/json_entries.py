@@ -1,4 +1,4 @@
-"""JSON from outside, checked entry by entry: an error is one line that names the file, the entry and the field."""
+"""Read and check untrusted JSON. Every error is one line that names the file, the entry and the field."""
 
 import gzip
 import json
@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.findings import Report, refuse
+from posedet.data.findings import Reporter, refuse
 from posedet.errors import DataError
 
 MAX_JSON_BYTES = 1 << 29  # unpacked; the largest keypoint file of COCO has 240 MB
-MAX_NUMBER = 1e9  # of a coordinate: what is larger is a mistake, and would overflow float32 further on
+MAX_NUMBER = 1e9  # largest coordinate; larger numbers are mistakes and would overflow float32
 MAX_SIDE = 1_000_000  # pixels of a photo
 _MAX_ID = 2**63 - 1
 _NUMBER_TYPES = {int, float, np.float32, np.float64, np.int32, np.int64}
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a `.json` or `.json.gz` file of at most `MAX_JSON_BYTES` unpacked; DataError says what is wrong."""
+    """Parse a `.json` or `.json.gz` file of at most `MAX_JSON_BYTES` uncompressed bytes. Raises DataError."""
     file = Path(path)
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
@@ -30,7 +30,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{file}: not a gzip file, or cut short ({error})") from None
+        raise DataError(f"{file}: not a gzip file, or truncated ({error})") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from None
     if len(content) > MAX_JSON_BYTES:
@@ -43,17 +43,17 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{file}: not a JSON file ({str(error).splitlines()[0]:.120})") from None
 
 
-def entries(data: Any, key: str, where: str, report: Report = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of the list `data[key]`, each with its place, such as `val.json: annotations[7]`."""
+def entries(data: Any, key: str, where: str, report: Reporter = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of the list `data[key]`, each with its place, such as `val.json: annotations[7]`."""
     if not isinstance(data, dict):
         raise DataError(f"{where}: {reprlib.repr(data)}, expected an object with images, annotations and categories")
     if key not in data:
-        raise DataError(f"{where}: '{key}' is missing; is this a COCO-style file of keypoints?")
+        raise DataError(f"{where}: '{key}' is missing; is this a COCO-style keypoint file?")
     yield from listed(data[key], f"{where}: {key}", report)
 
 
-def listed(value: Any, where: str, report: Report = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list, each with its place, such as `results[7]`; anything else is reported and left out."""
+def listed(value: Any, where: str, report: Reporter = refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a list, each with its place, such as `results[7]`. Anything else is reported and skipped."""
     if not isinstance(value, list):
         report("list", DataError(f"{where}: {reprlib.repr(value)}, expected a list"))
         return
@@ -65,14 +65,14 @@ def listed(value: Any, where: str, report: Report = refuse) -> Iterator[tuple[st
 
 
 def present(entry: dict[str, Any], key: str, where: str) -> Any:
-    """`entry[key]`, which must be there."""
+    """Return `entry[key]`, which must exist."""
     if key not in entry:
         raise DataError(f"{where}: '{key}' is missing")
     return entry[key]
 
 
 def identity(entry: dict[str, Any], key: str, where: str) -> int:
-    """A whole number that identifies a photo, an annotation or a category."""
+    """Return the whole number that identifies a photo, an annotation or a category."""
     value = present(entry, key, where)
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not -_MAX_ID <= value <= _MAX_ID:
         raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a whole number")
@@ -80,15 +80,15 @@ def identity(entry: dict[str, Any], key: str, where: str) -> int:
 
 
 def new_identity(entry: dict[str, Any], taken: set[int] | dict[int, Any], where: str) -> int:
-    """The entry's own `id`, which no entry before it may have."""
+    """Return the entry's own `id`, which must differ from all ids in `taken`."""
     value = identity(entry, "id", where)
     if value in taken:
-        raise DataError(f"{where}.id: {value} stands there twice")
+        raise DataError(f"{where}.id: duplicate id {value}")
     return value
 
 
 def number(entry: dict[str, Any], key: str, where: str, *, low: float, high: float) -> float:
-    """A number from `low` to `high`."""
+    """Return a number from `low` to `high`."""
     value = present(entry, key, where)
     if type(value) not in _NUMBER_TYPES or not low <= value <= high:  # NaN fails both comparisons
         raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a number from {low:g} to {high:g}")
@@ -96,7 +96,7 @@ def number(entry: dict[str, Any], key: str, where: str, *, low: float, high: flo
 
 
 def flag(entry: dict[str, Any], key: str, where: str) -> bool:
-    """A flag 0 / 1 or false / true; false where it is missing."""
+    """Return a flag, written as 0 / 1 or false / true. A missing flag is false."""
     value = entry.get(key, False)
     if not isinstance(value, bool | int) or value not in (0, 1):
         raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected 0 or 1")
@@ -104,14 +104,14 @@ def flag(entry: dict[str, Any], key: str, where: str) -> bool:
 
 
 def numbers(entry: dict[str, Any], key: str, where: str, length: int, layout: str = "") -> NDArray[np.float64]:
-    """A list of `length` finite numbers; `layout` explains the length to whoever got it wrong, as in "17 x 3"."""
+    """Return a list of `length` finite numbers; `layout`, such as "17 x 3", explains the length in errors."""
     value = present(entry, key, where)
     meant = f"{length} ({layout})" if layout else str(length)
     if not isinstance(value, list | tuple | np.ndarray):
         raise DataError(f"{where}.{key}: {reprlib.repr(value)}, expected a list of {meant} numbers")
     if len(value) != length:
         raise DataError(f"{where}.{key}: {len(value)} numbers, expected {meant}")
-    # Types first: NumPy would take "1" and null for numbers.
+    # Check types first, because NumPy converts "1" and null to numbers.
     if set(map(type, value)) <= _NUMBER_TYPES and all(-MAX_NUMBER <= each <= MAX_NUMBER for each in value):
         return np.array(value, np.float64)
     place, wrong = next(
@@ -123,37 +123,37 @@ def numbers(entry: dict[str, Any], key: str, where: str, length: int, layout: st
 
 
 def box(entry: dict[str, Any], where: str) -> NDArray[np.float64]:
-    """`bbox`: x, y of the top-left corner, width and height in pixels, the last two not negative."""
+    """Return `bbox`: x, y of the top-left corner, width and height in pixels. Width and height are at least 0."""
     values = numbers(entry, "bbox", where, 4, "x, y, width, height")
     if values[2] < 0 or values[3] < 0:
-        raise DataError(f"{where}.bbox: width {values[2]:g}, height {values[3]:g}, expected no negative ones")
+        raise DataError(f"{where}.bbox: width {values[2]:g}, height {values[3]:g}, expected values of at least 0")
     return values
 
 
 def keypoint_table(entry: dict[str, Any], where: str, num_keypoints: int) -> NDArray[np.float64]:
-    """`keypoints` as (num_keypoints, 3): x, y in pixels, and a flag or score."""
+    """Return `keypoints` as an array (num_keypoints, 3): x, y in pixels, and a flag or score."""
     return numbers(entry, "keypoints", where, 3 * num_keypoints, f"{num_keypoints} x 3").reshape(num_keypoints, 3)
 
 
 def photo_path(entry: dict[str, Any], where: str, folder: Path) -> Path:
-    """Where the photo of one entry of `images` lies."""
+    """Return the path of the photo of an entry of `images`."""
     name = present(entry, "file_name", where)
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"{where}.file_name: {reprlib.repr(name)}, expected the name of a photo")
-    # A label file may name photos in subfolders, but not make us read any other file of the machine.
+    # Annotations may name photos in subfolders, but must not give access to other files.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
-        raise DataError(f"{where}.file_name: {name!r:.80} leads out of the folder of photos")
+        raise DataError(f"{where}.file_name: {name!r:.80} is outside the photo folder")
     return folder / name
 
 
 def photo_sides(entry: dict[str, Any], where: str) -> tuple[int, int]:
-    """(height, width) as one entry of `images` says."""
+    """Return (height, width) of an entry of `images`."""
     height, width = (int(number(entry, side, where, low=1, high=MAX_SIDE)) for side in ("height", "width"))
     return height, width
 
 
 def known_category(entry: dict[str, Any], categories: Collection[int], where: str) -> int:
-    """An entry's `category_id`, which must be one of the file's."""
+    """Return an entry's `category_id`, which must be one of the file's categories."""
     category_id = identity(entry, "category_id", where)
     if category_id not in categories:
         known = ", ".join(str(each) for each in list(categories)[:10])

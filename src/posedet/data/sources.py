@@ -1,4 +1,4 @@
-"""Where annotated photos come from: what a user writes to name them, in whichever format they are."""
+"""Read annotated photos in any supported format, from the source that a user names."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
-from posedet.data.findings import Report, refuse
+from posedet.data.findings import Reporter, refuse
 from posedet.data.formats import FORMATS
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.errors import ConfigError, DataError
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class MissingPhotosError(DataError):
-    """Photos are not where they should be: perhaps the annotations were found, but in another folder."""
+    """Photos named by the annotations are missing; they may be in another folder."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Annotations, and what a user says of them.
+    """An annotation file or folder, with the options that a user gives with it.
 
     Written `JSON[:FOLDER][*N]` for COCO-style annotations and OCHuman's, `FOLDER[:PART][*N]` or `data.yaml[:PART][*N]`
     for Ultralytics' format.
@@ -39,30 +39,40 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read what a user wrote; raises ConfigError for anything but a whole number after the star."""
+        """Parse the text that a user writes. Raises ConfigError unless a whole number follows a star."""
         if os.path.exists(text):  # names may hold a colon or a star
             return cls(Path(text))
         text, star, times = text.partition("*")
         if star and not (times.isdigit() and int(times) > 0):
-            raise ConfigError(f"{text}*{times}: after the star a whole number is expected")
+            raise ConfigError(f"{text}*{times}: expected a whole number of at least 1 after the star")
         name, colon, beside = text.partition(":")
         return cls(Path(name), beside if colon else None, int(times) if star else 1)
 
 
-def read_source(source: Source, skeleton: Skeleton | None, report: Report) -> tuple[AnnotatedPhoto, ...]:
-    """The annotated photos of a source as its format reads them; `report` hears of all that is wrong.
+def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> tuple[AnnotatedPhoto, ...]:
+    """Read the annotated photos of a source, and pass every mistake to `report`.
 
-    skeleton: the keypoints that are wanted; None for each category's own. Photos need not be there.
+    skeleton: the wanted keypoints; None for each category's own. The photo files need not exist.
     """
     file = AnnotationFile(source.path)
     return _format_of(file).read(file, source.beside, skeleton, report)
 
 
 def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool = True) -> tuple[AnnotatedPhoto, ...]:
-    """The annotated photos of a source, in its order, also empty ones, with the keypoints of `skeleton`.
+    """Read the annotated photos of a source.
 
-    source: or what a user wrote, see `Source`. Raises DataError or PhotoError, one line that names file and entry, for
-    the first mistake; MissingPhotosError for photos that are not there, unless `check_files` is off.
+    Args:
+        source: A `Source`, or the text that describes it.
+        skeleton: The wanted keypoints. They are matched by name.
+        check_files: Whether all photo files must exist.
+
+    Returns:
+        All photos in the order of the file, also those without people.
+
+    Raises:
+        DataError: For the first mistake in the annotations, in one line that names the file and the entry.
+        PhotoError: If a photo must be opened to read its annotations (Ultralytics' format), but cannot be.
+        MissingPhotosError: If `check_files` is set and photos do not exist.
     """
     source = Source.parse(source) if isinstance(source, str) else source
     photos = read_source(source, skeleton, refuse)
@@ -75,9 +85,10 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
 
 
 def read_sets(sources: Sequence[Source | str], skeleton: Skeleton) -> PhotoSet:
-    """All photos of several sources, and how often each is seen in an epoch.
+    """Read all photos of several sources, and how often each appears in an epoch.
 
-    Keypoints that no source labels are named in the log: they will not be learnt. Errors as in `read_photos`.
+    A warning names the keypoints that no source labels, because they will not be learnt. Raises the same errors as
+    `read_photos`.
     """
     photos: list[AnnotatedPhoto] = []
     repeats: list[int] = []
@@ -91,7 +102,7 @@ def read_sets(sources: Sequence[Source | str], skeleton: Skeleton) -> PhotoSet:
 
 
 def check_photo_files(photos: Sequence[AnnotatedPhoto]) -> None:
-    """Raises MissingPhotosError, which names the first one, if photos are not there."""
+    """Raise MissingPhotosError, which names the first missing photo, unless all photo files exist."""
     missing = [photo for photo in photos if not os.path.isfile(photo.path)]
     if missing:
         count = f"{len(missing)} of {len(photos)} are missing"
@@ -104,7 +115,9 @@ def _format_of(file: AnnotationFile) -> Format:
             return each
     if not file.path.exists():
         raise DataError(f"{file.path}: no such file or folder")
-    raise DataError(f"{file.path}: annotations in no known form: {', '.join(each.name for each in FORMATS)}")
+    raise DataError(
+        f"{file.path}: unknown annotation format; expected one of: {', '.join(each.name for each in FORMATS)}"
+    )
 
 
 def _name_unlabelled(photos: Sequence[AnnotatedPhoto], skeleton: Skeleton) -> None:
@@ -112,4 +125,4 @@ def _name_unlabelled(photos: Sequence[AnnotatedPhoto], skeleton: Skeleton) -> No
     labelled = np.any([person.labelled for person in persons], axis=0)
     if persons and not labelled.all():
         names = [name for name, known in zip(skeleton.keypoints, labelled, strict=True) if not known]
-        log.warning("no photo labels %s: not learnt", ", ".join(names))
+        log.warning("no photo labels %s: these keypoints will not be learnt", ", ".join(names))

@@ -1,8 +1,8 @@
-"""Are scores probabilities? Reliability curves, and the correction that makes keypoint scores calibrated.
+"""Measure whether scores are probabilities, and fit the correction that calibrates keypoint scores.
 
-A keypoint score is the probability that the keypoint is seen. It is held against COCO's flags in people that were found
-(OKS of 0.5 with somebody): 2 is seen, 1 hidden; 0, not labelled, is what lies outside of the photo or is hidden so that
-nobody could place it. Over all keypoints, 0 counts as not seen; over labelled keypoints it is left out.
+A keypoint score is the probability that the keypoint is visible. It is compared with COCO's flags of people who were
+found (OKS of at least 0.5): 2 is visible, 1 is hidden, and 0 is not labelled, because the keypoint is outside the photo
+or cannot be located. Over all keypoints, 0 counts as not visible; over labelled keypoints it is left out.
 """
 
 import io
@@ -27,21 +27,21 @@ FOUND_OKS = 0.5
 
 
 class Reliability(NamedTuple):
-    """What was predicted and what came true, in bins of equal width (B,); an empty bin has 0 everywhere."""
+    """Predicted and observed frequencies in bins of equal width (B,). All values of an empty bin are 0."""
 
     counts: Floats
     predicted: Floats  # mean probability
-    observed: Floats  # share that came true
+    observed: Floats  # share of positive outcomes
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of the two, each bin by its count; 0 of nothing."""
+        """The expected calibration error: the mean gap, weighted by the counts of the bins; 0 without data."""
         gaps = np.abs(self.predicted - self.observed)
         return float(self.counts @ gaps / max(1, self.counts.sum()))
 
 
 def reliability(probabilities: ArrayLike, outcomes: ArrayLike, *, num_bins: int = NUM_BINS) -> Reliability:
-    """The curve of any probabilities (n,) in 0..1 and what came true of them (n,), 0 or 1."""
+    """Return the curve of probabilities (n,), 0 to 1, and their outcomes (n,), 0 or 1."""
     p, came = np.asarray(probabilities, np.float64), np.asarray(outcomes, np.float64)
     bins = np.minimum((p * num_bins).astype(np.intp), num_bins - 1)
     counts, predicted, observed = (
@@ -50,26 +50,26 @@ def reliability(probabilities: ArrayLike, outcomes: ArrayLike, *, num_bins: int 
     return Reliability(counts, predicted / np.maximum(counts, 1), observed / np.maximum(counts, 1))
 
 
-class Correction(NamedTuple):
+class PlattScaling(NamedTuple):
     """Platt scaling: the logit x of a probability becomes slope * x + offset."""
 
     slope: float
     offset: float
 
     def __call__(self, probabilities: Floats) -> Floats:
-        """Corrected probabilities of any shape."""
+        """Return the corrected probabilities, an array of any shape."""
         return _sigmoid(self.slope * _logit(probabilities) + self.offset)
 
     @classmethod
-    def fitted(cls, probabilities: Floats, outcomes: NDArray[np.bool_]) -> "Correction":
-        """The most likely one, (n,) and (n,), by Newton's method; Platt's softened targets keep it finite.
+    def fitted(cls, probabilities: Floats, outcomes: NDArray[np.bool_]) -> "PlattScaling":
+        """Fit probabilities (n,) to outcomes (n,) by Newton's method; Platt's softened targets keep the result finite.
 
-        Raises DataError where nothing or everything came true.
+        Raises DataError if all outcomes are the same.
         """
         positive = int(outcomes.sum())
         negative = len(outcomes) - positive
         if not positive or not negative:
-            raise DataError(f"{positive} keypoints are seen and {negative} are not: nothing to learn the difference of")
+            raise DataError(f"{positive} keypoints are seen and {negative} are not: fitting a correction needs both")
         targets = np.where(outcomes, (positive + 1) / (positive + 2), 1 / (negative + 2))
         inputs = np.stack([_logit(probabilities), np.ones(len(probabilities))], axis=1)
 
@@ -82,7 +82,7 @@ class Correction(NamedTuple):
             p = _sigmoid(inputs @ weights)
             curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-6 * np.eye(2)
             step = np.linalg.solve(curvature, inputs.T @ (p - targets))
-            # Far from the optimum a whole step can lead uphill.
+            # Far from the optimum a full step can increase the loss.
             while np.abs(step).max() > 1e-9 and loss(weights - step) > loss(weights):
                 step /= 2
             weights = weights - step
@@ -90,22 +90,22 @@ class Correction(NamedTuple):
 
 
 class KeypointScores(NamedTuple):
-    """Scores of the keypoints of people found, and what the truth says of them: n people, K keypoints."""
+    """Keypoint scores of n people who were found, with the labels of their K keypoints."""
 
-    photos: NDArray[np.intp]  # (n,) number of the photo
+    photos: NDArray[np.intp]  # (n,) index of the photo
     scores: Floats  # (n, K)
-    seen: NDArray[np.int8]  # (n, K): 1 seen, 0 not, -1 the truth does not tell
+    seen: NDArray[np.int8]  # (n, K): 1 seen, 0 not, -1 unknown
     labelled: NDArray[np.bool_]  # (n, K)
 
     def among(self, *, labelled: bool) -> NDArray[np.bool_]:
-        """(n, K) which keypoints count: all of which the truth tells, or of these the labelled ones alone."""
+        """Return (n, K) bool: the keypoints with known visibility, or only the labelled ones among them."""
         return (self.seen >= 0) & self.labelled if labelled else self.seen >= 0
 
 
 def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[AnnotatedPhoto]) -> KeypointScores:
-    """Run `predict` on all photos and keep the keypoint scores of people found; both have the same keypoints.
+    """Run `predict` on all photos, and return the keypoint scores of the people found; both have the same keypoints.
 
-    Raises DataError when nobody is found.
+    Raises DataError if no person is found.
     """
     rows: list[tuple[int, NDArray[np.float32], Person]] = []
     for number, photo in enumerate(tqdm(photos, unit="photo", disable=None)):
@@ -113,7 +113,7 @@ def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[Annotated
         poses = predict(photo.path)
         rows += [(number, poses.keypoint_scores[pose], persons[person]) for pose, person in matches(poses, persons)]
     if not rows:
-        raise DataError(f"nobody labelled in {len(photos)} photos is found: no keypoint scores to judge")
+        raise DataError(f"none of the labelled people in {len(photos)} photos was found: no keypoint scores to measure")
     numbers, scores, people = zip(*rows, strict=True)
     return KeypointScores(
         photos=np.array(numbers),
@@ -124,7 +124,7 @@ def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[Annotated
 
 
 def matches(poses: Poses, persons: Sequence[Person]) -> list[tuple[int, int]]:
-    """Pairs (pose, person), as COCO matches: the best pose first takes the person most like it, from OKS 0.5 on."""
+    """Return pairs (pose, person) as COCO matches: best poses first, each with the most similar person (OKS >= 0.5)."""
     if not persons:
         return []
     similarity = oks(
@@ -144,16 +144,16 @@ def matches(poses: Poses, persons: Sequence[Person]) -> list[tuple[int, int]]:
 
 
 class Calibration(NamedTuple):
-    """How calibrated keypoint scores are, as they are and corrected."""
+    """The calibration of keypoint scores, before and after correction."""
 
     num_keypoints: int
     share_seen: float
     as_is: Reliability
-    corrected: Reliability  # each half of the photos by what was fitted on the other half
-    correction: Correction  # fitted on all photos
+    corrected: Reliability  # each half of the photos is corrected by a fit on the other half
+    correction: PlattScaling  # fitted on all photos
 
     def to_dict(self) -> dict[str, Any]:
-        """Names and numbers, ready for JSON."""
+        """Convert to names and numbers that can be written as JSON."""
         curves = {
             name: {"error": curve.error} | {field: values.tolist() for field, values in curve._asdict().items()}
             for name, curve in (("as_is", self.as_is), ("corrected", self.corrected))
@@ -163,24 +163,24 @@ class Calibration(NamedTuple):
 
 
 def calibration(found: KeypointScores, *, labelled: bool) -> Calibration:
-    """Measure the scores over all keypoints, or over the labelled ones. Raises DataError as `Correction.fitted`."""
+    """Measure the calibration over all or only labelled keypoints. Raises DataError as `PlattScaling.fitted` does."""
     chosen = found.among(labelled=labelled)
     scores, seen = found.scores[chosen], found.seen[chosen] == 1
     odd = np.broadcast_to(found.photos[:, None] % 2 == 1, chosen.shape)[chosen]
     corrected = np.zeros_like(scores)
     for half in (odd, ~odd):
-        corrected[half] = Correction.fitted(scores[~half], seen[~half])(scores[half])
+        corrected[half] = PlattScaling.fitted(scores[~half], seen[~half])(scores[half])
     return Calibration(
         num_keypoints=len(scores),
         share_seen=float(seen.mean()),
         as_is=reliability(scores, seen),
         corrected=reliability(corrected, seen),
-        correction=Correction.fitted(scores, seen),
+        correction=PlattScaling.fitted(scores, seen),
     )
 
 
-def plot(measured: Calibration, path: Path) -> None:
-    """The reliability curves as PNG, over a histogram of the scores."""
+def plot_reliability(measured: Calibration, path: Path) -> None:
+    """Write the reliability curves and a histogram of the scores as PNG."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -195,7 +195,7 @@ def plot(measured: Calibration, path: Path) -> None:
     counts = measured.as_is.counts
     axes.bar((np.arange(len(counts)) + 0.5) / len(counts), counts / counts.sum(), 0.9 / len(counts), color="lightgrey")
     axes.set(
-        xlabel="keypoint score", ylabel="share that is seen (bars: share of the keypoints)", xlim=(0, 1), ylim=(0, 1)
+        xlabel="keypoint score", ylabel="share that is visible (bars: share of the keypoints)", xlim=(0, 1), ylim=(0, 1)
     )
     axes.legend(loc="upper left")
     png = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a model is bad at, in plain sentences made from the numbers."""
+"""Describe the weaknesses of a model in plain sentences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,17 +7,17 @@ import numpy as np
 
 from posedet.diagnosis.calibration import Reliability
 from posedet.diagnosis.groups import Group
-from posedet.diagnosis.matching import GOOD, KINDS, Correction, Joint, Matching
+from posedet.diagnosis.matching import GOOD, KINDS, ErrorCost, KeypointErrors, Matching
 
-MIN_GAIN = 0.005  # of AP: what costs less is no finding
+MIN_GAIN = 0.005  # of AP; smaller gains are not reported
 MAX_COSTS = 4
-MIN_GROUP = 10  # people: the AP of fewer is chance
+MIN_GROUP = 10  # people; the AP of fewer is too noisy
 MIN_GAP = 0.05  # of AP, between groups
 MIN_ERROR = 0.05  # of calibration
 
 
 class Finding(NamedTuple):
-    """A headline, and the sentences that say how much."""
+    """A headline, and the numbers behind it."""
 
     headline: str
     text: str
@@ -25,18 +25,18 @@ class Finding(NamedTuple):
 
 def findings(
     matching: Matching,
-    costs: Sequence[Correction],
+    costs: Sequence[ErrorCost],
     parts: Mapping[str, Sequence[Group]],
-    by_joint: Sequence[Joint],
+    by_keypoint: Sequence[KeypointErrors],
     of_scores: Reliability | None,
     of_keypoints: Reliability | None,
 ) -> list[Finding]:
-    """How much is found; then the errors, the dearest first; then for whom, which keypoints, and what scores mean."""
+    """Return what is found, the errors by cost, then findings about groups, keypoints and scores."""
     return [
         _found(matching),
         *_costs(matching, costs),
         *_groups(parts),
-        *_joints(by_joint),
+        *_keypoints(by_keypoint),
         *_scores(of_scores, "Person scores", "right (OKS from 0.5 on)"),
         *_scores(of_keypoints, "Keypoint scores", "seen, not hidden"),
     ]
@@ -49,7 +49,7 @@ def _found(matching: Matching) -> Finding:
     return Finding(f"{_share(near)} of the people are found, {_share(exact)} precisely", text)
 
 
-def _costs(matching: Matching, costs: Sequence[Correction]) -> list[Finding]:
+def _costs(matching: Matching, costs: Sequence[ErrorCost]) -> list[Finding]:
     ap, judged = matching.ap(), max(1, int((matching.kinds >= GOOD).sum()))
     found = []
     for cost in sorted(costs, key=lambda cost: -cost.ap):
@@ -79,8 +79,8 @@ _HEADLINES: dict[str, tuple[str, Callable[[int], str]]] = {
         lambda n: f"{_count(n, 'keypoint lies', 'keypoints lie')} far from every place where they could belong",
     ),
     "order of scores": (
-        "Scores put poses into the wrong order",
-        lambda n: f"Of {_count(n, 'pose')} worse ones often have higher scores than better ones",
+        "Ranking errors",
+        lambda n: f"Worse poses often score higher than better ones ({_count(n, 'pose')})",
     ),
     "false positives": (
         "Poses where nobody is",
@@ -96,14 +96,14 @@ _HEADLINES: dict[str, tuple[str, Callable[[int], str]]] = {
     ),
 }
 _GROUP_TEXTS = {
-    "size": "people {} in size",
+    "size": "people {}",
     "labelled keypoints": "people with {} labelled keypoints",
     "overlapping people": "people whose box overlaps {}",
 }
 
 
 def _groups(parts: Mapping[str, Sequence[Group]]) -> list[Finding]:
-    """The widest gaps between groups first."""
+    """Return the gaps between groups, the widest first."""
     found = []
     for name, groups in parts.items():
         counted = [group for group in groups if group.num_people >= MIN_GROUP]
@@ -113,15 +113,15 @@ def _groups(parts: Mapping[str, Sequence[Group]]) -> list[Finding]:
         say = _GROUP_TEXTS[name].format
         text = f"AP is {_points(worst.ap)} for them, and {_points(best.ap)} for {say(best.name)}."
         if best.ap - worst.ap >= MIN_GAP:
-            found.append((best.ap - worst.ap, Finding(f"Hard are {say(worst.name)}", text)))
+            found.append((best.ap - worst.ap, Finding(f"{say(worst.name).capitalize()} are hardest", text)))
     return [finding for _, finding in sorted(found, key=lambda each: -each[0])]
 
 
-def _joints(by_joint: Sequence[Joint]) -> list[Finding]:
-    judged = [joint for joint in by_joint if joint.num_judged >= MIN_GROUP]
+def _keypoints(by_keypoint: Sequence[KeypointErrors]) -> list[Finding]:
+    judged = [keypoint for keypoint in by_keypoint if keypoint.num_judged >= MIN_GROUP]
     if len(judged) < 2:
         return []
-    order = sorted(judged, key=lambda joint: joint.shares[GOOD])
+    order = sorted(judged, key=lambda keypoint: keypoint.shares[GOOD])
     worst, best = order[0], order[-1]
     text = (
         f"{_share(worst.shares[GOOD])} of them are exact, where {_name(best.name)} reaches {_share(best.shares[GOOD])}."

@@ -1,4 +1,4 @@
-"""For whom poses are good and for whom not, and whether scores can be trusted."""
+"""Accuracy for groups of people, and the reliability of scores."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,7 +20,7 @@ NEIGHBOURS = {"nobody": (0, 1), "1 or 2 others": (1, 3), "3 or more others": (3,
 
 
 class Group(NamedTuple):
-    """How well some of the people are found; -1 of nobody."""
+    """How well a group of people is found; all values are -1 for an empty group."""
 
     name: str
     num_people: int
@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
 
 def groups(matching: Matching) -> dict[str, list[Group]]:
-    """People by size, by number of labelled keypoints, and by crowding; groups with nobody are left out."""
+    """Group people by size, by number of labelled keypoints, and by crowding."""
     num_keypoints = matching.protocol.skeleton.num_keypoints
     # For 17 keypoints as in Ronchi and Perona: 1 to 5, 6 to 10, 11 to 15, 16 and 17.
     edges = [1, *(int(share * num_keypoints) + 1 for share in (0.3, 0.6, 0.9)), num_keypoints + 1]
@@ -56,7 +56,7 @@ def _group(matching: Matching, name: str, members: Mask) -> Group:
 
 
 def neighbours(matching: Matching) -> Integers:
-    """(P,) with how many others of the photo each person's box overlaps; regions of many people are no person."""
+    """Return (P,): how many other people of the photo each person's box overlaps; crowd regions do not count."""
     counts = np.zeros(len(matching.persons), np.intp)
     boxes = np.array([person["bbox"] for person in matching.persons], np.float64).reshape(-1, 4)
     crowd = np.array([person["iscrowd"] for person in matching.persons], bool)
@@ -73,11 +73,11 @@ def neighbours(matching: Matching) -> Integers:
 
 
 def group_ap(matching: Matching, members: Mask) -> float:
-    """AP of those people (P,) alone, all of them to find.
+    """Return the AP for only the people of the mask (P,).
 
-    Poses matched with others do not count. False positives belong to nobody: each counts by the group's share of all
-    people, as in the normalised precision of Hoiem et al., Diagnosing Error in Object Detectors, 2012. So groups of
-    any size compare, and the AP of everybody is COCO's.
+    Poses matched with other people do not count. A false positive belongs to no group, so it is weighted by the group's
+    share of all people, as in the normalised precision of Hoiem et al., Diagnosing Error in Object Detectors, 2012.
+    Groups of any size are therefore comparable, and the AP of all people is COCO's.
     """
     order = np.argsort(-matching.scores, kind="stable")
     share = members.sum() / matching.to_find.sum()
@@ -94,10 +94,9 @@ def group_ap(matching: Matching, members: Mask) -> float:
 
 
 def score_reliability(matching: Matching) -> Reliability | None:
-    """A pose's score against whether the pose is right: matched by COCO's rules with somebody, at an OKS of 0.5.
+    """Compare the scores of poses with whether they are right, that is matched by COCO's rules at an OKS of 0.5.
 
-    Of the poses that count: the best 20 of a photo, without those on ignored people. None unless all scores are
-    probabilities, 0 to 1.
+    Only the best 20 poses of a photo count, without those on ignored people. Returns None unless all scores are 0 to 1.
     """
     counted = ~matching.ignored_at[0]
     scores = matching.scores[counted]
@@ -107,15 +106,15 @@ def score_reliability(matching: Matching) -> Reliability | None:
 
 
 def keypoint_reliability(matching: Matching) -> Reliability | None:
-    """A keypoint's score against the truth's flag, 1 for seen (2) and 0 for hidden (1), unlabelled ones left out.
+    """Compare keypoint scores with COCO's flags, 2 (seen) or 1 (hidden), for people found at an OKS of 0.5.
 
-    Of people found at an OKS of 0.5. None where results have no scores of keypoints, 0 to 1, or the truth does not tell
-    hidden from seen.
+    Unlabelled keypoints do not count. Returns None if the results have no keypoint scores from 0 to 1, or if the labels
+    do not distinguish hidden from seen keypoints.
     """
     chosen = (matching.person_at[0] >= 0) & ~matching.ignored_at[0]
     flags = matching.person_keypoints[matching.person_at[0, chosen], :, 2]
     scores = matching.pose_keypoints[chosen, :, 2]
-    # As in reading annotations: keypoints and people never flagged as seen were not flagged with care.
+    # As in `forget_untold`: keypoints and people never flagged as seen have no reliable flags.
     judged = (flags > 0) & (flags == 2).any(axis=0) & (flags == 2).any(axis=1, keepdims=True)
     outcomes, scores = flags[judged] == 2, scores[judged]
     if not len(scores) or outcomes.all() or scores.min() < 0 or scores.max() > 1 or np.ptp(scores) == 0:

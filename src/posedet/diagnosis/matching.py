@@ -1,9 +1,9 @@
-"""Which errors a set of poses has, and what each costs; after Ronchi and Perona, Benchmarking and Error Diagnosis in
-Multi-Instance Pose Estimation, 2017.
+"""Classify the errors of poses, and measure the cost of each kind; after Ronchi and Perona, Benchmarking and Error
+Diagnosis in Multi-Instance Pose Estimation, 2017.
 
-A keypoint of a person found is compared with the true ones by its share of OKS, its *similarity*, 0 to 1: from 0.85 on
-it is good, from 0.5 on a jitter. Otherwise it may lie on the same person's other side (inversion), on somebody else
-(swap), or nowhere near (miss). People and poses are matched by pycocotools, as for AP.
+A keypoint of a person found is compared with the true ones by its share of OKS, its *similarity*, 0 to 1. It is good
+from 0.85 on, and a jitter from 0.5 on. Otherwise it may lie on the other side of the same person (inversion), on
+another person (swap), or far from all of them (miss). People and poses are matched by pycocotools, as for AP.
 """
 
 import contextlib
@@ -28,27 +28,27 @@ Mask = NDArray[np.bool_]
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
-UNJUDGED = -1  # the truth does not label the keypoint, or nobody was found
+UNJUDGED = -1  # the keypoint is not labelled, or the pose matches no person
 
 GOOD_SIMILARITY, NEAR_SIMILARITY = 0.85, 0.5
-FOUND_OKS = 0.1  # from here on a pose means a person: less is somebody else, or nobody
+FOUND_OKS = 0.1  # a pose belongs to a person from this OKS on
 
 
 @dataclass(frozen=True, eq=False)
 class Matching(CheckedEntries):
-    """P people and D poses, of each photo the best that the protocol counts, and who belongs to whom; K keypoints.
+    """P people and D poses (the best of each photo that the protocol counts) of K keypoints, and how they match.
 
-    Where an array names a person it is by number from 0, and -1 is nobody.
+    Arrays name a person by its index, or -1 for nobody.
     """
 
-    precision: Floats  # (10, 101, C): OKS thresholds 0.50 to 0.95, recalls 0 to 1, categories; -1 where nobody is
-    person_at: Integers  # (10, D) who each pose was matched with at these thresholds
-    ignored_at: Mask  # (10, D) a pose that neither counts as right nor as wrong
-    person_of: Integers  # (D,) who each pose means: matched at an OKS of `FOUND_OKS`; a person to find
+    precision: Floats  # (10, 101, C): OKS thresholds 0.50 to 0.95, recalls 0 to 1, categories; -1 without people
+    person_at: Integers  # (10, D) the person matched with each pose at these thresholds
+    ignored_at: Mask  # (10, D) poses that count neither as right nor as wrong
+    person_of: Integers  # (D,) the person to find that each pose matches at an OKS of `FOUND_OKS`
 
     @cached_property
     def pose_keypoints(self) -> Floats:
-        """(D, K, 3) x, y and the keypoint's score."""
+        """(D, K, 3): x, y and the keypoint's score."""
         return self._tables(self.poses)
 
     @cached_property
@@ -78,7 +78,7 @@ class Matching(CheckedEntries):
 
     @cached_property
     def best_oks(self) -> Floats:
-        """(D,) the OKS of each pose with the person to find whom it fits best; 0 where there is none."""
+        """(D,): the OKS of each pose with the person to find that it fits best; 0 without people."""
         best = np.zeros(len(self.poses))
         for poses, people in self.by_photo():
             people = people[self.to_find[people]]
@@ -89,7 +89,7 @@ class Matching(CheckedEntries):
         return best
 
     def by_photo(self) -> Iterator[tuple[Integers, Integers]]:
-        """Numbers of the poses and of the people of each photo that has poses."""
+        """Yield the indices of the poses and of the people of each photo that has poses."""
         of_poses, of_persons = (
             np.array([entry["image_id"] for entry in entries], np.int64) for entries in (self.poses, self.persons)
         )
@@ -97,25 +97,25 @@ class Matching(CheckedEntries):
             yield np.flatnonzero(of_poses == photo), np.flatnonzero(of_persons == photo)
 
     def ap(self, threshold: int | None = None) -> float:
-        """COCO's AP, or that at one of the ten OKS thresholds; -1 where nobody is to find."""
+        """COCO's AP, or that at one of the ten OKS thresholds; -1 without people to find."""
         defined = self.precision if threshold is None else self.precision[threshold]
         defined = defined[defined > -1]
         return float(defined.mean()) if len(defined) else -1.0
 
     def found(self, threshold: int) -> Mask:
-        """(P,) who was found at one of the ten OKS thresholds, by a pose of whatever score."""
+        """Return (P,) bool: who was found at one of the ten OKS thresholds, by a pose of any score."""
         found = np.zeros(len(self.persons), bool)
         found[self.person_at[threshold][self.person_at[threshold] >= 0]] = True
         return found & self.to_find
 
     @cached_property
     def kinds(self) -> NDArray[np.int8]:
-        """(D, K) the kind of error of each keypoint, a place in `KINDS`, or `UNJUDGED`."""
+        """(D, K): the kind of error of each keypoint, an index of `KINDS`, or `UNJUDGED`."""
         return self._nearest[0]
 
     @cached_property
     def _nearest(self) -> tuple[NDArray[np.int8], Floats]:
-        """The kinds, and the similarity (D, K) of each keypoint with the true one that it is nearest to."""
+        """The kinds, and the similarity (D, K) of each keypoint to the nearest true one."""
         kinds = np.full(self.pose_keypoints.shape[:2], UNJUDGED, np.int8)
         similarities = np.zeros(kinds.shape)
         for poses, people in self.by_photo():
@@ -134,10 +134,10 @@ class Matching(CheckedEntries):
         return kinds, similarities
 
     def corrected(self, kinds: Sequence[int], *, exactly: bool = False) -> Entries:
-        """The poses with keypoint errors of these kinds put right.
+        """Return the poses with keypoint errors of these kinds corrected.
 
-        As in the paper: a jitter comes to where it is good, a miss to where it is a jitter, and an inversion or swap
-        as near to the true place as it was to the wrong one. `exactly`: all onto the true places.
+        As in the paper, a jitter is moved to where it is good, a miss to where it is a jitter, and an inversion or swap
+        as near to the true place as it was to the wrong one. `exactly` moves all of them to the true places.
         """
         wrong, similarity = self._nearest
         goal = np.select([wrong == JITTER, wrong == MISS], [GOOD_SIMILARITY, NEAR_SIMILARITY], similarity)
@@ -154,7 +154,7 @@ class Matching(CheckedEntries):
 def match(
     photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> Matching:
-    """Match results with the truth; both are taken, checked and refused as `read_entries` does."""
+    """Match results with annotated photos, which are checked as in `read_entries`."""
     return _match(read_entries(photos, results, protocol))
 
 
@@ -181,7 +181,7 @@ def _match(checked: CheckedEntries) -> Matching:
 
 
 def _outcomes(evaluator: Any) -> tuple[Integers, Integers, Mask]:
-    """Of people of any size: the poses that count (D,), and at each threshold their people and whether ignored."""
+    """Return the poses that count (D,), and at each threshold their people and whether they are ignored."""
     whole = evaluator.params.areaRng[0]
     judged = [each for each in evaluator.evalImgs if each is not None and each["aRng"] == whole]
     none = np.zeros((len(evaluator.params.iouThrs), 0))
@@ -193,12 +193,12 @@ def _outcomes(evaluator: Any) -> tuple[Integers, Integers, Mask]:
 def classify(
     poses: Floats, own: Integers, people: Floats, areas: Floats, sigmas: Floats, mirror: Integers
 ) -> tuple[NDArray[np.int8], Floats]:
-    """The kind of error (n, K) of each keypoint of n poses in one photo, and its similarity to what it is nearest to.
+    """Return the kind of error (n, K) of each keypoint of n poses in one photo, and its similarity to the nearest.
 
-    poses: (n, K, 2) pixels. own: (n,) whom of the `people` (G, K, 3), x, y and flag, each pose means. areas: (G,)
-    square pixels. mirror: (K,) the keypoint of the other side.
+    poses: (n, K, 2) pixels. own: (n,) index of the person of each pose. people: (G, K, 3) x, y and flag. areas: (G,)
+    square pixels. mirror: (K,) index of the keypoint on the other side.
     """
-    # People as they are, then with left and right exchanged.
+    # All people, followed by all people with left and right swapped.
     true, scale = np.concatenate([people, people[:, mirror]]), np.concatenate([areas, areas])[:, None]
     squares = np.square(poses[:, None] - true[..., :2]).sum(axis=-1)
     near = np.exp(-squares / (8 * np.square(sigmas) * (scale + np.spacing(1.0))))
@@ -213,8 +213,8 @@ def classify(
     return kinds.astype(np.int8), np.maximum(best, 0)
 
 
-class Correction(NamedTuple):
-    """What AP would be without one kind of error."""
+class ErrorCost(NamedTuple):
+    """The AP after one kind of error is corrected."""
 
     name: str
     num_errors: int  # keypoints, poses or people
@@ -223,8 +223,8 @@ class Correction(NamedTuple):
     ap75: float
 
 
-def corrections(matching: Matching) -> list[Correction]:
-    """The AP that each kind of error costs, each put right alone: those of keypoints, of scores, and of people."""
+def error_costs(matching: Matching) -> list[ErrorCost]:
+    """Correct each kind of error on its own: those of keypoints, of scores, and of people."""
     nobody = matching.person_of < 0
     background = nobody & (matching.best_oks < FOUND_OKS) & ~matching.ignored_at[0]
     duplicate = nobody & (matching.best_oks >= FOUND_OKS)
@@ -236,19 +236,18 @@ def corrections(matching: Matching) -> list[Correction]:
         for person, miss in zip(matching.persons, missed.tolist(), strict=True)
     ]
 
-    def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> Correction:
+    def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> ErrorCost:
         after = _match(CheckedEntries(matching.protocol, matching.photos, matching.category_ids, persons, poses))
-        return Correction(name, num_errors, after.ap(), after.ap(0), after.ap(5))
+        return ErrorCost(name, num_errors, after.ap(), after.ap(0), after.ap(5))
 
     def without(mask: Mask) -> Entries:
         return [pose for pose, gone in zip(matching.poses, mask.tolist(), strict=True) if not gone]
 
-    keypoint_errors = (JITTER, INVERSION, SWAP, MISS)
+    wrong_kinds = (JITTER, INVERSION, SWAP, MISS)
     found = [
-        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind]))
-        for kind in keypoint_errors
+        corrected(KINDS[kind], int((matching.kinds == kind).sum()), matching.corrected([kind])) for kind in wrong_kinds
     ]
-    exact = matching.corrected(keypoint_errors, exactly=True)
+    exact = matching.corrected(wrong_kinds, exactly=True)
     return [
         *found,
         corrected("all keypoints", int((matching.kinds > GOOD).sum()), exact),
@@ -259,17 +258,17 @@ def corrections(matching: Matching) -> list[Correction]:
     ]
 
 
-class Joint(NamedTuple):
-    """The errors of one keypoint in the people found."""
+class KeypointErrors(NamedTuple):
+    """The errors of one keypoint over all people found."""
 
     name: str
-    shares: Floats  # (5,) of each kind of `KINDS`; 0 where it is never labelled
+    shares: Floats  # (5,) share of each of `KINDS`; 0 if never labelled
     num_judged: int
     median_error: float  # as a share of the person's size, the root of its area
 
 
-def joints(matching: Matching) -> list[Joint]:
-    """The errors of each keypoint, in the skeleton's order."""
+def keypoint_errors(matching: Matching) -> list[KeypointErrors]:
+    """Return the errors of each keypoint, in the skeleton's order."""
     person, kinds = matching.person_of, matching.kinds
     errors = np.linalg.norm(matching.pose_keypoints[..., :2] - matching.person_keypoints[person, :, :2], axis=-1)
     errors /= np.sqrt(matching.areas[person])[:, None] + np.spacing(1.0)
@@ -278,5 +277,5 @@ def joints(matching: Matching) -> list[Joint]:
         judged = kinds[:, place] >= GOOD
         shares = np.bincount(kinds[judged, place], minlength=len(KINDS)) / max(1, judged.sum())
         median = float(np.median(errors[judged, place])) if judged.any() else 0.0
-        found.append(Joint(name, shares, int(judged.sum()), median))
+        found.append(KeypointErrors(name, shares, int(judged.sum()), median))
     return found

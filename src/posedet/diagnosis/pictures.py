@@ -1,4 +1,4 @@
-"""The best and the worst cases of a matching, and their pictures: what was predicted beside what is true."""
+"""The best and the worst cases of a matching, and pictures of predicted and true poses side by side."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from posedet.image import Letterbox, read_photo
 from posedet.poses import Poses
 
 NUM_CASES = 4  # of a kind, each of another photo
-# A person too small to look at teaches nothing: the root of the area, in pixels.
+# The root of the area in pixels; smaller people are hard to see in a picture.
 MIN_SIZE = 48
 MIN_LABELLED = 0.3  # share of the keypoints
 MARGIN = 0.25  # around the person, as a share of the longer side
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 class Case(NamedTuple):
-    """One thing to look at."""
+    """A pose, a person, or both, to show in a picture."""
 
     image_id: int
     pose: int | None  # numbers in the matching
@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
 
 def worst_cases(matching: Matching) -> list[Kind]:
-    """The plainest errors of each kind; kinds without any are left out."""
+    """Return the clearest errors of each kind, without empty kinds."""
     person_of, kinds = matching.person_of, matching.kinds
     large = np.append(np.sqrt(matching.areas) >= MIN_SIZE, False)[person_of]
     found = (person_of >= 0) & large
@@ -50,7 +50,7 @@ def worst_cases(matching: Matching) -> list[Kind]:
     def keypoints(kind: int) -> Floats:
         return np.where(found, (kinds == kind).sum(axis=1), 0) + 1e-3 * matching.scores
 
-    # Who shows one knee alone is a case for nobody.
+    # People with only a few labelled keypoints are not instructive.
     everybody = np.where(matching.to_find & (matching.labelled.mean(axis=1) >= MIN_LABELLED), matching.areas, 0)
     everybody[person_of[person_of >= 0]] = 0
     alone = (person_of < 0) & (matching.best_oks < 0.01) & ~matching.ignored_at[0]
@@ -73,7 +73,7 @@ def worst_cases(matching: Matching) -> list[Kind]:
 
 
 def best_cases(matching: Matching) -> Kind:
-    """The poses that fit best, of people with most of their keypoints labelled."""
+    """Return the poses that fit best, among people with most keypoints labelled."""
     labelled = np.append(matching.labelled.mean(axis=1) >= 0.7, False)[matching.person_of]
     large = np.append(np.sqrt(matching.areas) >= MIN_SIZE, False)[matching.person_of]
     fit = np.where(labelled & large & (matching.kinds >= GOOD).any(axis=1), matching.best_oks, 0)
@@ -81,7 +81,7 @@ def best_cases(matching: Matching) -> Kind:
 
 
 def _poses(matching: Matching, worth: Floats) -> list[Case]:
-    """The poses of the highest worth (D,), above 0.1."""
+    """Return the poses of the highest worth (D,) above 0.1."""
     cases: dict[int, Case] = {}
     for pose in np.argsort(-worth, kind="stable").tolist():
         if worth[pose] <= 0.1 or len(cases) == NUM_CASES:
@@ -124,7 +124,7 @@ def picture(matching: Matching, case: Case, photos: Mapping[int, Path]) -> bytes
             panels.append(shown)
             continue
         points = letterbox.to_input(table[:, :2] - (left, top))
-        # A true keypoint is drawn as seen, hidden, or not at all.
+        # True keypoints are drawn as seen or hidden; unlabelled ones are not drawn.
         scores = (
             np.select([table[:, 2] >= 2, table[:, 2] > 0], [1, SEEN / 2]) if is_truth else table[:, 2].clip(0.05, 1)
         )
@@ -145,7 +145,7 @@ def _true(matching: Matching, case: Case) -> Floats | None:
 
 
 def _window(matching: Matching, case: Case, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole pixels, the last two outside: what shows both poses, inside the photo."""
+    """Return left, top, right, bottom (exclusive) of the part of the photo that shows both poses, in whole pixels."""
     points = []
     if case.pose is not None:
         points.append(matching.pose_keypoints[case.pose, :, :2])
@@ -157,7 +157,7 @@ def _window(matching: Matching, case: Case, size: tuple[int, ...]) -> tuple[int,
     low, high = extent.min(axis=0), extent.max(axis=0)
     margin = MARGIN * max(float((high - low).max()), 1.0) + 8
     limit = np.array((size[1], size[0]))
-    # At least one pixel, also of a pose quite outside.
+    # Keep at least one pixel, even for a pose outside the photo.
     start = np.floor(low - margin).clip(0, limit - 1).astype(int)
     end = np.maximum(np.ceil(high + margin).clip(0, limit).astype(int), start + 1)
     return int(start[0]), int(start[1]), int(end[0]), int(end[1])

@@ -1,7 +1,7 @@
-"""The stress card of a model: AP on photos that are altered one way at a time, beside AP on the same photos unaltered.
+"""The stress card of a model: AP on photos with one alteration at a time, compared with the unaltered photos.
 
-Every change is a fixed function of photo and labels, so that a card can be made again, to the digit. Coordinates are
-pixels, x right, y down, pixel centres at whole numbers; the truth goes with the photo, true to half a pixel.
+Every alteration is a fixed function of photo and labels, so that a card is exactly reproducible. Coordinates are
+pixels, x right, y down, pixel centres at whole numbers. Labels are moved with the photo, accurate to half a pixel.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.diagnosis.alteration import (
     UNCHANGED,
     Change,
-    Photo,
+    Pixels,
     Points,
     Window,
     blurred,
@@ -34,9 +34,8 @@ from posedet.errors import ConfigError, DataError, PoseDetError
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
-from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES
+from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
 from posedet.files import write_atomically
-from posedet.image import read_photo
 
 CUTS = (0.25, 0.5, 0.75)  # share of a person
 HEIGHTS = (64, 32, 16)  # pixels of a person
@@ -47,35 +46,29 @@ ROTATIONS = (15, 30, 90, 180)  # degrees, anticlockwise
 UNALTERED = "unaltered"
 
 
-class View(NamedTuple):
-    """A photo of a set, changed; the people of whom the truth asks, all if None."""
+class AlteredPhoto(NamedTuple):
+    """A photo with an alteration, and the one person who is to be found (None: everybody)."""
 
     photo: AnnotatedPhoto
     change: Change
     person: Person | None = None
-    limit: tuple[int, int] | None = None  # keypoints outside of a photo of this (height, width) do not count
+    limit: tuple[int, int] | None = None  # keypoints outside this (height, width) do not count
 
-    def read(self) -> Photo:
-        """(h, w, 3) uint8 RGB; DataError if the photo has another size than its annotations say."""
-        photo = read_photo(self.photo.path)
-        if photo.shape[:2] != self.photo.size:
-            (height, width), (said_height, said_width) = photo.shape[:2], self.photo.size
-            raise DataError(
-                f"{self.photo.path}: {width} x {height} pixels, but its annotations say {said_width} x {said_height}"
-            )
-        return self.change.pixels(photo)
+    def read(self) -> Pixels:
+        """Return (h, w, 3) uint8 RGB. Raises DataError if the photo does not have the annotated size."""
+        return self.change.pixels(read_as_annotated(self.photo.path, self.photo.size))
 
 
-class Group(NamedTuple):
-    """Changes that are compared with the same photos and people, unaltered."""
+class Comparison(NamedTuple):
+    """Altered photos, and the same photos and people unaltered."""
 
     name: str
-    unaltered: Sequence[View]
-    altered: Mapping[str, Sequence[View]]
+    unaltered: Sequence[AlteredPhoto]
+    altered: Mapping[str, Sequence[AlteredPhoto]]
 
 
-class Row(NamedTuple):
-    """One row of the card. AP from 0 to 1, -1 where nobody is to find."""
+class StressRow(NamedTuple):
+    """A row of the card. AP is 0 to 1, or -1 if there is no person to find."""
 
     group: str
     name: str
@@ -86,14 +79,14 @@ class Row(NamedTuple):
     exchanged: float  # share of the keypoints with a side, of people found, that lie on the other side
 
 
-def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[Row]:
-    """All rows; `predict` finds poses with the protocol's keypoints, weak ones too.
+def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> list[StressRow]:
+    """Return all rows of the card. `predict` must return poses with the protocol's keypoints, weak ones included.
 
-    Raises PhotoError for a photo that cannot be read, and DataError for one of another size than its annotations say
-    or where nobody is to find.
+    Raises PhotoError if a photo cannot be read, and DataError if it does not have the annotated size or if there is no
+    person to find.
     """
     if not any(not person.ignore for photo in photos for person in photo.persons):
-        raise DataError(f"nobody to find in {len(photos)} photos: no stress to measure")
+        raise DataError(f"no labelled people in {len(photos)} photos, so there is nothing to evaluate")
     results = _Results(predict, person_category(photos, protocol))
     rows = []
     for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
@@ -108,13 +101,13 @@ def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Pr
 
 
 class _Results:
-    """COCO results of views, numbered from 0; a change of a photo is predicted once."""
+    """Results for views, numbered from 0, in COCO's format. Each alteration of a photo is predicted once."""
 
     def __init__(self, predict: Predict, category_id: int) -> None:
         self._predict, self._category_id = predict, category_id
         self._done: dict[tuple[int, Change], list[dict[str, Any]]] = {}
 
-    def __call__(self, views: Sequence[View], label: str) -> list[dict[str, Any]]:
+    def __call__(self, views: Sequence[AlteredPhoto], label: str) -> list[dict[str, Any]]:
         keys = [(view.photo.image_id, view.change) for view in views]
         new = {key: view for key, view in zip(keys, views, strict=True) if key not in self._done}
         self._done |= {key: [] for key in new}
@@ -125,34 +118,34 @@ class _Results:
         return [{**result, "image_id": number} for number, key in enumerate(keys) for result in self._done[key]]
 
 
-def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> Row:
+def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> StressRow:
     sided = [place for pair in matching.protocol.skeleton.pairs for place in pair]
     kinds = matching.kinds[:, sided]
     exchanged = float((kinds == INVERSION).sum() / max(1, (kinds >= 0).sum()))
     people = int(matching.to_find.sum())
-    return Row(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
+    return StressRow(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
 
 
-def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Group:
-    """Every photo, and everybody in it."""
+def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
+    """Return alterations of every photo, with everybody in it."""
     everywhere = {
         **{f"blur of {radius} px": blurred(radius) for radius in BLURS},
         **{f"{stops} stops darker": darkened(stops) for stops in STOPS},
         f"JPEG quality {JPEG_QUALITY}": compressed(JPEG_QUALITY),
     }
     altered = {
-        "mirrored": [View(photo, mirrored(photo.size[1])) for photo in photos],
+        "mirrored": [AlteredPhoto(photo, mirrored(photo.size[1])) for photo in photos],
         **{
-            f"turned by {angle} degrees": [View(photo, rotated(photo.size, angle)) for photo in photos]
+            f"turned by {angle} degrees": [AlteredPhoto(photo, rotated(photo.size, angle)) for photo in photos]
             for angle in ROTATIONS
         },
-        **{name: [View(photo, change) for photo in photos] for name, change in everywhere.items()},
+        **{name: [AlteredPhoto(photo, change) for photo in photos] for name, change in everywhere.items()},
     }
-    return Group("whole photos", [View(photo, UNCHANGED) for photo in photos], altered)
+    return Comparison("whole photos", [AlteredPhoto(photo, UNCHANGED) for photo in photos], altered)
 
 
-def small_people(photos: Sequence[AnnotatedPhoto]) -> Group:
-    """A view for each person whose box is higher than the largest of `HEIGHTS`: the photo shrunk to each height."""
+def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
+    """Return a view for each person whose box is higher than the largest of `HEIGHTS`, shrunk to each height."""
     chosen = [
         (photo, person, float(person.box[3] - person.box[1]))
         for photo, person in _people(photos)
@@ -160,19 +153,21 @@ def small_people(photos: Sequence[AnnotatedPhoto]) -> Group:
     ]
     altered = {
         f"{wanted} px high": [
-            View(photo, shrunk(photo.size, wanted / height), person) for photo, person, height in chosen
+            AlteredPhoto(photo, shrunk(photo.size, wanted / height), person) for photo, person, height in chosen
         ]
         for wanted in HEIGHTS
     }
-    return Group("people made small", [View(photo, UNCHANGED, person) for photo, person, _ in chosen], altered)
+    return Comparison(
+        "people made small", [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen], altered
+    )
 
 
-def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
-    """A view for each person who can be cut: one side of the photo cut off, so that each share of `CUTS` is missing.
+def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison]:
+    """Return a view for each person who can be cut: one side of the photo is removed with each share of `CUTS`.
 
-    The side is fixed by the annotation's id, and the same for all shares. A person takes part who has at least
-    `MIN_LABELLED` labelled keypoints, of which each cut leaves `MIN_SEEN`. In the first group keypoints that are left
-    count; in the second one all, and those beyond the border must be guessed.
+    The annotation's id determines the side, which is the same for all shares. A person must have at least
+    `MIN_LABELLED` labelled keypoints, and each cut must leave `MIN_SEEN` of them. In the first comparison only the
+    keypoints that are left count; in the second all count, and those beyond the border must be guessed.
     """
     chosen = [
         (photo, person, windows)
@@ -182,34 +177,33 @@ def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Group, Group]:
     seen, whole = {}, {}
     for place, share in enumerate(CUTS):
         name = f"{100 * share:.0f} % cut off"
-        whole[name] = [View(photo, cropped(windows[place]), person) for photo, person, windows in chosen]
+        whole[name] = [AlteredPhoto(photo, cropped(windows[place]), person) for photo, person, windows in chosen]
         seen[name] = [
             view._replace(limit=(bottom - top, right - left))
             for view, (*_, windows) in zip(whole[name], chosen, strict=True)
             for left, top, right, bottom in [windows[place]]
         ]
-    unaltered = [View(photo, UNCHANGED, person) for photo, person, _ in chosen]
-    return Group("people cut, what is left", unaltered, seen), Group("people cut, guessed too", unaltered, whole)
+    unaltered = [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen]
+    return Comparison("people cut, what is left", unaltered, seen), Comparison(
+        "people cut, guessed too", unaltered, whole
+    )
 
 
 def _windows(person: Person, size: tuple[int, int]) -> list[Window] | None:
-    """What is left of the photo for each share of `CUTS`; None where no side allows all of them."""
+    """Return the rest of the photo for each share of `CUTS`; None if no side allows all of them."""
     points = person.keypoints[person.labelled]
     if len(points) < MIN_LABELLED:
         return None
-    height, width = size
     low, high = points.min(axis=0), points.max(axis=0)
     first = hashlib.sha256(str(person.annotation_id).encode()).digest()[0]
     for turn in range(len(SIDES)):
         side = SIDES[(first + turn) % len(SIDES)]
         axis = 0 if side in ("left", "right") else 1
         start = side in ("left", "top")
-        windows: list[Window] = []
+        windows = []
         for share in CUTS:
             line = round(float(low[axis] + (share if start else 1 - share) * (high - low)[axis]))
-            lines = {"left": (line, 0, width, height), "top": (0, line, width, height)}
-            lines |= {"right": (0, 0, line, height), "bottom": (0, 0, width, line)}
-            windows.append(lines[side])
+            windows.append(rest_of_cut(side, line, size))
         if all(_leaves_enough(window, points, size) for window in windows):
             return windows
     return None
@@ -223,7 +217,7 @@ def _leaves_enough(window: Window, points: Points, size: tuple[int, int]) -> boo
 
 
 def _inside(points: Points, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(N,) which points lie on a photo of that (height, width), which begins half a pixel before its first centre."""
+    """Return (N,) bool: which points lie on a photo of that (height, width). Its edge is at -0.5."""
     return np.asarray(((points >= -0.5) & (points < np.array(size[::-1]) - 0.5)).all(axis=1))
 
 
@@ -231,16 +225,16 @@ def _people(photos: Sequence[AnnotatedPhoto]) -> list[tuple[AnnotatedPhoto, Pers
     return [(photo, person) for photo in photos for person in photo.persons if not person.ignore]
 
 
-def truth_of(views: Sequence[View], protocol: Protocol) -> list[AnnotatedPhoto]:
-    """The photos as the views show them, numbered from 0; their size is still that of the whole photo."""
+def truth_of(views: Sequence[AlteredPhoto], protocol: Protocol) -> list[AnnotatedPhoto]:
+    """Return the annotated photos for the views, numbered from 0; `size` remains that of the whole photo."""
     return [
         replace(view.photo, image_id=number, persons=tuple(shown(each, view, protocol) for each in view.photo.persons))
         for number, view in enumerate(views)
     ]
 
 
-def shown(person: Person, view: View, protocol: Protocol) -> Person:
-    """A person as the view shows him or her; ignored where the view asks for somebody else."""
+def shown(person: Person, view: AlteredPhoto, protocol: Protocol) -> Person:
+    """Return a person as altered by the view; ignored if the view asks for another person."""
     points, flags = view.change.points(person.keypoints), person.visibility
     if view.change.mirrored:
         points, flags = points[protocol.skeleton.mirror], flags[protocol.skeleton.mirror]
@@ -259,9 +253,9 @@ def shown(person: Person, view: View, protocol: Protocol) -> Person:
 
 
 def _shown_box(box: Points, change: Change, scale: float) -> Points:
-    """Where the box (4,) goes if areas change by `scale`; it counts from the corner of a pixel.
+    """Transform a box (4,), whose coordinates start at pixel corners; areas change by `scale`.
 
-    Turned, the box about it would be larger than the person: its proportions are kept, and its size is the old one.
+    The bounding box of a rotated box is larger than the person, so it keeps its proportions but is scaled back.
     """
     x1, y1, x2, y2 = box
     corners = change.points(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2))) - 0.5) + 0.5
@@ -282,8 +276,8 @@ def stress(
 ) -> str:
     """Write stress.md (a line and the table, also returned), stress.json and stress.png into the folder `output`.
 
-    Of the photos `count` are taken, evenly spread; all if None. truth, model: what the line calls photos and model.
-    Raises ConfigError for a count below 1, and errors as `stress_card`.
+    count: the number of photos to use, evenly spread (None: all). truth, model: the names of photos and model in the
+    report. Raises ConfigError for a count below 1, and the errors of `stress_card`.
     """
     make_output(output)
     if count is not None:
@@ -291,18 +285,18 @@ def stress(
             raise ConfigError(f"count is {count}, expected at least 1 photo")
         photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{table(rows)}"
+    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{stress_table(rows)}"
     write_report(
         output / "stress.json",
         {"model": model, "truth": truth, "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
     )
     write_atomically(output / "stress.md", (text + "\n").encode())
-    plot(rows, output / "stress.png")
+    plot_stress(rows, output / "stress.png")
     return text
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown; AP in points from 0 to 100."""
+def stress_table(rows: Sequence[StressRow]) -> str:
+    """Format rows as Markdown, with AP in points from 0 to 100."""
     lines = ["| photos | people | AP | lost | AP50 | left/right exchanged |", "|---|---:|---:|---:|---:|---:|"]
     group = None
     for row in rows:
@@ -322,8 +316,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """AP of each change as PNG, the unaltered photos as a line."""
+def plot_stress(rows: Sequence[StressRow], path: Path) -> None:
+    """Write the AP of each alteration as PNG; a line marks the unaltered photos."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

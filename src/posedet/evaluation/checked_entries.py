@@ -1,7 +1,7 @@
-"""Truth and results as pycocotools needs them, and its evaluator over them: what every AP here comes from.
+"""Check results, and evaluate them with pycocotools, which computes every AP here.
 
-pycocotools trusts what it is given: it fails in the middle, or silently leaves out, where the input is wrong. So
-results are checked; annotated photos were, when they were read.
+pycocotools does not check its input: on invalid input it crashes or silently drops entries. So results are checked
+here; annotated photos are checked when they are read.
 """
 
 import contextlib
@@ -52,11 +52,11 @@ class CheckedEntries:
 def read_entries(
     photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> CheckedEntries:
-    """Annotated photos, and results in COCO's format, as file (`.json`, `.json.gz`) or content.
+    """Combine annotated photos with results in COCO's format, given as file (`.json`, `.json.gz`) or content.
 
-    Both have the protocol's keypoints in its order. The protocol says how large a person is: as annotated, or by the
-    box. Raises DataError, one line that names the entry: `results[7].keypoints: 48 numbers, expected 51 (17 x 3)`;
-    also where there are no photos, or two with one id.
+    Both have the protocol's keypoints in its order. The protocol defines the area of a person: as annotated, or by the
+    box. Raises DataError if there are no photos, if two have the same id, or for an invalid result, in one line that
+    names the entry: `results[7].keypoints: 48 numbers, expected 51 (17 x 3)`.
     """
     if not photos:
         raise DataError("no photos, so there is nothing to evaluate")
@@ -74,29 +74,26 @@ def read_entries(
 
 
 def categories_of(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> Mapping[int, tuple[str, ...]]:
-    """All categories of the photos with their keypoints; photos that know of none have people in category 1."""
+    """Return all categories of the photos with their keypoints; without any, category 1 has the protocol's."""
     known = {each: names for photo in photos for each, names in photo.categories.items()}
     return known or {1: protocol.skeleton.keypoints}
 
 
 def coco_evaluator(checked: CheckedEntries) -> Any:
-    """pycocotools' `COCOeval` after its work: matched, and accumulated into precision and recall.
-
-    It numbers people and poses by their places, from 1.
-    """
+    """Return pycocotools' `COCOeval` after matching and accumulation. It numbers people and poses from 1, in order."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         raise PoseDetError('evaluation needs pycocotools: pip install "posedet[evaluate]"') from None
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         indexed = []
         for annotations in (checked.persons, checked.poses):
             coco = COCO()
             coco.dataset = {
                 "images": [{"id": photo.image_id} for photo in checked.photos],
                 "categories": [{"id": category_id} for category_id in checked.category_ids],
-                # Copies, since it writes into them; from 1, since it takes id 0 for "not found".
+                # Copies, because it modifies entries; numbered from 1, because id 0 means "not found".
                 "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, 1)],
             }
             coco.createIndex()
@@ -125,21 +122,23 @@ def _person_entry(photo: AnnotatedPhoto, person: Person, protocol: Protocol) -> 
 def _checked_results(
     data: Any, where: str, protocol: Protocol, categories: Mapping[int, tuple[str, ...]], image_ids: set[int]
 ) -> Entries:
-    """The results as pycocotools' own loader would leave them."""
+    """Check results, and return them as pycocotools' own loader would."""
     place = where if where == "results" else f"{where}: results"
     checked = list(listed(list(data) if isinstance(data, tuple) else data, place))
     poses: Entries = []
     taken: set[int] = set()
-    # An odd rule of pycocotools: boxes, if given, say whether a pose that fits nobody is medium or large.
+    # In pycocotools boxes, if given, decide whether an unmatched pose is medium or large.
     has_boxes = bool(checked) and all(entry.get("bbox") not in (None, []) for _, entry in checked)
     for place, entry in checked:
         if "id" in entry:
             taken.add(new_identity(entry, taken, place))
         image_id = identity(entry, "image_id", place)
         if image_id not in image_ids:
-            raise DataError(f"{place}.image_id: {image_id} is not among the truth's images")
+            raise DataError(f"{place}.image_id: {image_id} is not an image of the annotations")
         if not categories[known_category(entry, categories, place)]:
-            raise DataError(f"{place}.category_id: {entry['category_id']} is a category without keypoints in the truth")
+            raise DataError(
+                f"{place}.category_id: {entry['category_id']} is a category without keypoints in the annotations"
+            )
         table = keypoint_table(entry, place, protocol.skeleton.num_keypoints)
         width, height = np.ptp(table[:, :2], axis=0)
         if has_boxes:

@@ -53,8 +53,8 @@ class KeypointAP:
 
     protocol: str
     num_photos: int
-    num_persons: int  # to find: those that are not ignored
-    num_poses: int  # found, before the best of a photo are chosen
+    num_persons: int
+    num_poses: int
     ap: float
     ap50: float
     ap75: float
@@ -65,10 +65,10 @@ class KeypointAP:
     ar75: float
     ar_medium: float
     ar_large: float
-    ap_easy: float | None  # photos by crowd index, bins as in the benchmark's public evaluator
+    ap_easy: float | None
     ap_medium_crowd: float | None
     ap_hard: float | None
-    ap_easy_paper: float | None  # bins as in the benchmark's paper
+    ap_easy_paper: float | None
     ap_medium_crowd_paper: float | None
     ap_hard_paper: float | None
 
@@ -80,12 +80,20 @@ class KeypointAP:
 def evaluate_keypoints(
     photos: Sequence[AnnotatedPhoto], results: str | Path | Sequence[dict[str, Any]], protocol: Protocol
 ) -> KeypointAP:
-    """Score results in COCO's format against annotated photos; both as `read_entries` takes and refuses them.
+    """Score results in COCO's format against annotated photos.
 
-    All photos count, also those without results. The numbers are those of pycocotools, except that more people are
-    ignored, see `Person.ignore`, that people without an area have an estimated one, see `estimated_area`, and that an
-    annotation with id 0, which pycocotools never takes as found, counts like any other. Raises DataError as
-    `read_entries`, and for a missing crowd index where it is needed.
+    All photos count, also those without results. The numbers are those of pycocotools with three exceptions: more
+    people are ignored, see `Person.ignore`; people without an area get an estimated one, see `estimated_area`; and an
+    annotation with id 0, which pycocotools never counts as found, counts like any other.
+
+    Args:
+        photos: Annotated photos with the protocol's keypoints, in its order.
+        results: A file (`.json`, `.json.gz`) or its content, with the same keypoints.
+        protocol: The rules of the benchmark.
+
+    Raises:
+        DataError: If there are no photos, if two have the same id, if a result is invalid, or if the protocol needs a
+            crowd index that a photo lacks.
     """
     checked = read_entries(photos, results, protocol)
     easy_to_hard = [
@@ -118,13 +126,13 @@ def _summary(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dic
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Over what is defined: -1 stands for a category or area without persons."""
+    """Return the mean of the defined values; -1 marks a category or area without persons."""
     defined = values[values > -1]
     return float(defined.mean()) if len(defined) else -1.0
 
 
 def _crowd_parts(photos: Sequence[AnnotatedPhoto], bins: tuple[float, float]) -> list[set[int]]:
-    """Image ids of the easy, the medium and the hard photos."""
+    """Return the image ids of the easy, the medium and the hard photos."""
     parts: list[set[int]] = [set(), set(), set()]
     for photo in photos:
         if photo.crowd_index is None:
@@ -134,9 +142,9 @@ def _crowd_parts(photos: Sequence[AnnotatedPhoto], bins: tuple[float, float]) ->
 
 
 def _crowd_ap(evaluator: Any, parts: list[set[int]] | None, names: tuple[str, ...]) -> dict[str, Any]:
-    """AP of each part of the photos, from matches already made: photos do not depend on each other.
+    """Return the AP of each part of the photos. Existing matches are reused, because photos are independent.
 
-    As in CrowdPose's evaluator: the plain mean, -1 of undefined entries included, rounded to four digits.
+    As in CrowdPose's evaluator, it is the plain mean, including -1 for undefined entries, rounded to four digits.
     """
     if parts is None:
         return dict.fromkeys(names)

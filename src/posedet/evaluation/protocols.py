@@ -1,10 +1,9 @@
-"""Rules for scoring poses: those of COCO, CrowdPose and others, as values of one dataclass."""
+"""The rules by which benchmarks score poses: COCO, CrowdPose, OCHuman, and COCO on cropped photos."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from posedet import skeleton as skeletons
-from posedet.skeleton import Skeleton
+from posedet.skeleton import COCO, CROWDPOSE, Skeleton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +13,8 @@ class Protocol:
     Attributes:
         name: The name of the protocol.
         skeleton: The keypoints and their sigmas.
-        area: The person's size in OKS: the annotation's area (COCO), or 0.53 of the box (CrowdPose).
+        area: The person's size in OKS: the annotated area of the outline (COCO), or 0.53 of the box (CrowdPose).
+            A missing area is estimated, see `estimated_area`.
         max_detections: Number of poses with the highest scores that count in each photo.
         crowd_bins: Photos are easy below the first crowd index and hard from the second on. None: no such split.
         paper_crowd_bins: The bins in the benchmark's paper, if its evaluator uses others.
@@ -23,37 +23,22 @@ class Protocol:
 
     name: str
     skeleton: Skeleton
-    # A person's size in OKS: the annotation's own area (COCO: of the outline), or 0.53 of the box (CrowdPose); what is
-    # missing is estimated, see `estimated_area`.
     area: Literal["annotation", "box"]
-    max_detections: int  # the best so many of a photo count
-    # Photos are easy below the first crowd index, hard from the second on; None: no such split.
-    crowd_bins: tuple[float, float] | None
-    paper_crowd_bins: tuple[float, float] | None  # as the benchmark's paper has them, where its evaluator differs
-    view: Literal["whole", "cropped"] = "whole"  # what is seen of a photo
+    max_detections: int = 20
+    crowd_bins: tuple[float, float] | None = None
+    paper_crowd_bins: tuple[float, float] | None = None
+    view: Literal["whole", "cropped"] = "whole"
 
 
-COCO = Protocol(
-    name="coco",
-    skeleton=skeletons.COCO,
-    area="annotation",
-    max_detections=20,
-    crowd_bins=None,
-    paper_crowd_bins=None,
+COCO_PROTOCOL = Protocol(name="coco", skeleton=COCO, area="annotation")
+CROWDPOSE_PROTOCOL = Protocol(
+    name="crowdpose", skeleton=CROWDPOSE, area="box", crowd_bins=(0.2, 0.8), paper_crowd_bins=(0.1, 0.8)
 )
-CROWDPOSE = Protocol(
-    name="crowdpose",
-    skeleton=skeletons.CROWDPOSE,
-    area="box",
-    max_detections=20,
-    crowd_bins=(0.2, 0.8),
-    paper_crowd_bins=(0.1, 0.8),
-)
-# The area is the box's, as in the conversion to COCO's form that its authors publish.
-OCHUMAN = replace(COCO, name="ochuman")
-# People cut by the border, the truth beyond it kept.
-CROPPED = replace(COCO, name="cropped", view="cropped")
-PROTOCOLS = {protocol.name: protocol for protocol in (COCO, CROWDPOSE, OCHUMAN, CROPPED)}
+# The area is that of the box, as in the COCO-style files that OCHuman's authors publish.
+OCHUMAN_PROTOCOL = replace(COCO_PROTOCOL, name="ochuman")
+# People are cut by the border of the crop; their keypoints beyond it still count.
+CROPPED_PROTOCOL = replace(COCO_PROTOCOL, name="cropped", view="cropped")
+PROTOCOLS = {each.name: each for each in (COCO_PROTOCOL, CROWDPOSE_PROTOCOL, OCHUMAN_PROTOCOL, CROPPED_PROTOCOL)}
 
 
 def protocol_for(skeleton: Skeleton) -> Protocol:
@@ -65,11 +50,4 @@ def protocol_for(skeleton: Skeleton) -> Protocol:
     for protocol in PROTOCOLS.values():
         if protocol.skeleton == skeleton:
             return protocol
-    return Protocol(
-        name=skeleton.name,
-        skeleton=skeleton,
-        area=COCO.area,
-        max_detections=COCO.max_detections,
-        crowd_bins=None,
-        paper_crowd_bins=None,
-    )
+    return replace(COCO_PROTOCOL, name=skeleton.name, skeleton=skeleton)

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table for people, JSON for machines."""
+"""Reports of evaluations: Markdown tables and JSON."""
 
 import json
 import os
@@ -43,25 +43,25 @@ _LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotool
 
 
 def make_output(folder: Path) -> None:
-    """Make the folder, unless it is there. Raises PoseDetError if that or writing there is not possible."""
+    """Create the folder if it does not exist. Raises PoseDetError if that fails or nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # to be known before hours of work
+        with tempfile.TemporaryFile(dir=folder):  # finds out before hours of work
             pass
     except OSError as error:
         raise PoseDetError(f"{one_line(folder)}: {error.strerror}; choose another folder") from None
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """Cells line by line, the head first."""
+    """Format lines of cells, of which the first is the head, as a Markdown table."""
     head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
     return "\n".join([head, "|---" * len(lines[0]) + "|", *rows])
 
 
 def score_table(scores: Mapping[str, KeypointAP]) -> str:
-    """Markdown, aligned as in a terminal: a row for each model, in points from 0 to 100, "-" where nobody is to find.
+    """Format scores as an aligned Markdown table: a row for each model, in points from 0 to 100, "-" if undefined.
 
-    Crowd columns stand where a protocol splits photos by crowd index (in place of sizes, as in CrowdPose's tables).
+    If a protocol splits photos by crowd index, its columns replace those of sizes, as in CrowdPose's tables.
     """
     crowd = any(each.ap_hard is not None for each in scores.values())
     columns = _CROWD_COLUMNS if crowd else _COLUMNS
@@ -76,10 +76,10 @@ def score_table(scores: Mapping[str, KeypointAP]) -> str:
 
 
 def write_report(path: Path, results: Mapping[str, Any], *, command: Sequence[str] | None = None) -> None:
-    """Write `results` as JSON together with what is needed to repeat them: command, versions, hardware, time.
+    """Write `results` as JSON, with the command, versions, hardware and time needed to reproduce them.
 
-    `command` is that of this process unless given. Raises PoseDetError if the file cannot be written, and ValueError
-    for a number that is not finite.
+    `command` is by default that of this process. Raises PoseDetError if the file cannot be written, and ValueError for
+    a number that is not finite.
     """
     report = {
         "command": list(sys.argv if command is None else command),
@@ -100,7 +100,7 @@ def _points(score: float | None) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of the installed libraries that can change a result, without importing them."""
+    """Return the versions of the installed libraries that can change a result, without importing them."""
     found = {}
     for library in _LIBRARIES:
         try:
@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells, as Linux does in a file."""
+    """Return the processor's name from Linux's /proc/cpuinfo, or from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Evaluate a detector on annotated photos: predict, keep what is done, score, report."""
+"""Evaluate a detector on annotated photos: predict, score and report. Interrupted evaluations can be resumed."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ from posedet.files import write_atomically
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 
-# Weaker poses than in daily use: precision at every recall is what counts.
+# The lowest pose score that is evaluated. It is low because AP needs the precision at every recall.
 EVALUATED_SCORE = 0.01
 
 Predict = Callable[[Path | NDArray[np.uint8]], Poses]
-Seen = Path | Callable[[], NDArray[np.uint8]]  # where a photo lies, or what makes it when its turn comes
+Seen = Path | Callable[[], NDArray[np.uint8]]  # the path of a photo, or a function that returns the photo
 
 
 def evaluate(
@@ -41,15 +41,27 @@ def evaluate(
     settings: Mapping[str, Any] = MappingProxyType({}),
     batch: int = 1,
 ) -> KeypointAP:
-    """Predict every photo, and score the poses by `protocol`; a protocol of cropped photos has them cut first.
+    """Predict every photo, and score the poses by `protocol`. A protocol of cropped photos crops them first.
 
-    photos: with the protocol's keypoints. With `output`, results.json (for a benchmark's server) and report.json are
-    written there, and what was predicted before an interruption is not predicted again (predictions-*.jsonl; removed at
-    the end), unless the photos, their annotations, `model` and `truth`, what the report calls model and photos, or
-    `settings`, all else that poses depend on, are others. `batch` as in `predict_all`. Raises DataError as
-    `evaluate_keypoints`, before anything is predicted.
+    Args:
+        predict: A detector that returns poses with the protocol's keypoints, weak ones included.
+        photos: Annotated photos with the protocol's keypoints.
+        protocol: The rules of the benchmark.
+        output: A folder for results.json (for a benchmark's server) and report.json. Predictions are also saved there
+            during the evaluation (predictions-*.jsonl, deleted at the end), so that an interrupted evaluation can be
+            resumed with the same photos, annotations, `model`, `truth` and `settings`.
+        model: The name of the model in the report.
+        truth: The name of the annotations in the report.
+        settings: All other settings that the poses depend on.
+        batch: See `predict_all`.
+
+    Returns:
+        AP and AR, from 0 to 1.
+
+    Raises:
+        DataError: If the annotations cannot be evaluated. This is checked before the first prediction.
     """
-    evaluate_keypoints(photos, [], protocol)  # to know what is wrong before hours of predicting
+    evaluate_keypoints(photos, [], protocol)  # finds mistakes before hours of predicting
     seen: Iterable[tuple[int, Seen]] = [(photo.image_id, photo.path) for photo in photos]
     if protocol.view == "cropped":
         views = cropped_views(photos)
@@ -73,7 +85,7 @@ def evaluate(
 
 
 def person_category(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> int:
-    """The category that poses with the protocol's keypoints belong to: the one that has most of them."""
+    """Return the id of the category that has most of the protocol's keypoints."""
     categories = categories_of(photos, protocol)
     return max(categories, key=lambda each: len(keypoint_columns(list(categories[each]), "", protocol.skeleton).wanted))
 
@@ -81,13 +93,23 @@ def person_category(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> int
 def evaluate_file(
     results: Path, photos: Sequence[AnnotatedPhoto], protocol: Protocol, *, output: Path | None = None, truth: str = ""
 ) -> KeypointAP:
-    """Score results in COCO's format, of whatever program, by `protocol`; with `output`, report.json is written there.
+    """Score a file of results in COCO's format, from any program, by `protocol`.
 
-    truth: what the report calls the photos. Raises ConfigError for a protocol of cut photos: results on whole photos do
-    not fit it.
+    Args:
+        results: The file of results.
+        photos: Annotated photos with the protocol's keypoints.
+        protocol: The rules of the benchmark.
+        output: A folder for report.json.
+        truth: The name of the annotations in the report.
+
+    Raises:
+        ConfigError: If the protocol crops photos, because the results are those of whole photos.
+        DataError: If annotations or results are invalid.
     """
     if protocol.view == "cropped":
-        raise ConfigError(f"results of whole photos do not fit the protocol '{protocol.name}', for which they are cut")
+        raise ConfigError(
+            f"results of whole photos cannot be scored by the protocol '{protocol.name}', which crops the photos first"
+        )
     scores = evaluate_keypoints(photos, results, protocol)
     if output is not None:
         make_output(output)
@@ -96,7 +118,7 @@ def evaluate_file(
 
 
 def in_another_order(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> bool:
-    """Whether annotations have the protocol's keypoints in another order: then it is not clear whose results have."""
+    """Whether annotations list the protocol's keypoints in another order, so that the order of results is unclear."""
     own = protocol.skeleton
     for names in categories_of(photos, protocol).values():
         columns = keypoint_columns(list(names), "", own)
@@ -114,10 +136,22 @@ def predict_all(
     label: str | None = None,
     category_id: int = 1,
 ) -> list[dict[str, Any]]:
-    """COCO results of all photos (image id, photo), in their order; `partial` keeps each as soon as it is there.
+    """Predict all photos, and return the results in COCO's format.
 
-    batch: how many photos of one size the network is given in a run, see `PoseDet.grouped`. label: of the progress bar.
-    category_id: of all results. Raises ConfigError if `batch` is not 1 and something else than a `PoseDet` predicts.
+    Args:
+        predict: A detector.
+        photos: Pairs of image id and photo.
+        partial: A file to which the results of each photo are appended, and from which a later call resumes.
+        batch: Number of photos of one size that the network processes together, see `PoseDet.grouped`.
+        label: The label of the progress bar.
+        category_id: The category of all results.
+
+    Returns:
+        The results in the order of the photos.
+
+    Raises:
+        ConfigError: If `batch` is not 1, but `predict` is not a `PoseDet`.
+        PoseDetError: If `partial` cannot be written.
     """
     if batch != 1 and not isinstance(predict, PoseDet):
         raise ConfigError(f"batch is {batch}, but {type(predict).__name__} takes one photo at a time")
@@ -144,11 +178,13 @@ def _keep(partial: Path, line: str) -> None:
             file.write(line)
     except OSError as error:
         reason = error.strerror or error
-        raise PoseDetError(f"{partial}: could not be written ({reason}); the same command resumes here") from None
+        raise PoseDetError(
+            f"{partial}: could not be written ({reason}); run the same evaluation again to resume it"
+        ) from None
 
 
 def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:
-    """What an interrupted run has predicted; its last line may be cut off."""
+    """Read the predictions of an interrupted run, whose last line may be incomplete."""
     if not partial.exists():
         return {}
     try:
@@ -158,4 +194,4 @@ def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:
             write_atomically(partial, "".join(whole).encode())
         return dict(json.loads(line) for line in whole)
     except (OSError, ValueError, TypeError):
-        raise DataError(f"{partial}: not what an interrupted evaluation leaves; remove it to start afresh") from None
+        raise DataError(f"{partial}: not a valid file of an interrupted evaluation; delete it to start again") from None

@@ -1,6 +1,6 @@
-"""The forms of annotations that can be read. A new one is a file here, and an entry in `FORMATS`."""
+"""The supported annotation formats. To add one, add a module here and an entry in `FORMATS`."""
 
 from posedet.data.formats import coco, ochuman, ultralytics
 
-# The first that recognises a file reads it: OCHuman's own files are JSON, too, as COCO's are.
+# The first format that recognises a file reads it. OCHuman comes before COCO, because both are JSON.
 FORMATS = (ultralytics.FORMAT, ochuman.FORMAT, coco.FORMAT)

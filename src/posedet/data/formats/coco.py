@@ -1,8 +1,10 @@
-"""Annotated photos in COCO's form: JSON with images, annotations and categories, and the photos in a folder.
+"""Read COCO-style annotations: JSON with images, annotations and categories, and the photos in a folder.
 
-The file comes from outside: everything in it is checked. Beside COCO's fields these are understood: annotations'
-`ignore`, `score`, `keypoint_scores` (a teacher's; or `joint_scores`), `labelled_keypoints` (names of the keypoints that
-count, the others are not known; or `labelled_joints`), `only_main_person`; photos' `only_main_person`, `crowdIndex`.
+The file is untrusted, so everything in it is checked. These fields are understood in addition to COCO's:
+
+- annotations: `ignore`, `score`, `keypoint_scores` (from a teacher; or `joint_scores`), `labelled_keypoints` (the names
+  of the keypoints that count, all others are unknown; or `labelled_joints`) and `only_main_person`
+- images: `only_main_person` and `crowdIndex`
 """
 
 import logging
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, refuse, reporting
+from posedet.data.findings import Reporter, refuse, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import (
     MAX_NUMBER,
@@ -36,34 +38,34 @@ from posedet.errors import DataError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton
 
-TOP = ("head", "neck")  # as CrowdPose names them
+TOP = ("head", "neck")  # CrowdPose's names
 
-# The point that the official code adds to CrowdPose's 14, and what it is the middle of.
+# The official code adds this keypoint, the mean of the four others, to CrowdPose's 14.
 ABDOMEN = "abdomen"
 AROUND_ABDOMEN = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
 log = logging.getLogger(__name__)
 
-Categories = dict[int, KeypointColumns | None]  # None: annotations of that category are of no use here
-Photos = dict[int, AnnotatedPhoto | None]  # None: the photo's own entry is wrong
+Categories = dict[int, KeypointColumns | None]  # None: the category has no wanted keypoint
+Photos = dict[int, AnnotatedPhoto | None]  # None: the photo's entry is invalid
 
 
 def read(
-    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
-    """The photos of a COCO-style file (`.json` or `.json.gz`), which lie in `folder`, by default that of its name."""
+    """Read a COCO-style file (`.json` or `.json.gz`). Its photos are in `folder`, by default the one of its name."""
     photos = photo_folder(file.path) if folder is None else Path(folder)
     return read_content(file.json, str(file.path), photos, skeleton, report)
 
 
 def read_content(
-    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Report = refuse
+    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Reporter = refuse
 ) -> tuple[AnnotatedPhoto, ...]:
-    """All photos of the content of a COCO-style file, in its order; errors call it `where`.
+    """Read all photos from the content of a COCO-style file, in its order; `where` names the file in errors.
 
-    Keypoints are mapped by name to `skeleton`; those that the file does not have get visibility 0, but for an
-    "abdomen", which is made of shoulders and hips as in the official code for CrowdPose. If the file names no
-    keypoints, they are taken to be those of the skeleton, in its order. Problems are one line that names file and
+    Keypoints are mapped to `skeleton` by name. Keypoints that the file lacks get visibility 0, except for "abdomen",
+    which is computed from shoulders and hips as in the official code for CrowdPose. If the file names no keypoints,
+    they are assumed to be those of the skeleton, in its order. Each problem is one line that names the file and the
     entry: `val.json: annotations[7].keypoints: 48 numbers, ...`.
     """
     categories = _read_categories(data, where, skeleton, report)
@@ -97,8 +99,8 @@ def read_content(
     )
 
 
-def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Report) -> Categories:
-    """Category id -> where its keypoints lie; they are found by name, so their order does not matter."""
+def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Reporter) -> Categories:
+    """Map each category id to its keypoints, which are found by name in any order."""
     categories: Categories = {}
     names: list[str] = []
     for place, entry in _named(list(entries(data, "categories", where, report)), data, where, skeleton):
@@ -111,7 +113,7 @@ def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: R
                 names += columns.names
                 categories[category_id] = columns if len(columns.wanted) else None
     if not any(categories.values()):
-        lacking = "none has 'keypoints'; is this a file of keypoints?"
+        lacking = "none has 'keypoints'; is this a keypoint file?"
         if skeleton is not None and names:
             lacking = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}; they are found by name"
         report("category entry", DataError(f"{where}: categories: {lacking}"))
@@ -121,18 +123,18 @@ def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: R
 def _named(
     categories: list[tuple[str, dict[str, Any]]], data: Any, where: str, skeleton: Skeleton | None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The categories; with the skeleton's keypoints if none names its own, though there are annotations of some."""
+    """Return the categories; if annotations have keypoints, but no category names any, add the skeleton's names."""
     listed = data.get("annotations")
     annotations = listed if isinstance(listed, list) else []
     annotated = not annotations or any("keypoints" in each for each in annotations if isinstance(each, dict))
     if skeleton is None or not annotated or any("keypoints" in entry for _, entry in categories):
         return categories
-    log.warning("%s names no keypoints: taken to be those of '%s', in its order", where, skeleton.name)
+    log.warning("%s names no keypoints; assuming those of '%s', in its order", where, skeleton.name)
     return [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in categories]
 
 
-def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton:
-    """A category's own keypoints. Limbs that are wrong are no more than reported: they are drawn, not learnt."""
+def _own_skeleton(entry: dict[str, Any], place: str, report: Reporter) -> Skeleton:
+    """Return a category's own keypoints. Invalid limbs are only reported, because they do not affect training."""
     try:
         skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
     except DataError as error:
@@ -144,8 +146,8 @@ def _own_skeleton(entry: dict[str, Any], place: str, report: Report) -> Skeleton
     return skeleton
 
 
-def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Report) -> Photos:
-    """Image id -> the photo, still without people."""
+def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Reporter) -> Photos:
+    """Map each image id to its photo, still without people."""
     names = {each: () if columns is None else columns.names for each, columns in categories.items()}
     photos: Photos = {}
     files: set[Path] = set()
@@ -155,7 +157,7 @@ def _read_photos(data: Any, where: str, folder: Path, categories: Categories, re
             photos[image_id] = None
             path = photo_path(entry, place, folder)
             if path in files:
-                report("photo twice", f"{place}.file_name: {entry['file_name']!r} stands there twice")
+                report("duplicate photo", f"{place}.file_name: duplicate photo {entry['file_name']!r}")
             files.add(path)
             photos[image_id] = AnnotatedPhoto(
                 image_id=image_id,
@@ -178,11 +180,11 @@ def _known_photo(entry: dict[str, Any], photos: Photos, where: str) -> int:
 
 
 class _Labels(NamedTuple):
-    """What an entry says of the file's J keypoints."""
+    """The labels of an annotation for the file's J keypoints."""
 
     points: NDArray[np.float64]  # (J, 2)
     flags: NDArray[np.float64]  # (J,) 0, 1 or 2
-    seen: NDArray[np.int_]  # (J,) 1 seen, 0 not, -1 the entry does not tell
+    seen: NDArray[np.int_]  # (J,) 1 seen, 0 not, -1 unknown
     weights: NDArray[np.float64]  # (J,)
 
 
@@ -198,21 +200,21 @@ def _read_labels(entry: dict[str, Any], where: str, columns: KeypointColumns) ->
         flags = np.where(_is_labelled(entry[labelled], f"{where}.{labelled}", columns), flags, 0)
     weights = np.ones(columns.num_keypoints)
     if scores is not None:
-        # Peaks of heatmaps exceed 1 a little.
+        # The peaks of heatmaps can slightly exceed 1.
         weights = numbers(entry, scores, where, columns.num_keypoints, "one a keypoint").clip(0, 1)
-    # A teacher knows where a keypoint is, not whether it is seen; lists of labelled ones come without flags, too.
+    # A teacher does not predict whether a keypoint is seen, and lists of labelled keypoints have no flags.
     tells_seen = scores is None and labelled is None
     return _Labels(table[:, :2], flags, (flags == 2) if tells_seen else np.full(len(flags), -1), weights)
 
 
 def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, skeleton: Skeleton | None) -> Person:
-    """One entry of `annotations` as a person with the skeleton's keypoints; `where` is its place in errors."""
+    """Convert an entry of `annotations` to a person with the skeleton's keypoints; `where` names it in errors."""
     labels = _read_labels(entry, where, columns)
     left, top, width, height = box(entry, where)
     corners = np.array((left, top, left + width, top + height))
     area = number(entry, "area", where, low=0, high=1e18) if "area" in entry else 0.0
     is_crowd, ignore = flag(entry, "iscrowd", where), flag(entry, "ignore", where)
-    # CrowdPose counts without head and neck: people of whom nothing else is labelled are ignored.
+    # CrowdPose does not count head and neck, and ignores people without any other labelled keypoint.
     counted = number(entry, "num_keypoints", where, low=0, high=MAX_NUMBER) if "num_keypoints" in entry else None
     visibility = columns.spread(labels.flags, 0, np.uint8)
     person = Person(
@@ -231,17 +233,17 @@ def _read_person(entry: dict[str, Any], where: str, columns: KeypointColumns, sk
     return _with_abdomen(person, columns, skeleton) if skeleton is not None else person
 
 
-def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Report) -> None:
-    """Report a number of labelled keypoints that is not true; no reader needs it."""
+def _check_count(entry: dict[str, Any], person: Person, columns: KeypointColumns, report: Reporter) -> None:
+    """Report a `num_keypoints` that does not match the labels; reading does not need it."""
     labelled = [name for name, value in zip(columns.names, entry["keypoints"][2::3], strict=True) if value > 0]
     told = entry.get("num_keypoints", len(labelled))
-    # CrowdPose's own files count without head and neck.
+    # CrowdPose's own files do not count head and neck.
     if told != len(labelled) and told != len([name for name in labelled if name not in TOP]):
-        report("count of keypoints", f"{person.place}: num_keypoints is {told}, {len(labelled)} are labelled")
+        report("keypoint count", f"{person.place}: num_keypoints is {told}, {len(labelled)} are labelled")
 
 
 def _with_abdomen(person: Person, columns: KeypointColumns, skeleton: Skeleton) -> Person:
-    """With the mean of those labelled among shoulders and hips, where at least three are, and the file has none."""
+    """Add the mean of the labelled shoulders and hips, if at least three are labelled and the file has no abdomen."""
     if ABDOMEN not in skeleton.keypoints or skeleton.index(ABDOMEN) in columns.wanted:
         return person
     around = [skeleton.index(name) for name in AROUND_ABDOMEN if name in skeleton.keypoints]
@@ -255,17 +257,17 @@ def _with_abdomen(person: Person, columns: KeypointColumns, skeleton: Skeleton) 
 
 
 def _newer(entry: dict[str, Any], key: str, old_key: str) -> str | None:
-    """Under which of its two names an entry has a field; None if it has none."""
+    """Return the name, new or old, under which an entry has a field; None if it lacks the field."""
     return next((each for each in (key, old_key) if each in entry), None)
 
 
 def _is_labelled(names: Any, where: str, columns: KeypointColumns) -> NDArray[np.bool_]:
-    """(J,) which of the file's keypoints `names` lists."""
+    """Return (J,) bool: which of the file's keypoints `names` lists."""
     if not isinstance(names, list):
         raise DataError(f"{where}: {reprlib.repr(names)}, expected a list of names")
     for place, name in enumerate(names):
         if name not in columns.names:
-            raise DataError(f"{where}[{place}]: {reprlib.repr(name)} is no keypoint of the file")
+            raise DataError(f"{where}[{place}]: {reprlib.repr(name)} is not a keypoint of the file")
     return np.isin(columns.names, names)
 
 

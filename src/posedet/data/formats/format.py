@@ -1,4 +1,4 @@
-"""What a form of annotations is: a file in `data/formats` describes one by a `Format`."""
+"""The interface of an annotation format. Each module in `data/formats` provides one `Format`."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.data.findings import Report
+from posedet.data.findings import Reporter
 from posedet.data.json_entries import read_json
 from posedet.skeleton import Skeleton
 
@@ -19,21 +19,21 @@ class AnnotationFile:
 
     @property
     def is_json(self) -> bool:
-        """By its name; a file without a suffix may be JSON too."""
+        """Whether the file may be JSON, judged by its name; it may have no suffix."""
         return self.path.suffix.lower() in ("", ".json", ".gz") and not self.path.is_dir()
 
     @cached_property
     def json(self) -> Any:
-        """The content. Raises DataError, see `read_json`."""
+        """The parsed content. Raises DataError, see `read_json`."""
         return read_json(self.path)
 
 
 class Format(NamedTuple):
-    """A form in which annotated photos are kept."""
+    """A format of annotated photos."""
 
     name: str  # in messages
     recognises: Callable[[AnnotationFile], bool]
-    # From the file, the folder of its photos or its part as the user named it (None: the usual one), the skeleton that
-    # is wanted (None: each category's own keypoints, in the file's order) and the report of what is wrong, to the
-    # photos in the file's order, with people or without. Raises DataError where nothing at all can be read.
-    read: Callable[[AnnotationFile, str | None, Skeleton | None, Report], tuple[AnnotatedPhoto, ...]]
+    # Arguments: the file; the photo folder or the part of the set (None: the default); the wanted skeleton (None: each
+    # category's own keypoints, in the file's order); the reporter of mistakes. Returns all photos in the file's order.
+    # Raises DataError if nothing can be read.
+    read: Callable[[AnnotationFile, str | None, Skeleton | None, Reporter], tuple[AnnotatedPhoto, ...]]

@@ -1,7 +1,7 @@
-"""OCHuman, photos of people who hide each other, from its own JSON.
+"""Read OCHuman, a dataset of people who occlude each other, from its own JSON.
 
-Its file (format: github.com/liruilong940607/OCHumanApi) nests annotations in images, boxes are x1 y1 x2 y2, and of the
-19 named keypoints COCO has 17. Its val and test sets are also published in COCO's form, which is read as such.
+In this format (github.com/liruilong940607/OCHumanApi) annotations are nested in images, boxes are x1 y1 x2 y2, and 17
+of the 19 named keypoints are COCO's. OCHuman's val and test sets are also published as COCO-style files.
 """
 
 import reprlib
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, reporting
+from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import entries, keypoint_table, listed, numbers, photo_path, photo_sides, present
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
@@ -19,23 +19,22 @@ from posedet.errors import DataError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton
 
-# OCHuman: 0 missing, 1 seen, 2 hidden by oneself, 3 hidden by others. COCO's flags of its published conversion:
+# From OCHuman's flags (0 missing, 1 seen, 2 self-occluded, 3 occluded by others) to COCO's, as published:
 _COCO_FLAGS = {0: 0, 1: 2, 2: 2, 3: 1}
 
 
 def recognises(file: AnnotationFile) -> bool:
-    """Whether it is OCHuman's own file: annotations stand in the images."""
+    """Whether this is OCHuman's own format, with annotations inside the images."""
     return file.is_json and isinstance(file.json, dict) and file.json.keys() >= {"keypoint_names", "images"}
 
 
 def read(
-    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
-    """The photos that have people with keypoints; they lie in `folder`, by default that of the file's name.
+    """Read the photos that have people with keypoints; they are in `folder`, by default the one of the file's name.
 
-    As in the published conversion photos count from 1 in the order of their `image_id`, a person's area is that of the
-    box, and other people, of whom only a box is known, are left out: who finds them is counted wrong. The flags become
-    COCO's.
+    As in the published conversion, photos are numbered from 1 in the order of their `image_id`, and a person's area is
+    that of the box. People with only a box are skipped, so poses on them count as wrong. The flags become COCO's.
     """
     where = str(file.path)
     columns = _columns(file.json["keypoint_names"], f"{where}: keypoint_names", skeleton)
@@ -68,8 +67,8 @@ def _columns(names: Any, where: str, skeleton: Skeleton | None) -> KeypointColum
     return columns
 
 
-def _in_order(data: Any, where: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
-    """The entries of `images` by their `image_id`, each with its place."""
+def _in_order(data: Any, where: str, report: Reporter) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries of `images` in the order of their `image_id`, each with its place."""
     numbered = []
     for place, entry in entries(data, "images", where, report):
         with reporting(report, "image entry"):
@@ -78,7 +77,7 @@ def _in_order(data: Any, where: str, report: Report) -> list[tuple[str, dict[str
 
 
 def _image_id(photo: dict[str, Any], place: str) -> int:
-    """A number, or digits in quotes."""
+    """Return the `image_id`, a number or a string of digits."""
     image_id = present(photo, "image_id", place)
     text = str(image_id)
     if isinstance(image_id, bool) or not (text.isascii() and text.isdigit()) or len(text) > 18:
@@ -86,7 +85,7 @@ def _image_id(photo: dict[str, Any], place: str) -> int:
     return int(text)
 
 
-def _labelled_people(photo: dict[str, Any], place: str, report: Report) -> list[tuple[str, dict[str, Any]]]:
+def _labelled_people(photo: dict[str, Any], place: str, report: Reporter) -> list[tuple[str, dict[str, Any]]]:
     people = listed(present(photo, "annotations", place), f"{place}.annotations", report)
     return [(spot, person) for spot, person in people if person.get("keypoints")]
 

@@ -1,7 +1,7 @@
-"""Annotated photos in Ultralytics' pose format: photos, a text file for each, and a data.yaml that says the rest.
+"""Read Ultralytics' pose format: photos, a text file for each photo, and a data.yaml with the keypoints.
 
-A line of a text file is one person: class, box (centre, width, height), then x y or x y flag for each keypoint, all as
-shares of the photo's sides. Format: docs.ultralytics.com/datasets/pose.
+Each line of a text file is one person: class, box (centre, width, height), then x y or x y flag for each keypoint, all
+relative to the photo's width and height. Format: docs.ultralytics.com/datasets/pose.
 """
 
 import math
@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Report, reporting
+from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.errors import DataError
@@ -26,34 +26,34 @@ from posedet.skeleton import Skeleton
 MAX_YAML_BYTES = 200_000
 MAX_TEXT_BYTES = 10_000_000  # of a file of labels, or a list of photos
 MAX_KEYPOINTS = 1000
-MAX_SHARE = 10.0  # of a photo's side: what is farther away is in pixels, most likely
+MAX_SHARE = 10.0  # of a photo's side; larger values are probably pixels
 
 
 class _Lines(NamedTuple):
-    """What the lines of a set's text files hold."""
+    """The layout of the lines of a set's text files."""
 
     columns: KeypointColumns
-    has_flags: bool  # x y flag for each keypoint, not x y alone
+    has_flags: bool  # x y flag for each keypoint, not only x y
 
     @property
     def num_values(self) -> int:
-        """For each keypoint."""
+        """The number of values for each keypoint."""
         return 3 if self.has_flags else 2
 
 
 def recognises(file: AnnotationFile) -> bool:
-    """Whether it can only be meant as a set in this format: a folder, or a YAML file."""
+    """Whether the file is a folder or a YAML file; no other format has those."""
     return file.path.is_dir() or file.path.suffix.lower() in (".yaml", ".yml")
 
 
 def read(
-    file: AnnotationFile, part: str | None, skeleton: Skeleton | None, report: Report
+    file: AnnotationFile, part: str | None, skeleton: Skeleton | None, report: Reporter
 ) -> tuple[AnnotatedPhoto, ...]:
-    """A part (train unless named: val, test) of a set: all its photos sorted by name, also those without labels.
+    """Read one part (train by default, val or test) of a set: all its photos sorted by name, also unlabelled ones.
 
-    The file is the data.yaml, or the folder that it lies in. It names its keypoints in `kpt_names`, or else has those
-    of `skeleton` in its order. Coordinates are those of Ultralytics' own conversion from COCO: share x side is COCO's
-    pixel. Without flags, keypoints at (0, 0) or below 0 are not labelled.
+    The file is the data.yaml or its folder. If it has no `kpt_names`, its keypoints are assumed to be those of
+    `skeleton`, in its order. A relative coordinate times the side is COCO's pixel coordinate, as in Ultralytics' own
+    conversion from COCO. Without flags, keypoints at (0, 0) or below 0 are not labelled.
     """
     part = part or "train"
     yaml_file = _yaml_in(file.path) if file.path.is_dir() else file.path
@@ -61,7 +61,7 @@ def read(
     num_keypoints, num_values = _shape(data, yaml_file)
     wanted = skeleton or _own_skeleton(data, yaml_file, num_keypoints)
     columns = _columns(data, yaml_file, num_keypoints, wanted)
-    # Of keypoints without names it is not known what mirrors what.
+    # For keypoints without names it is unknown which of them mirror each other.
     known = wanted if skeleton is not None or _names(data) is not None else None
     _check_flip(data.get("flip_idx"), yaml_file, columns, known)
     paths = _photos(data, yaml_file, part)
@@ -77,7 +77,7 @@ def read(
 
 
 def _own_skeleton(data: dict[str, Any], file: Path, num_keypoints: int) -> Skeleton:
-    """The keypoints as the data.yaml tells of them: by its names, or numbered."""
+    """Return a skeleton with the names in the data.yaml, or with numbered keypoints."""
     names = _names(data) or [f"keypoint {k}" for k in range(num_keypoints)]
     try:
         return Skeleton.from_dict({"name": file.stem, "keypoints": names})
@@ -85,7 +85,7 @@ def _own_skeleton(data: dict[str, Any], file: Path, num_keypoints: int) -> Skele
         raise DataError(f"{file}: kpt_names: {error}") from None
 
 
-def _read_photo(number: int, path: Path, lines: _Lines, report: Report) -> AnnotatedPhoto:
+def _read_photo(number: int, path: Path, lines: _Lines, report: Reporter) -> AnnotatedPhoto:
     size = size_of(path)
     persons = []
     with reporting(report, "label file"):
@@ -97,7 +97,7 @@ def _read_photo(number: int, path: Path, lines: _Lines, report: Report) -> Annot
 
 
 def _label_lines(photo: Path) -> Iterator[tuple[str, int, str]]:
-    """Place, number and text of a photo's lines, a person each; nobody without a text file, as Ultralytics has it."""
+    """Yield place, number and text of a photo's lines, one per person. A photo without a text file has no people."""
     file = labels_of(photo)
     if not file.is_file():
         return
@@ -107,7 +107,7 @@ def _label_lines(photo: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def labels_of(photo: Path) -> Path:
-    """`.../images/a.jpg` -> `.../labels/a.txt`, for the last folder `images`; beside the photo without one."""
+    """Map `.../images/a.jpg` to `.../labels/a.txt` (last folder `images`), or beside the photo."""
     parts = list(photo.parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
@@ -117,7 +117,7 @@ def labels_of(photo: Path) -> Path:
 
 
 def _read_line(text: str, where: str, number: int, lines: _Lines, size: tuple[int, int]) -> Person:
-    """One line as a person with the skeleton's keypoints, in pixels of the photo of `size` (height, width)."""
+    """Convert a line to a person with the skeleton's keypoints, in pixels of a photo of `size` (height, width)."""
     columns = lines.columns
     layout = f"5 + {columns.num_keypoints} x {lines.num_values}"
     values = _numbers(text, where, 5 + columns.num_keypoints * lines.num_values, layout)
@@ -147,11 +147,11 @@ def _read_line(text: str, where: str, number: int, lines: _Lines, size: tuple[in
 
 
 def _flags(table: NDArray[np.float64], where: str, lines: _Lines) -> NDArray[np.float64]:
-    """(J,) COCO's flags of the keypoints (J, 2 or 3) of a line."""
+    """Return COCO's flags (J,) of the keypoints (J, 2 or 3) of a line."""
     if np.abs(table[:, :2]).max() > MAX_SHARE:
         raise DataError(f"{where}: a keypoint at {np.abs(table[:, :2]).max():g}, expected shares of the photo's sides")
     if not lines.has_flags:
-        # Ultralytics marks what is missing by a coordinate below 0; (0, 0) is what most tools write.
+        # Ultralytics marks missing keypoints by a coordinate below 0; most other tools write (0, 0).
         return np.where((table < 0).any(1) | (table == 0).all(1), 0.0, 1.0)
     if not np.isin(table[:, 2], (0, 1, 2)).all():
         raise DataError(f"{where}: flags {sorted({*table[:, 2].tolist()})}, expected 0, 1 or 2 after each x and y")
@@ -159,7 +159,7 @@ def _flags(table: NDArray[np.float64], where: str, lines: _Lines) -> NDArray[np.
 
 
 def _yaml_in(folder: Path) -> Path:
-    """The data.yaml of a folder, or the only YAML file in it."""
+    """Return the data.yaml of a folder, or the only YAML file in it."""
     if (folder / "data.yaml").is_file():
         return folder / "data.yaml"
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -169,7 +169,7 @@ def _yaml_in(folder: Path) -> Path:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without references, of which a few lines could fill the memory."""
+    """A loader that refuses references, because a few lines of them could fill the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -203,7 +203,7 @@ def _read_text(file: Path, limit: int) -> str:
 
 
 def _shape(data: dict[str, Any], file: Path) -> tuple[int, int]:
-    """Number of keypoints, and of values for each."""
+    """Return the number of keypoints, and the number of values for each."""
     shape = data.get("kpt_shape")
     if isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape):
         num_keypoints, dimensions = shape
@@ -213,7 +213,7 @@ def _shape(data: dict[str, Any], file: Path) -> tuple[int, int]:
 
 
 def _columns(data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Skeleton) -> KeypointColumns:
-    """Where the keypoints are: by the file's own names if it has any, else in the skeleton's order."""
+    """Find the keypoints by the file's own names, or assume the skeleton's order if it has none."""
     names = _names(data)
     if names is None:
         if num_keypoints != skeleton.num_keypoints:
@@ -231,14 +231,14 @@ def _columns(data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Ske
 
 
 def _names(data: dict[str, Any]) -> Any:
-    """The file's own keypoint names as they stand, None without."""
+    """Return the file's own keypoint names, unchecked; None if it has none."""
     names = data.get("kpt_names")
-    # For each class; all classes of a set have one order.
+    # There is a list for each class, but all classes of a set have the same order.
     return next(iter(names.values())) if isinstance(names, dict) and names else names
 
 
 def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton | None) -> None:
-    """The file's own order of a mirrored photo must be the skeleton's: else names or order are wrong."""
+    """Check that `flip_idx` agrees with the skeleton; otherwise the names or their order are wrong."""
     if flip is None:
         return
     whole = isinstance(flip, list) and all(type(each) is int for each in flip)
@@ -259,7 +259,7 @@ def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skele
 
 
 def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
-    """The photos of a part: in folders, in text files that list them, or in a list of such."""
+    """Return the photos of a part, which is a folder, a text file that lists photos, or several of them."""
     named = data.get(part)
     places: list[Any] = named if isinstance(named, list) else [named]
     if not places or not all(isinstance(each, str) and each and "\0" not in each for each in places):
@@ -278,7 +278,7 @@ def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
 
 
 def _found(name: str, root: Any, file: Path, part: str) -> Path:
-    """A folder or list as the file names it: seen from `path`, or from the file; Roboflow writes one `../` too many."""
+    """Find a folder or list, relative to `path` or to the file. Roboflow writes one `../` too many."""
     roots = [file.parent]
     if isinstance(root, str) and root and "\0" not in root:
         roots.insert(0, file.parent / root)
