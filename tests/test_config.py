@@ -344,7 +344,7 @@ def test_endless_overrides(number):
 def test_override_below_what_is_no_table(tmp_path):
     path = tmp_path / "flat.toml"
     path.write_text("train = 3")
-    with pytest.raises(ConfigError, match=r"^--set train\.seed=1: 'train' is not a table$"):
+    with pytest.raises(ConfigError, match=r"^train\.seed=1: 'train' is not a table$"):
         load_config(str(path), ["train.seed=1"])
 
 

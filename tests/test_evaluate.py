@@ -247,10 +247,10 @@ def test_only_a_detector_runs_batches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--batch", "0"], "--batch 0: expected at least 1 photo"),
+        (["--batch", "0"], "--batch 0: expected at least 1"),
         (["--batch", "2", "--tta", "paper"], "--batch does not go with --tta, which takes one photo at a time"),
-        (["--batch", "2", "--results", "x.json"], "--batch does not go with --results: nothing is run"),
-        (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
+        (["--batch", "2", "--results", "x.json"], "--batch does not go with --results, which runs no model"),
+        (["--device", "cuda", "--results", "x.json"], "--device does not go with --results, which runs no model"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
             "posedet-s: an ONNX file; the device 'cuda' is for weights (.safetensors)",
