@@ -183,7 +183,7 @@ def test_engines(tmp_path):
     assert available_engines(tmp_path / "other.onnx", None) == []
     assert available_engines(tmp_path / "other.onnx", ["openvino"]) == ["openvino"]
     with pytest.raises(
-        ConfigError, match="^unknown engine 'tflite'; available engines: onnxruntime, openvino, pytorch$"
+        ConfigError, match=r"^unknown engine 'tflite'; available engines: onnxruntime, openvino, pytorch$"
     ):
         available_engines(Path(SHIPPED), ["tflite"])
 

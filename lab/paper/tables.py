@@ -74,9 +74,8 @@ TABLE1 = Table(
         TableRow(label="PoseDet, DLA-34, 512", run="dla34-coco", paper=(42, 59.2, 84.3, 64.6, 52.7, 68.8)),
         TableRow(label="posedet-s (ours), MobileNetV2", run="posedet-s"),
     ),
-    remark="The paper's results are on COCO test-dev, whose annotations are not public; they were "
-    "trained on COCO train2017. "
-    "FPS was measured on a GTX 1080Ti; for ours see `posedet benchmark`.",
+    remark="The paper trains on COCO train2017 and reports results on COCO test-dev, whose annotations are not public. "
+    "Its FPS is measured on a GTX 1080Ti; for ours see `posedet benchmark`.",
 )
 
 TABLE2 = Table(
