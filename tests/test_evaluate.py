@@ -288,8 +288,8 @@ def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys:
     command = ["evaluate", str(tmp_path / "truth.json"), "--results", str(tmp_path / "found.json")]
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"posedet: error: {tmp_path}/truth.json: the keypoints of 'coco' in another order; say which one "
-        f"results have: --skeleton coco, or --skeleton {tmp_path}/truth.json for that of the file\n"
+        f"posedet: error: {tmp_path}/truth.json: lists the keypoints of 'coco' in another order; name the order of the "
+        f"results with --skeleton coco, or --skeleton {tmp_path}/truth.json for the order of the file\n"
     )
     scores = []
     for order in (str(tmp_path / "truth.json"), "coco"):

@@ -146,7 +146,7 @@ def test_poses_that_are_not_finite_are_dropped(shipped, photos, monkeypatch):
 
 def test_suppression_by_boxes_is_refused(shipped):
     decoding = replace(shipped.config.decode, nms="iou")
-    with pytest.raises(ConfigError, match=r"decode\.nms is 'iou': on the device there is only 'oks'"):
+    with pytest.raises(ConfigError, match=r"'decode\.nms' is 'iou', expected 'oks', the only NMS on the device"):
         PoseFinder(shipped.network, shipped.skeleton.sigmas, decoding)
 
 

@@ -202,7 +202,7 @@ def test_estimates():
     rows.append(Measurement("loader", DLA.name, "b", values={"images/s": 4000.0}))
     [line] = estimates(rows)
     hours = 210 * 64_115 / 3600
-    assert f"{hours / 1000:.1f} h on one GPU; on eight at least {hours / 4000:.1f} h (the loader's)" in line
+    assert f"{hours / 1000:.1f} h on one GPU; at least {hours / 4000:.1f} h (the loader's) on eight" in line
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_a_fault_costs_a_part_its_rest():
 
 def test_a_part_that_takes_too_long_is_given_up():
     rows = list(isolated(Task("part", two_rows_and_a_fault, ("",), "model"), 0.01))
-    assert rows[-1] == Measurement("part", "model", "", failed="not done after 0 s: given up")
+    assert rows[-1] == Measurement("part", "model", "", failed="stopped after 0 s")
 
 
 def test_a_variant_that_fails_is_told_in_its_row():
@@ -304,7 +304,7 @@ def test_no_time_left(photos):
 
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(parts.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="--device cuda: PyTorch sees no GPU here"):
+    with pytest.raises(ConfigError, match="--device cuda: PyTorch finds no GPU"):
         measure_parts(Plan("cuda", False, (), "", 1), seconds=10, tell=lambda _: None)
 
 
@@ -312,7 +312,7 @@ def test_command(capsys, photos, tmp_path):
     arguments = ["--device", "cpu", "--parts", "loader", "--annotations", f"{photos}/truth.json:{photos}"]
     code = main([*map(str, arguments), str(photos / "group.jpg"), "--output", str(tmp_path)])
     out = capsys.readouterr().out
-    assert code == 0 and out.startswith("loader    HRNet-W48@640") and "toy size" in out
+    assert code == 0 and out.startswith("loader    HRNet-W48@640") and "tiny inputs" in out
     assert sorted(os.listdir(tmp_path)) == ["benchmark.json", "benchmark.png"]
 
 
