@@ -13,10 +13,10 @@ import pytest
 
 from posedet import PoseDet
 from posedet.benchmark import peers
-from posedet.benchmark.comparison import Comparison, conditions, table, to_dict
+from posedet.benchmark.comparison import Comparison, comparison_dict, comparison_table, conditions
 from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Ours, Timed, totals
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
-from posedet.benchmark.workers import Alternative, Worker, engines_at_hand
+from posedet.benchmark.workers import Alternative, Worker, available_engines
 from posedet.commands.benchmark import with_peers
 from posedet.commands.main import main
 from posedet.data.sources import read_photos
@@ -179,11 +179,13 @@ def test_a_worker_that_dies_is_one_line():
 
 
 def test_engines(tmp_path):
-    assert engines_at_hand(Path(SHIPPED), None) == ["onnxruntime", "openvino", "pytorch"]
-    assert engines_at_hand(tmp_path / "other.onnx", None) == []
-    assert engines_at_hand(tmp_path / "other.onnx", ["openvino"]) == ["openvino"]
-    with pytest.raises(ConfigError, match="--engines tflite: expected some of onnxruntime, openvino, pytorch"):
-        engines_at_hand(Path(SHIPPED), ["tflite"])
+    assert available_engines(Path(SHIPPED), None) == ["onnxruntime", "openvino", "pytorch"]
+    assert available_engines(tmp_path / "other.onnx", None) == []
+    assert available_engines(tmp_path / "other.onnx", ["openvino"]) == ["openvino"]
+    with pytest.raises(
+        ConfigError, match=r"^unknown engine 'tflite'; available engines: onnxruntime, openvino, pytorch$"
+    ):
+        available_engines(Path(SHIPPED), ["tflite"])
 
 
 # --- other models -----------------------------------------------------------------------------------------------------
@@ -220,14 +222,14 @@ def best_poses() -> np.ndarray:
 
 def test_best_poses_of_another_model_lie_in_the_photo():
     letterbox = Letterbox((240, 320), (480, 640), (640, 640))
-    poses = peers.decode(best_poses(), letterbox)
+    poses = peers.poses_from_output(best_poses(), letterbox)
     assert poses.scores.tolist() == pytest.approx([0.9, 0.3])
     # Their pixel centres are at halves: 100.5 is our 100, and half as large in the photo (100 + 0.5) / 2 - 0.5.
     np.testing.assert_allclose(poses.keypoints[:, 3], [[49.75, 99.75], [149.75, 99.75]], atol=1e-4)
     shares = best_poses()
     shares[..., 6::3] /= 640
     shares[..., 7::3] /= 640
-    np.testing.assert_allclose(peers.decode(shares, letterbox).keypoints, poses.keypoints, atol=1e-4)
+    np.testing.assert_allclose(peers.poses_from_output(shares, letterbox).keypoints, poses.keypoints, atol=1e-4)
 
 
 def test_every_location_of_another_model_is_suppressed_by_its_box():
@@ -235,14 +237,14 @@ def test_every_location_of_another_model_is_suppressed_by_its_box():
     for place, (x, score) in {7: (100, 0.5), 8: (110, 0.8), 9: (400, 0.6), 10: (400, 0.2)}.items():
         columns[0, :5, place] = x, 100, 200, 100, score
         columns[0, 5:, place] = np.tile([x, 100, 0.9], 17)
-    poses = peers.decode(columns, Letterbox((640, 640), (640, 640), (640, 640)))
+    poses = peers.poses_from_output(columns, Letterbox((640, 640), (640, 640), (640, 640)))
     assert poses.scores.tolist() == pytest.approx([0.8, 0.6])
     np.testing.assert_allclose(poses.keypoints[:, 0, 0], [109.5, 399.5])
 
 
 @pytest.mark.parametrize("shape", [(1, 38, 32, 57), (2, 300, 57), (1, 84, 100)])
 def test_other_outputs_are_not_understood(shape):
-    assert peers.decode(np.ones(shape, np.float32), Letterbox((64, 64), (64, 64), (64, 64))) is None
+    assert peers.poses_from_output(np.ones(shape, np.float32), Letterbox((64, 64), (64, 64), (64, 64))) is None
 
 
 @pytest.mark.parametrize("shape", [[1, 3, 640, 640], [1, 640, 640, 3], [1, 3, "height", "width"]])
@@ -281,9 +283,9 @@ def test_models_that_cannot_be_timed(tmp_path):
     with pytest.raises(ModelError, match=r"none\.onnx: no such model file"):
         peers.open_peer(tmp_path / "none.onnx", 1)
     (tmp_path / "bad.onnx").write_bytes(b"bad")
-    with pytest.raises(ModelError, match=r"bad\.onnx: not a model that OpenVINO reads \(Unable to read the model"):
+    with pytest.raises(ModelError, match=r"bad\.onnx: not a model that OpenVINO can read \(Unable to read the model"):
         peers.open_peer(tmp_path / "bad.onnx", 1)
-    with pytest.raises(ModelError, match=r"sound\.onnx: takes \[1,16000\], expected one picture of 3 channels"):
+    with pytest.raises(ModelError, match=r"sound\.onnx: takes \[1,16000\], expected one image with 3 channels"):
         peers.open_peer(foreign(tmp_path / "sound.onnx", [1, 16000], np.zeros((1, 2))), 1)
 
 
@@ -318,7 +320,7 @@ def comparison(**changes) -> Comparison:
 
 
 def test_table():
-    rows = {line[: line.find("  ")]: line.split("  ") for line in table(comparison()).splitlines()[1:]}
+    rows = {line[: line.find("  ")]: line.split("  ") for line in comparison_table(comparison()).splitlines()[1:]}
     cells = {name: [cell.strip() for cell in cells[1:] if cell.strip()] for name, cells in rows.items()}
     assert cells["network"] == ["20.0 (15.0-35.0)", "40.0 (30.0-70.0)", "60.0 (45.0-105.0)"]
     assert cells["NMS"] == ["20.0 (15.0-35.0)", "-", "-"]
@@ -326,22 +328,22 @@ def test_table():
         "60.0 (45.0-105.0)",
         "80.0 (60.0-140.0)",
     ]
-    assert cells["file to poses, as a user feels it"] == ["20.0 (15.0-35.0)", "40.0 (30.0-70.0)", "-"]
+    assert cells["file to poses, as users experience it"] == ["20.0 (15.0-35.0)", "40.0 (30.0-70.0)", "-"]
     assert cells["network: times that of ours"] == ["1", "2.00 (2.00-2.00)", "3.00 (3.00-3.00)"]
     assert cells["file to poses: times that of ours"] == ["1", "2.00 (2.00-2.00)", "-"]
-    assert cells["network, 4 photos at once, for each"] == ["10.0 (7.5-17.5)", "-", "-"]
-    assert cells["arithmetic"] == ["float32"] * 3
+    assert cells["network, batch of 4, per photo"] == ["10.0 (7.5-17.5)", "-", "-"]
+    assert cells["precision"] == ["float32"] * 3
     assert cells["peak memory of the process, MB"] == ["100", "200", "300"]
 
 
 def test_conditions_are_stated():
-    assert "Photos: 3, 1 rounds" in conditions(comparison()) and "threads: 2" in conditions(comparison())
+    assert "Photos: 3, rounds: 1" in conditions(comparison()) and "threads: 2" in conditions(comparison())
     assert "busy" not in conditions(comparison())
-    assert "The machine was busy before (load 2.0)" in conditions(comparison(load=2.0))
+    assert "The machine was busy (load 2.0)" in conditions(comparison(load=2.0))
 
 
 def test_every_sample_is_in_the_report():
-    report = json.loads(json.dumps(to_dict(comparison())))
+    report = json.loads(json.dumps(comparison_dict(comparison())))
     network = report["alternatives"]["peer"]["ms"]["network"]
     assert network == {"median": 40, "low": 30, "high": 70, "samples": [20, 40, 100]}
     assert report["alternatives"]["ours"]["network_ms_in_batches"]["4"]["samples"] == [5, 10, 25]
@@ -402,10 +404,13 @@ def test_another_model_of_ours_runs_in_the_same_engines(tmp_path):
     [
         (["--rounds", "0"], "--rounds 0: expected at least 1"),
         (["--threads", "0"], "--threads 0: expected at least 1"),
-        (["--batch", "many"], "--batch many: expected whole numbers joined by commas, such as 4,8"),
+        (["--batch", "many"], "--batch many: expected whole numbers separated by commas, such as 4,8"),
         (["--batch", "0"], "--batch 0: expected whole numbers"),
-        (["--engines", "gpu"], "--engines gpu: expected some of onnxruntime"),
-        (["--against", "a/x.onnx", "--against", "b/x.onnx"], "--against b/x.onnx: a second file of this name"),
+        (["--engines", "gpu"], "--engines gpu: unknown engine 'gpu'; available engines: onnxruntime"),
+        (
+            ["--against", "a/x.onnx", "--against", "b/x.onnx"],
+            "--against b/x.onnx: another model has the same file name; rename one",
+        ),
     ],
 )
 def test_mistakes(capsys, photos: Path, arguments, said):
@@ -416,7 +421,7 @@ def test_mistakes(capsys, photos: Path, arguments, said):
 def test_no_photos(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "--rounds", "1")
-    assert code == 2 and "no photos: name some, or a folder of them" in err
+    assert code == 2 and "no photos: name some photos, or a folder of photos" in err
 
 
 def test_no_matplotlib_costs_the_picture_only(capsys, photos: Path, tmp_path, monkeypatch):
@@ -424,7 +429,7 @@ def test_no_matplotlib_costs_the_picture_only(capsys, photos: Path, tmp_path, mo
     code, _, err = run(
         capsys, photos / "skiers.jpg", "--engines", "onnxruntime", "--rounds", 1, "--batch", 1, "--output", tmp_path
     )
-    assert code == 0 and "no picture: it needs matplotlib" in err
+    assert code == 0 and "no chart: matplotlib is not installed" in err
     assert os.listdir(tmp_path) == ["benchmark.json"]
 
 
@@ -457,7 +462,7 @@ def test_results_of_any_program_are_scored(capsys, detector: PoseDet, photos: Pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "x.onnx"], "--model does not go with --results: nothing is run"),
+        (["--model", "x.onnx"], "--model does not go with --results, which runs no model"),
         (["--long-side", "640"], "--long-side does not go with --results"),
         (["--protocol", "cropped"], "--protocol cropped does not go with --results"),
         ([], "results.json: results[0].image_id: 1 is not an image of the annotations"),

@@ -221,6 +221,4 @@ def test_calibrate_measures_and_corrects(photos: Path, tmp_path: Path, capsys: p
 
 def test_an_onnx_file_cannot_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "truth.json", "--output", str(tmp_path), "--write", "x.safetensors"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "posedet: error: --write: needs weights to correct, --model x.safetensors"
-    )
+    assert capsys.readouterr().err.startswith("posedet: error: --write: needs --model x.safetensors")

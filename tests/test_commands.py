@@ -289,7 +289,7 @@ def test_photos_are_never_overwritten(posedet, photos: Path, tmp_path: Path) -> 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for output in (folder, tmp_path / "link", folder / "deeper" / ".."):
         text = complaint(posedet("predict", folder, "--output", output, *ONE_CORE))
-        assert text == f"--output {output}: {output / 'other.jpg'} is one of the photos and would be lost"
+        assert text == f"--output {output}: would overwrite the photo {output / 'other.jpg'}; choose another folder"
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
@@ -301,7 +301,7 @@ def test_photos_are_never_overwritten(posedet, photos: Path, tmp_path: Path) -> 
         (("--skeleton", "cocoo"), "unknown skeleton 'cocoo' (did you mean 'coco'?); built-in skeletons: "),
         (("--score-threshold", "2"), "score_threshold is 2.0, expected 0 or more and less than 1"),
         (("--long-side", "5"), "long_side is 5, expected 32 to 8192 pixels"),
-        (("--threads", "0"), "threads is 0, expected at least 1"),
+        (("--threads", "0"), "--threads 0: expected at least 1"),
     ],
 )
 def test_settings_that_cannot_be(posedet, photos: Path, tmp_path: Path, settings: tuple, text: str) -> None:

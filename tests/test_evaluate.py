@@ -247,10 +247,10 @@ def test_only_a_detector_runs_batches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--batch", "0"], "--batch 0: expected at least 1 photo"),
+        (["--batch", "0"], "--batch 0: expected at least 1"),
         (["--batch", "2", "--tta", "paper"], "--batch does not go with --tta, which takes one photo at a time"),
-        (["--batch", "2", "--results", "x.json"], "--batch does not go with --results: nothing is run"),
-        (["--device", "cuda", "--results", "x.json"], "--device does not go with --results: nothing is run"),
+        (["--batch", "2", "--results", "x.json"], "--batch does not go with --results, which runs no model"),
+        (["--device", "cuda", "--results", "x.json"], "--device does not go with --results, which runs no model"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
             "posedet-s: is an ONNX file, but device 'cuda' needs PyTorch weights (.safetensors)",
@@ -288,8 +288,8 @@ def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys:
     command = ["evaluate", str(tmp_path / "truth.json"), "--results", str(tmp_path / "found.json")]
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"posedet: error: {tmp_path}/truth.json: the keypoints of 'coco' in another order; say which one "
-        f"results have: --skeleton coco, or --skeleton {tmp_path}/truth.json for that of the file\n"
+        f"posedet: error: {tmp_path}/truth.json: lists the keypoints of 'coco' in another order; name the order of the "
+        f"results with --skeleton coco, or --skeleton {tmp_path}/truth.json for the order of the file\n"
     )
     scores = []
     for order in (str(tmp_path / "truth.json"), "coco"):

@@ -476,7 +476,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "What posedet-s gets wrong" in Page(output.read_text()).text
     mixed = ["--results", "results.json", "--model", "mine.onnx"]
     assert main(["errors", str(photos / "truth.json"), "--output", str(output), *mixed]) == 2
-    assert capsys.readouterr().err == "posedet: error: --model does not go with --results: nothing is run\n"
+    assert capsys.readouterr().err == "posedet: error: --model does not go with --results, which runs no model\n"
     unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
     assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
     expected = f"{tmp_path}: is a folder; name a file in it, such as errors.html"

@@ -265,8 +265,8 @@ def test_file_in_file_out(checkpoint: Tensors, tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(source), str(output), "--preset", "dla34-coco", "--set", "decode.long_side=1000"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        "dropped backbone.fc.weight: unknown in official networks",
-        f"{output}: 289 tensors placed, 1 dropped, none missing",
+        "dropped backbone.fc.weight: no official network has a tensor of this name",
+        f"{output}: 289 tensors converted, 1 dropped, none missing",
     ]
     weights, config, info = load_weights(output)
     assert config == config_of(DLA, "decode.long_side=1000")

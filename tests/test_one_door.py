@@ -140,7 +140,7 @@ def test_check_and_show(twins: Twins, said: Callable[..., str], tmp_path: Path) 
 def test_a_number_of_times_is_for_training(twins: Twins, said: Callable[..., str]) -> None:
     for command in (["evaluate"], ["data", "check"]):
         line = said(*command, f"{twins.coco}*3", code=2)
-        assert line.startswith(f"{twins.coco}*3: a number after a star is for photos to train on")
+        assert line.startswith(f"{twins.coco}*3: a repeat count (*N) is only for training data")
 
 
 def test_missing_photos_and_the_option_that_names_them(photos: Path, said: Callable[..., str], tmp_path: Path) -> None:

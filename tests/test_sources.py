@@ -197,7 +197,7 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             ("--validate", "{json}:elsewhere"),
             "{json}: images[0]: 'elsewhere/1.jpg': no such photo (3 of 3 are missing); --validate JSON:FOLDER says",
         ),
-        (("--validate", "{json}*2"), "{json}*2: a number after a star is for photos to train on; others are seen once"),
+        (("--validate", "{json}*2"), "{json}*2: a repeat count (*N) is only for training data; remove it"),
     ],
 )
 def test_options_that_cannot_be(

@@ -256,7 +256,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["stress", str(truth), *options]) == 0
     assert "| mirrored | 1 |" in capsys.readouterr().out
     assert main(["stress", str(truth), *options, "--count", "0"]) == 2
-    assert capsys.readouterr().err == "posedet: error: --count 0: expected at least 1 photo\n"
+    assert capsys.readouterr().err == "posedet: error: --count 0: expected at least 1\n"
     assert main(["stress", str(tmp_path / "no.json"), *options]) == 2
     assert capsys.readouterr().err == f"posedet: error: {tmp_path / 'no.json'}: no such file\n"
 

@@ -1,1 +1,1 @@
-"""How fast the paper's models are on a GPU, and how far from its limits: `posedet benchmark --device cuda`."""
+"""Speed of the paper's models on a GPU, and how close it is to the limits of the device: `python -m lab.gpu`."""

@@ -1,49 +1,55 @@
-"""The paper's models on a GPU: `python -m lab.gpu [--device cpu]`; see docs/lab/gpu.md."""
+"""Measure the paper's models on a GPU: `python -m lab.gpu [--device cpu]`; see docs/lab/gpu.md."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from posedet.commands.benchmark import PHOTOS, add_output, cores, make_report_folder, timed_photos, write_results
-from posedet.commands.main import run as run_command
+from posedet.commands.benchmark import PHOTOS, add_photos, add_report, cores, timed_photos, write_results
+from posedet.commands.main import run
+from posedet.commands.options import add_threads, make_folder
 from posedet.errors import ConfigError
 from posedet.extras import needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    return run_command(_parser().parse_args(arguments))
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options of the one command."""
-    parser = argparse.ArgumentParser(prog="python -m lab.gpu", description="how fast the paper's models are on a GPU")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.gpu", description="Measure the speed of the paper's models on a GPU."
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    add_photos(parser)
     parser.add_argument(
-        "photos", nargs="*", metavar="PATH", help=f"photos, folders or patterns (default: the folder {PHOTOS}/)"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu: a test run with tiny inputs (default: %(default)s)",
     )
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the same at a toy size, to see that it works"
+        "--parts",
+        help="what to measure, separated by commas: limits, inference, accuracy, sampling, training, loader, compiled "
+        "(default: all)",
     )
-    parser.add_argument(
-        "--parts", help="some of limits, inference, accuracy, sampling, training, loader, compiled (default: all)"
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit for all parts (default: %(default)g)")
     parser.add_argument(
         "--annotations",
         metavar="JSON[:FOLDER]",
-        help=f"for accuracy and loader (default: {PHOTOS}/truth.json:{PHOTOS})",
+        help=f"annotated photos for accuracy and loader (default: {PHOTOS}/truth.json:{PHOTOS})",
     )
-    parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
-    add_output(parser)
+    add_threads(parser)
+    add_report(parser)
     parser.set_defaults(command=_measure)
     return parser
 
 
 def _measure(options: argparse.Namespace) -> int:
-    make_report_folder(options)
+    if options.output is not None:
+        make_folder(options.output)
     needs("python -m lab.gpu", "train", ("torch", "cv2", "safetensors", "yaml"))
-    from lab.gpu.parts import PARTS, draw, run, summary, to_dict
+    from lab.gpu.parts import PARTS, draw_rates, measure_parts, results_dict, summary
     from lab.gpu.rows import Plan
 
     parts = options.parts.split(",") if options.parts else PARTS
@@ -58,11 +64,11 @@ def _measure(options: argparse.Namespace) -> int:
     def tell(line: str) -> None:
         print(line, flush=True)
 
-    rows = run(plan, parts=parts, seconds=60 * options.minutes, output=options.output, tell=tell)
+    rows = measure_parts(plan, parts=parts, seconds=60 * options.minutes, output=options.output, tell=tell)
     print(f"\n{summary(rows)}")
     if plan.toy:
-        print("On a CPU, at a toy size: what is not counted means nothing but that it works.")
-    write_results(options, to_dict(plan, rows), lambda path: draw(rows, path))
+        print("Run on a CPU with tiny inputs: only the operation counts are meaningful.")
+    write_results(options, results_dict(plan, rows), lambda path: draw_rates(rows, path))
     return 0
 
 

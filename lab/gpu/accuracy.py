@@ -1,4 +1,4 @@
-"""What half precision does to the poses of the default model: in pixels, and in AP."""
+"""The effect of half precision on the poses of the default model, in pixels and in AP."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ import numpy as np
 from lab.gpu.finder import PoseFinder, for_running
 from lab.gpu.host import DeviceDetector
 from lab.gpu.limits import PRECISIONS, set_tf32
-from lab.gpu.rows import Plan, Row, attempt
+from lab.gpu.rows import Measurement, Plan, attempt
 from lab.gpu.subjects import MODELS, build
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import read_photos
@@ -23,13 +23,13 @@ from posedet.poses import Poses
 SAME_PERSON = 0.5  # OKS of two poses
 
 
-def accuracy(plan: Plan) -> Iterator[Row]:
-    """Each precision on the annotated photos; distances are to the poses of float32 without TF32."""
+def accuracy(plan: Plan) -> Iterator[Measurement]:
+    """Compare each precision on the annotated photos with float32 without TF32."""
     photos = read_photos(plan.annotations, COCO_PROTOCOL.skeleton)
     reference: list[Poses] = []
     for precision in PRECISIONS:
         found: list[Poses] = []
-        row = Row("accuracy", MODELS[-1].name, f"{len(photos)} photos", precision, 1)
+        row = Measurement("accuracy", MODELS[-1].name, f"{len(photos)} photos", precision, 1)
         yield attempt(row, partial(_measure, plan, photos, precision, reference, found))
         yield attempt(replace(row, variant="AP"), partial(_ap, photos, found))
         reference = reference or found
@@ -38,7 +38,7 @@ def accuracy(plan: Plan) -> Iterator[Row]:
 def _measure(
     plan: Plan, photos: Sequence[AnnotatedPhoto], precision: str, reference: list[Poses], found: list[Poses]
 ) -> dict[str, float]:
-    """Fills `found`, one for each photo."""
+    """Appends the poses of each photo to `found`."""
     set_tf32(precision != "fp32")
     network, config, skeleton = build(MODELS[-1], plan)
     for_running(network, PRECISIONS[precision])
@@ -56,7 +56,7 @@ def _ap(photos: Sequence[AnnotatedPhoto], found: Sequence[Poses]) -> dict[str, f
 
 
 def distances(reference: list[Poses], found: list[Poses], score_threshold: float) -> dict[str, float]:
-    """How far the keypoints of sure poses moved, in pixels of the photo, and how many people appeared or vanished."""
+    """Distances between the keypoints of confident poses, in pixels of the photo, and people found by only one."""
     pixels: list[np.ndarray[Any, Any]] = []
     vanished = appeared = people = 0
     for one, other in zip(reference, found, strict=True):

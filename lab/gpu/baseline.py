@@ -1,8 +1,8 @@
-"""The published way to run the same network, to compare with: dense, float32, the host in between.
+"""The baseline: the same network run as in the official code, dense, in float32, and with waits for the host.
 
-As the official code does it: the pixels are normalised on the host and uploaded as float32; every location is refined;
-the heatmap branch runs, though nobody reads it; of each level the best 500 go on; weak ones are taken out by a mask,
-and OKS-NMS asks the device again after each pose that it keeps.
+Pixels are normalised on the host and uploaded as float32. Every location is refined. The heatmap branch runs although
+its output is unused. The best 500 locations of each level are kept, a mask removes those with low scores, and OKS-NMS
+reads a value from the device after each pose that it keeps.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.gpu.limits import set_tf32
-from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
-from lab.gpu.subjects import Model, Subject, build, input_size, pixels, throughput_batch
+from lab.gpu.rows import Measurement, Plan, attempt, milliseconds, peak_memory, timed
+from lab.gpu.subjects import LoadedModel, Model, build, input_size, pixels, throughput_batch
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.model.network import PoseDetNet
@@ -26,16 +26,16 @@ BEST_OF_LEVEL = 500
 TITLE = "official style"
 
 
-def baseline(plan: Plan, model: Model) -> Iterator[Row]:
-    """Latency of one photo and throughput of batches; with TF32 too, which the official code never met."""
+def baseline(plan: Plan, model: Model) -> Iterator[Measurement]:
+    """Latency of one photo and throughput of batches; also with TF32, which is newer than the official code."""
     subject = build(model, plan)
     for precision in ("fp32", "tf32"):
         for batch in (1, throughput_batch(model, plan)):
-            row = Row("baseline", model.name, TITLE, precision, batch)
+            row = Measurement("baseline", model.name, TITLE, precision, batch)
             yield attempt(row, partial(_measure, plan, model, subject, precision, batch))
 
 
-def _measure(plan: Plan, model: Model, subject: Subject, precision: str, batch: int) -> dict[str, float]:
+def _measure(plan: Plan, model: Model, subject: LoadedModel, precision: str, batch: int) -> dict[str, float]:
     set_tf32(precision != "fp32")
     torch.backends.cudnn.benchmark = True
     peak_memory(plan.device)
@@ -50,9 +50,9 @@ def _measure(plan: Plan, model: Model, subject: Subject, precision: str, batch: 
 
 
 class Official:
-    """Photos to poses, dense and with a host that waits."""
+    """The official inference: dense, and with a host that waits for the device."""
 
-    def __init__(self, subject: Subject, device: str) -> None:
+    def __init__(self, subject: LoadedModel, device: str) -> None:
         self.network: PoseDetNet = subject.network
         self.decode: DecodeConfig = subject.config.decode
         self.device = device
@@ -62,11 +62,11 @@ class Official:
         self._levels: list[Tensor] = []
 
     def __call__(self, images: NDArray[np.uint8], letterboxes: list[Letterbox]) -> list[tuple[Tensor, Tensor]]:
-        """Of each image (B, H, W, 3) the poses (n, K, 2) in pixels of the photo and their scores (n,), best first."""
+        """For each image (B, H, W, 3): poses (n, K, 2) in pixels of the photo and scores (n,), best first."""
         normal = ((images.astype(np.float32) - self.mean) / self.std).transpose(0, 3, 1, 2)
         uploaded = torch.from_numpy(np.ascontiguousarray(normal)).to(self.device)
         hook = self.network.pyramid.register_forward_hook(self._keep_levels)
-        # The network normalises by itself: here it is given what makes that come out.
+        # The network normalises its input itself, so the normalisation is undone here.
         output = self.network(uploaded * self.network.image_std + self.network.image_mean)
         hook.remove()
         if self.network.heatmap is not None:
@@ -104,7 +104,7 @@ class Official:
 
 
 def waiting_nms(keypoints: Tensor, sigmas: Tensor, oks_threshold: float, min_area: float) -> Tensor:
-    """OKS-NMS of poses (N, K, 2), best first, one kept pose after the other: the host reads each; indices (n,)."""
+    """OKS-NMS of poses (N, K, 2), best first; the host waits after each kept pose. Returns indices (n,)."""
     extents = keypoints.amax(1) - keypoints.amin(1)
     areas = extents.prod(1).clamp(min=min_area)
     squared = (keypoints[:, None] - keypoints[None]).square().sum(3)

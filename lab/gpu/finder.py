@@ -1,7 +1,7 @@
-"""The whole way from pixels to the photo's poses on the device: no value is read by the host, no shape depends on data.
+"""From pixels to poses entirely on the device: the host reads no value, and no shape depends on the data.
 
-So a run can be recorded as a CUDA graph, and the host waits once, for the results. What `decode.py` and `oks.py` drop,
-stays here in its place and is marked in `Found.kept`.
+A run can therefore be recorded as a CUDA graph, and the host waits only once, for the results. Candidates that
+`decode.py` and `oks.py` would drop stay in place and are marked in `Found.kept`.
 """
 
 from itertools import pairwise
@@ -17,16 +17,16 @@ from posedet.model.deployed import DeployedNet
 from posedet.model.network import PoseDetNet
 from posedet.runtime.decode import MAX_POSES
 
-# Of the suppression. 100 photos of coco-dev needed at most 16.
+# Rounds of the suppression. 100 photos of coco-dev needed at most 16.
 ROUNDS = 32
 
 
 class Placement(NamedTuple):
-    """How each photo of a batch lies in the network's input, padded to the right and below; float64."""
+    """The placement of each photo in the network input, which is padded to the right and below; float64."""
 
-    factors: Tensor  # (B, 2) input pixels for each pixel of the photo, x then y
+    factors: Tensor  # (B, 2) input pixels per photo pixel, x then y
     limits: Tensor  # (B, 2) the photo's last column and row
-    min_areas: Tensor  # (B,) of a pose in the suppression, square pixels of the photo
+    min_areas: Tensor  # (B,) minimum area of a pose in the suppression, square pixels of the photo
 
 
 class Found(NamedTuple):
@@ -35,14 +35,14 @@ class Found(NamedTuple):
     scores: Tensor  # (B, N) in 0..1
     keypoints: Tensor  # (B, N, K, 2)
     keypoint_scores: Tensor  # (B, N, K) in 0..1
-    kept: Tensor  # (B, N) bool: strong enough, and no duplicate of a better one
-    settled: Tensor  # (B,) bool: the rounds were enough, `kept` is what `oks_nms` keeps
+    kept: Tensor  # (B, N) bool: score above the threshold, and no duplicate of a better candidate
+    settled: Tensor  # (B,) bool: the rounds were enough, so `kept` equals the result of `oks_nms`
 
 
 class PoseFinder(nn.Module):
-    """Network, choice of the best, refinement, way back to the photo and OKS-NMS as one module.
+    """Network, selection, refinement, mapping to the photo, and OKS-NMS as one module.
 
-    sigmas: of the skeleton's keypoints. Raises ConfigError for the suppression by boxes.
+    sigmas: OKS sigmas of the keypoints. Raises ConfigError for IoU-NMS.
     """
 
     sigmas: Tensor
@@ -52,7 +52,7 @@ class PoseFinder(nn.Module):
     ) -> None:
         super().__init__()
         if config.nms != "oks":
-            raise ConfigError(f"decode.nms is '{config.nms}': on the device there is only 'oks'")
+            raise ConfigError(f"'decode.nms' is '{config.nms}', expected 'oks', the only NMS on the device")
         self.deployed = DeployedNet(network, config.candidates)
         self.config = config
         self.score_threshold = config.score_threshold if score_threshold is None else score_threshold
@@ -61,7 +61,7 @@ class PoseFinder(nn.Module):
     def forward(self, images: Tensor, placement: Placement) -> Found:
         """images: (B, H, W, 3) uint8 RGB, H and W multiples of 32, at least 128."""
         scores, keypoints, keypoint_scores = self.deployed(images)
-        # In float64 as in `Letterbox.to_photo` and `oks_nms`: the same decisions, near a threshold too.
+        # In float64, as in `Letterbox.to_photo` and `oks_nms`, so that decisions near a threshold are the same.
         placed = ((keypoints + 0.5).double() / placement.factors[:, None, None] - 0.5).float()
         finite = scores.isfinite() & placed.isfinite().all(3).all(2) & keypoint_scores.isfinite().all(2)
         strong = (scores > self.score_threshold) & finite
@@ -74,9 +74,9 @@ class PoseFinder(nn.Module):
 
 
 def duplicates(keypoints: Tensor, min_areas: Tensor, sigmas: Tensor, oks_threshold: float) -> Tensor:
-    """(B, N, N) bool: candidate i is too like the better candidate j < i; keypoints (B, N, K, 2), best first.
+    """(B, N, N) bool: candidate i is a duplicate of the better candidate j < i; keypoints (B, N, K, 2), best first.
 
-    The similarity is that of `posedet.oks.oks_nms`. B x K x N x N float64 are built on the way.
+    The similarity is that of `posedet.oks.oks_nms`. Needs memory for B x K x N x N float64 values.
     """
     poses = keypoints.double()
     areas = torch.maximum((poses.amax(2) - poses.amin(2)).prod(2), min_areas[:, None])
@@ -93,23 +93,22 @@ def duplicates(keypoints: Tensor, min_areas: Tensor, sigmas: Tensor, oks_thresho
 def suppress(duplicate: Tensor, strong: Tensor, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
     """Keep the best, drop its duplicates, and so on, for all candidates at once: kept (B, N), settled (B,).
 
-    duplicate: (B, N, N) bool, row i: the better candidates that i is a duplicate of; strong: (B, N) bool, who takes
-    part. A candidate is kept unless a kept one drops it. From "all are kept", each round settles the next link of
-    every chain of duplicates; once nothing changes the answer is that of the greedy order, the only one that fits.
+    duplicate: (B, N, N) bool, row i: the better candidates that i is a duplicate of. strong: (B, N) bool, the
+    candidates that take part. A candidate is kept unless a kept one drops it. Starting with all kept, each round
+    settles the next link of every chain of duplicates. Once nothing changes, the result is that of the greedy NMS.
     """
     droppers, candidates = duplicate.float(), strong[..., None].float()
     kept = before = candidates
     for _ in range(rounds):
-        # 1 less the number of kept ones that drop it, at least 0.
+        # 1 minus the number of kept candidates that drop it, at least 0.
         before, kept = kept, torch.baddbmm(candidates, droppers, kept, alpha=-1).relu_()
     return kept[..., 0] > 0, (kept == before).all(2).all(1)
 
 
 def for_running(network: PoseDetNet, dtype: torch.dtype = torch.float32) -> PoseDetNet:
-    """Make a network quick to run, in place: batch normalisation folded, channels last, convolutions in `dtype`.
+    """Optimise a network for inference, in place: fold batch normalisation, channels last, convolutions in `dtype`.
 
-    Pixels, coarse offsets, presence, sampling and embeddings stay in float32: in half precision they would move
-    keypoints by themselves.
+    Pixels, coarse offsets, presence, sampling and embeddings stay in float32: half precision would move keypoints.
     """
     network.eval()
     for parent in list(network.modules()):

@@ -1,4 +1,4 @@
-"""From letterboxes to tensors and from tensors to `Poses`: what surrounds a `PoseFinder` on the host."""
+"""The host side of a `PoseFinder`: letterboxes to tensors, and tensors to `Poses`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from posedet.skeleton import Skeleton
 
 
 class HostFound(NamedTuple):
-    """`Found`, read."""
+    """`Found` as arrays on the host."""
 
     scores: NDArray[np.float32]
     keypoints: NDArray[np.float32]
@@ -26,7 +26,7 @@ class HostFound(NamedTuple):
 
 
 def placement_of(letterboxes: Sequence[Letterbox], config: Config, device: str) -> Placement:
-    """How the photos of a batch lie in the input, for `PoseFinder`."""
+    """The placement of a batch of photos in the network input, for `PoseFinder`."""
 
     def tensor(rows: Sequence[tuple[float, float] | float]) -> torch.Tensor:
         return torch.tensor(rows, dtype=torch.float64).to(device)
@@ -40,8 +40,8 @@ def placement_of(letterboxes: Sequence[Letterbox], config: Config, device: str) 
     return Placement(tensor(factors), tensor(limits), tensor(floors))
 
 
-def read(found: Found) -> HostFound:
-    """Copy the results to the host, and wait for them."""
+def read_found(found: Found) -> HostFound:
+    """Copy the results to the host."""
     return HostFound(*(each.cpu().numpy() for each in found))
 
 
@@ -54,7 +54,7 @@ def poses_of(
     skeleton: Skeleton,
     score_threshold: float,
 ) -> Poses:
-    """The poses of one photo of a batch, best first, as `decode` gives them."""
+    """The poses of one photo of a batch, best first, as from `posedet.runtime.decode.decode`."""
     chosen = found.kept[place]
     if not found.settled[place]:
         chosen = np.isfinite(found.scores[place]) & (found.scores[place] > score_threshold)
@@ -65,19 +65,19 @@ def poses_of(
         keypoint_scores=found.keypoint_scores[place, chosen],
         skeleton=skeleton,
     )
-    # Longer chains of duplicates than the device follows: rare, and the host is exact.
+    # A chain of duplicates was too long for the device, which is rare; the host computes it exactly.
     return poses if found.settled[place] else poses[best(poses, photo_size, config.decode)]
 
 
 class DeviceDetector:
-    """A photo in, its poses out, as `PoseDet`, with everything from the pixels on done on the device."""
+    """Finds poses as `PoseDet` does, with everything after reading and resizing done on the device."""
 
     def __init__(self, finder: PoseFinder, config: Config, skeleton: Skeleton, device: str) -> None:
         self.finder = finder.to(device).eval()
         self.config, self.skeleton, self.device = config, skeleton, device
 
     def __call__(self, photo: Photo) -> Poses:
-        """The poses in one photo, best first, in pixels of the photo, with all of the model's keypoints."""
+        """The poses in one photo, best first, in pixels of the photo, with all keypoints of the model."""
         array = read_photo(photo)
         decode = self.config.decode
         letterbox = Letterbox.fit(
@@ -85,7 +85,7 @@ class DeviceDetector:
         )
         images = torch.from_numpy(letterbox.apply(array)[None]).to(self.device)
         with torch.no_grad():
-            found = read(self.finder(images, placement_of([letterbox], self.config, self.device)))
+            found = read_found(self.finder(images, placement_of([letterbox], self.config, self.device)))
         return poses_of(
             found,
             0,

@@ -1,4 +1,4 @@
-"""Poses of photos, as fast as the device goes: one at a time, and many on the way at once."""
+"""Inference speed on the device: the latency of one photo, and the throughput of overlapping batches."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from lab.gpu.finder import Found, Placement, PoseFinder, for_running
 from lab.gpu.host import HostFound, placement_of, poses_of
 from lab.gpu.limits import PRECISIONS, set_tf32
-from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed, wait
-from lab.gpu.subjects import Model, Subject, build, fixed_letterbox, input_size, pixels, throughput_batch
+from lab.gpu.rows import Measurement, Plan, attempt, milliseconds, peak_memory, timed, wait
+from lab.gpu.subjects import LoadedModel, Model, build, fixed_letterbox, input_size, pixels, throughput_batch
 from posedet.benchmark.timing import Clock, Spread
 from posedet.image import network_input
 
-IN_FLIGHT = 2  # batches: one is computed while the next is uploaded and the last is read
-ALGORITHMS = 5  # that cuDNN tries for each convolution; all of them take minutes
+IN_FLIGHT = 2  # batches: one is computed while the next is uploaded and the last one is read
+ALGORITHMS = 5  # algorithms that cuDNN tries for each convolution; trying all takes minutes
 
 
 class Variant(NamedTuple):
     """A way to run the network."""
 
-    precision: str  # float32 without or with TF32, or half precision of the convolutions
+    precision: str  # fp32, tf32, or the half precision of the convolutions
     mode: str  # eager, graph (recorded as a CUDA graph), compiled (torch.compile, then recorded)
     channels_last: bool = True
 
@@ -44,28 +44,30 @@ EAGER_AND_GRAPH = (
 COMPILED = (Variant("bf16", "compiled"),)
 
 
-def inference(plan: Plan, model: Model, variants: Sequence[Variant] = EAGER_AND_GRAPH) -> Iterator[Row]:
-    """Latency of one photo and throughput of batches, in each variant; then where the time goes, and from files."""
+def inference(plan: Plan, model: Model, variants: Sequence[Variant] = EAGER_AND_GRAPH) -> Iterator[Measurement]:
+    """Latency and throughput of each variant; then the time of each stage, and the time from file to poses."""
     subject = build(model, plan)
     batches = (1, throughput_batch(model, plan))
     for variant in variants:
         for batch in batches:
-            row = Row("inference", model.name, variant.title, variant.precision, batch)
+            row = Measurement("inference", model.name, variant.title, variant.precision, batch)
             yield attempt(row, partial(_measure, plan, model, subject, variant, batch))
     if variants == COMPILED:
         return
-    yield attempt(Row("sync", model.name, "eager", "bf16", 1), partial(_check_no_waiting, plan, model, subject))
+    yield attempt(Measurement("sync", model.name, "eager", "bf16", 1), partial(_check_no_sync, plan, model, subject))
     for batch in batches:
-        yield attempt(Row("stages", model.name, "eager", "bf16", batch), partial(_stages, plan, model, subject, batch))
+        yield attempt(
+            Measurement("stages", model.name, "eager", "bf16", batch), partial(_stages, plan, model, subject, batch)
+        )
     mode = "graph" if plan.device == "cuda" else "eager"
     yield attempt(
-        Row("file", model.name, f"{mode}, file to poses", "bf16", 1),
+        Measurement("file", model.name, f"{mode}, file to poses", "bf16", 1),
         partial(_from_files, plan, model, subject, Variant("bf16", mode)),
     )
 
 
 class Runner:
-    """A finder with the memory for its input and, recorded, for its output: calling it only starts the work."""
+    """A finder with fixed memory for its input and, if recorded, its output. Calling it only starts the work."""
 
     def __init__(self, finder: nn.Module, images: Tensor, placement: Placement, mode: str) -> None:
         self.finder, self.images, self.placement = finder, images, placement
@@ -80,10 +82,10 @@ class Runner:
 
 
 def _recorded(call: Callable[[], Found]) -> Callable[[], Found]:
-    """The same work as a CUDA graph: one launch, and always the same memory for the results."""
+    """Record the call as a CUDA graph: one launch, with the results always in the same memory."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what is prepared at first calls must not be recorded
+    with torch.cuda.stream(stream):  # the preparations of first calls must not be recorded
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(stream)
@@ -99,9 +101,9 @@ def _recorded(call: Callable[[], Found]) -> Callable[[], Found]:
 
 
 class Line:
-    """Batches from the host's memory to the host's memory, with uploads on a stream of their own.
+    """Runs batches from host memory to host memory, with uploads on a separate stream.
 
-    The host waits for a batch only when its place in the line is needed again.
+    The host waits for a batch only when its slot is needed again.
     """
 
     def __init__(self, runner: Runner, sources: Sequence[Tensor], device: str) -> None:
@@ -118,7 +120,7 @@ class Line:
             )
 
     def run(self, count: int) -> None:
-        """`count` batches; the last results are in `results` when it returns."""
+        """Run `count` batches. On return, `results` contains the last results."""
         for number in range(count):
             place, source = number % IN_FLIGHT, self.sources[number % len(self.sources)]
             if self._device == "cuda":
@@ -149,8 +151,8 @@ def _host_memory(like: Tensor, device: str) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype, pin_memory=device == "cuda")
 
 
-def _runner(plan: Plan, model: Model, subject: Subject, variant: Variant, batch: int) -> tuple[Runner, Tensor]:
-    """A variant ready to run, and a batch of pixels in the host's memory."""
+def _runner(plan: Plan, model: Model, subject: LoadedModel, variant: Variant, batch: int) -> tuple[Runner, Tensor]:
+    """A variant that is ready to run, and a batch of pixels in host memory."""
     set_tf32(variant.precision != "fp32")
     network = for_running(copy.deepcopy(subject.network), PRECISIONS[variant.precision])
     if not variant.channels_last:
@@ -162,8 +164,8 @@ def _runner(plan: Plan, model: Model, subject: Subject, variant: Variant, batch:
     return Runner(finder, source.to(plan.device), placement, variant.mode), source
 
 
-def _measure(plan: Plan, model: Model, subject: Subject, variant: Variant, batch: int) -> dict[str, float]:
-    """Of one photo the time until its poses are read; of batches the photos a second with all of it overlapped."""
+def _measure(plan: Plan, model: Model, subject: LoadedModel, variant: Variant, batch: int) -> dict[str, float]:
+    """The time until the poses of one photo are read, or the throughput of overlapping batches."""
     torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, ALGORITHMS
     peak_memory(plan.device)
     with torch.no_grad():
@@ -191,10 +193,10 @@ def _measure(plan: Plan, model: Model, subject: Subject, variant: Variant, batch
     }
 
 
-def _check_no_waiting(plan: Plan, model: Model, subject: Subject) -> dict[str, float]:
-    """A run in which CUDA refuses every call that makes the host wait."""
+def _check_no_sync(plan: Plan, model: Model, subject: LoadedModel) -> dict[str, float]:
+    """A run in which CUDA raises an error for every call that makes the host wait."""
     if plan.device != "cuda":
-        raise NotImplementedError("only CUDA tells; on a CPU the tests look at every operation")
+        raise NotImplementedError("needs CUDA; on a CPU the tests check every operation")
     with torch.no_grad():
         runner, _ = _runner(plan, model, subject, Variant("bf16", "eager"), 1)
         runner()
@@ -207,8 +209,8 @@ def _check_no_waiting(plan: Plan, model: Model, subject: Subject) -> dict[str, f
     return {"calls that wait": 0.0}
 
 
-def _stages(plan: Plan, model: Model, subject: Subject, batch: int) -> dict[str, float]:
-    """Milliseconds of the parts of one eager run, medians; at batch 1 the launches, not the work, take the time."""
+def _stages(plan: Plan, model: Model, subject: LoadedModel, batch: int) -> dict[str, float]:
+    """Median milliseconds of each part of an eager run. With batch 1, most of it is the time to launch kernels."""
     with torch.no_grad():
         runner, source = _runner(plan, model, subject, Variant("bf16", "eager"), batch)
         source = source.pin_memory() if plan.device == "cuda" else source
@@ -242,8 +244,8 @@ def _stages(plan: Plan, model: Model, subject: Subject, batch: int) -> dict[str,
     return {f"{name} ms": float(np.median([run[name] for run in runs])) for name in runs[0]}
 
 
-def _from_files(plan: Plan, model: Model, subject: Subject, variant: Variant) -> dict[str, float]:
-    """From the file to `Poses`, one photo after the other, and how much of that is decoding and resizing."""
+def _from_files(plan: Plan, model: Model, subject: LoadedModel, variant: Variant) -> dict[str, float]:
+    """The time from file to `Poses`, one photo after the other, and the share of decoding and resizing."""
     size = input_size(model, plan)
     with torch.no_grad():
         runner, _ = _runner(plan, model, subject, variant, 1)

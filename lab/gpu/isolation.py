@@ -1,4 +1,4 @@
-"""Parts in processes of their own: a fault of the device or a slow compiler costs one part, not the others."""
+"""Runs parts in separate processes: a device fault or a slow compiler affects only one part."""
 
 import multiprocessing
 import time
@@ -6,28 +6,28 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from lab.gpu.rows import Row, said
+from lab.gpu.rows import Measurement, said
 
 
 class Task(NamedTuple):
-    """A part to run: a function of a module, so that another process can import it, and its arguments."""
+    """A part to run: a module-level function, which another process can import, and its arguments."""
 
     name: str
-    run: Callable[..., Iterator[Row]]
+    run: Callable[..., Iterator[Measurement]]
     arguments: tuple[Any, ...]
     model: str = ""
 
 
-def rows_of(task: Task) -> Iterator[Row]:
-    """The rows of a task, one more that says so if it cannot go on."""
+def task_rows(task: Task) -> Iterator[Measurement]:
+    """The rows of a task, with a final row for an exception that ends it."""
     try:
         yield from task.run(*task.arguments)
     except Exception as error:
-        yield Row(task.name, task.model, "", failed=said(error))
+        yield Measurement(task.name, task.model, "", failed=said(error))
 
 
-def isolated(task: Task, seconds: float) -> Iterator[Row]:
-    """As `rows_of`, from a process of its own; also where that ends badly, or not within so many seconds."""
+def isolated(task: Task, seconds: float) -> Iterator[Measurement]:
+    """As `task_rows`, from a separate process; a crash or a timeout also becomes a row."""
     until = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used after a fork
     ours, theirs = context.Pipe(duplex=False)
@@ -37,7 +37,7 @@ def isolated(task: Task, seconds: float) -> Iterator[Row]:
     try:
         while True:
             if not ours.poll(max(0.0, until - time.monotonic())):
-                yield Row(task.name, task.model, "", failed=f"not done after {seconds:.0f} s: given up")
+                yield Measurement(task.name, task.model, "", failed=f"stopped after {seconds:.0f} s")
                 return
             row = ours.recv()
             if row is None:
@@ -45,7 +45,7 @@ def isolated(task: Task, seconds: float) -> Iterator[Row]:
             yield row
     except EOFError:
         process.join()
-        yield Row(task.name, task.model, "", failed=f"its process ended (exit code {process.exitcode})")
+        yield Measurement(task.name, task.model, "", failed=f"its process ended (exit code {process.exitcode})")
     finally:
         process.kill()
         process.join()
@@ -53,6 +53,6 @@ def isolated(task: Task, seconds: float) -> Iterator[Row]:
 
 
 def _serve(task: Task, pipe: Connection) -> None:
-    for row in rows_of(task):
+    for row in task_rows(task):
         pipe.send(row)
     pipe.send(None)

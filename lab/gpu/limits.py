@@ -1,4 +1,4 @@
-"""What a model must compute and move at the least, counted, and how fast the device can do either."""
+"""The minimum operations and memory traffic of a model, and how fast the device can do either."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.gpu.finder import for_running
-from lab.gpu.rows import Plan, Row, attempt, timed
+from lab.gpu.rows import Measurement, Plan, attempt, timed
 from lab.gpu.subjects import MODELS, Model, input_size, throughput_batch
 from posedet.config import load_config
 from posedet.model.build import build_network
@@ -22,29 +22,29 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 
 
 class Ceilings(NamedTuple):
-    """What a device can do."""
+    """The peak rates of a device."""
 
-    bandwidth: float  # bytes a second, read and written
-    rates: dict[str, float]  # operations a second of large matrix products, by precision
+    bandwidth: float  # bytes per second, read and written
+    rates: dict[str, float]  # operations per second of large matrix products, by precision
 
 
-# NVIDIA's data sheet of the H200 SXM, without sparsity.
+# NVIDIA's data sheet for the H200 SXM, without sparsity.
 H200 = Ceilings(4.8e12, {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12, "fp16": 989e12})
 
 MEASURED = "measured"
 
 
 class Layer(NamedTuple):
-    """A convolution, a matrix product or the sampling, for one photo."""
+    """The costs of a convolution, a matrix product or the sampling, for one photo."""
 
     operations: int
-    weights: int  # values read once for the whole batch
-    values: int  # inputs and outputs, each once: normalisation and activation done on the way
-    lowered: bool  # in half precision, where that is asked for
+    weights: int  # values that are read once for the whole batch
+    values: int  # inputs and outputs, each once, with normalisation and activation fused
+    lowered: bool  # runs in half precision if that is requested
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Takes down every layer that is run."""
+    """Records the costs of every layer that runs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(output, args[1][0].numel(), args[1], args[0])
         elif name in ("mm", "addmm"):
             self._add(output, args[-1].shape[0], args[-1], args[-2])
-        elif name == "bmm":  # of each keypoint with its own weights
+        elif name == "bmm":  # each keypoint has its own weights
             self._add(output, args[1].shape[1], args[1], args[0])
         elif name in ("_embedding_bag", "_embedding_bag_forward_only"):
             # The table is read once; corners that several samples share come from the cache.
@@ -73,7 +73,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @cache
 def layers_of(preset: str, size: tuple[int, int]) -> list[Layer]:
-    """The layers that a photo of this (height, width) goes through in a preset's model; nothing is computed."""
+    """The layers of a preset's model for a photo of this (height, width); nothing is computed."""
     config = load_config(preset)
     with torch.device("meta"):
         network = for_running(build_network(config.model, find_skeleton(config.model.skeleton)), torch.bfloat16)
@@ -89,13 +89,13 @@ def layers_of(preset: str, size: tuple[int, int]) -> list[Layer]:
 
 
 def counts(layers: list[Layer], batch: int, precision: str, ceilings: Ceilings) -> dict[str, float]:
-    """What a batch takes at the least: arithmetic, traffic, and layer by layer the longer of both, summed."""
+    """The minimum time of a batch: arithmetic, traffic, and the sum over layers of the longer of both."""
     operations, moved, arithmetic, traffic = [], [], [], []
     for layer in layers:
         half = layer.lowered and precision in ("bf16", "fp16")
         operations.append(batch * layer.operations)
         moved.append((2 if half else 4) * (layer.weights + batch * layer.values))
-        # Layers that stay in float32 may use TF32 where the others are in half precision.
+        # Layers that stay in float32 may use TF32 if the others run in half precision.
         rate = ceilings.rates[precision if half or precision == "fp32" else "tf32"]
         arithmetic.append(operations[-1] / rate)
         traffic.append(moved[-1] / ceilings.bandwidth)
@@ -109,13 +109,13 @@ def counts(layers: list[Layer], batch: int, precision: str, ceilings: Ceilings) 
 
 
 def set_tf32(allowed: bool) -> None:
-    """Whether float32 products may be rounded to TF32; the long-standing switches, which the compiler reads too."""
+    """Allow or forbid TF32 for float32 products, with the switches that the compiler reads too."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def measure_ceilings(plan: Plan) -> Ceilings:
-    """Of a large copy and of large matrix products of random numbers."""
+    """Measure the rates of a large copy and of large matrix products of random numbers."""
     side, count = (256, 2**20) if plan.toy else (8192, 2**30)
     source = torch.rand(count, device=plan.device)
     target = torch.empty_like(source)
@@ -129,8 +129,8 @@ def measure_ceilings(plan: Plan) -> Ceilings:
     return Ceilings(2 * 4 * count / copied, rates)
 
 
-def limits(plan: Plan, models: Sequence[Model] = MODELS) -> Iterator[Row]:
-    """The counts of each model with the data sheet's ceilings and, on a GPU, with those measured there."""
+def limits(plan: Plan, models: Sequence[Model] = MODELS) -> Iterator[Measurement]:
+    """The limits of each model from the data sheet's ceilings and, on a GPU, from measured ceilings."""
     found: dict[str, Ceilings] = {"H200 data sheet": H200}
 
     def measured() -> dict[str, float]:
@@ -138,14 +138,14 @@ def limits(plan: Plan, models: Sequence[Model] = MODELS) -> Iterator[Row]:
         rates = {f"{name} TFLOP/s": rate / 1e12 for name, rate in found[MEASURED].rates.items()}
         return {"copy TB/s": found[MEASURED].bandwidth / 1e12, **rates}
 
-    yield attempt(Row("limits", "", "ceilings " + MEASURED), measured)
+    yield attempt(Measurement("limits", "", "ceilings " + MEASURED), measured)
     if plan.device != "cuda":
         del found[MEASURED]
     for model in models:
         for batch in (1, throughput_batch(model, plan)):
             for precision in ("fp32", "tf32", "bf16", "fp16"):
                 for name, ceilings in found.items():
-                    row = Row("limits", model.name, name, precision, batch)
+                    row = Measurement("limits", model.name, name, precision, batch)
                     call = partial(_of_model, model, input_size(model, plan), batch, precision, ceilings)
                     yield attempt(row, call)
 

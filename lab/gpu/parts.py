@@ -1,4 +1,4 @@
-"""All parts one after the other, in the time that there is; what is found is written as soon as it is there."""
+"""Run all parts one after the other within a time limit, and write each result immediately."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,29 +10,31 @@ import torch
 from lab.gpu.accuracy import accuracy
 from lab.gpu.baseline import baseline
 from lab.gpu.inference import COMPILED, inference
-from lab.gpu.isolation import Task, isolated, rows_of
+from lab.gpu.isolation import Task, isolated, task_rows
 from lab.gpu.limits import MEASURED, limits
-from lab.gpu.rows import Plan, Row
+from lab.gpu.rows import Measurement, Plan
 from lab.gpu.sampling import sampling
 from lab.gpu.subjects import MODELS, PAPER_MODELS, Model
 from lab.gpu.training_speed import COMPILED_BACKBONE, estimates, loader, training
-from posedet.benchmark.comparison import aligned, save
+from posedet.benchmark.comparison import aligned, write_figure
 from posedet.errors import ConfigError
 from posedet.evaluation.report import write_report
 
 PARTS = ("limits", "inference", "accuracy", "sampling", "training", "loader", "compiled")
-MIN_SECONDS = 5.0  # below this no further part is begun
+MIN_SECONDS = 5.0  # no further part starts with less time left
 
-# Times the baseline's speed: the targets of docs/lab/gpu.md.
+# The targets of docs/lab/gpu.md, as multiples of the baseline's speed.
 WANTED = {"one photo": 5.0, "throughput": 10.0}
 WANTED_OF = ("HRNet-W48@640", "DLA-34@512")
 
 
 def tasks(plan: Plan, parts: Sequence[str], models: Sequence[Model] = MODELS) -> list[Task]:
-    """What is to be run, the surest first: compiling takes minutes and comes last, the smaller models before."""
+    """The tasks to run, most reliable first. Compiling takes minutes and comes last, with smaller models first."""
     papers = [model for model in models if model in PAPER_MODELS]
 
-    def for_each(part: str, function: Callable[..., Iterator[Row]], models: Sequence[Model], *more: Any) -> list[Task]:
+    def for_each(
+        part: str, function: Callable[..., Iterator[Measurement]], models: Sequence[Model], *more: Any
+    ) -> list[Task]:
         return [Task(part, function, (plan, model, *more), model.name) for model in models]
 
     found = {
@@ -44,13 +46,13 @@ def tasks(plan: Plan, parts: Sequence[str], models: Sequence[Model] = MODELS) ->
         "loader": [Task("loader", loader, (plan,))],
         "compiled": [],
     }
-    if plan.device == "cuda":  # on a CPU minutes, for nothing that is of use there
+    if plan.device == "cuda":  # on a CPU, compiling takes minutes and gives no useful result
         found["compiled"] = for_each("inference", inference, models[::-1], COMPILED)
         found["compiled"] += for_each("training", training, papers[::-1], COMPILED_BACKBONE)
     return [task for part in PARTS if part in parts for task in found[part]]
 
 
-def run(
+def measure_parts(
     plan: Plan,
     *,
     parts: Sequence[str] = PARTS,
@@ -58,35 +60,35 @@ def run(
     output: Path | None = None,
     tell: Callable[[str], None],
     models: Sequence[Model] = MODELS,
-) -> list[Row]:
-    """Run `parts` for at most about so many seconds. `tell` is given each row as a line as soon as it is there.
+) -> list[Measurement]:
+    """Run `parts` for about `seconds` at most, and pass each row to `tell` as a line.
 
-    With `output`, benchmark.json is written there after each row. Raises ConfigError where there is no such device.
+    With `output`, benchmark.json is written there after each row. Raises ConfigError if the device does not exist.
     """
     if plan.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; --device cpu tries every part at a toy size")
+        raise ConfigError("--device cuda: PyTorch finds no GPU; --device cpu runs every part with tiny inputs")
     until = time.monotonic() + seconds
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     for task in tasks(plan, parts, models):
         for row in _rows(task, plan, until - time.monotonic()):
             rows.append(row)
             tell(str(row))
             if output is not None:
-                write_report(output / "benchmark.json", to_dict(plan, rows))
+                write_report(output / "benchmark.json", results_dict(plan, rows))
     return rows
 
 
-def _rows(task: Task, plan: Plan, left: float) -> Iterator[Row]:
+def _rows(task: Task, plan: Plan, left: float) -> Iterator[Measurement]:
     if left < MIN_SECONDS:
-        yield Row(task.name, task.model, "", failed="no time left")
+        yield Measurement(task.name, task.model, "", failed="no time left")
     elif plan.device == "cuda":
         yield from isolated(task, left)
     else:
-        yield from rows_of(task)
+        yield from task_rows(task)
 
 
-def to_dict(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
-    """For JSON."""
+def results_dict(plan: Plan, rows: Sequence[Measurement]) -> dict[str, Any]:
+    """The results for JSON."""
     device = {"name": "CPU", "toy": plan.toy}
     if plan.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -94,8 +96,8 @@ def to_dict(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
     return {"device": device, "host_threads": plan.threads, "rows": [row.to_dict() for row in rows]}
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """For each model and batch: the baseline, the best variant, how many times faster, how near to the limit."""
+def summary(rows: Sequence[Measurement]) -> str:
+    """For each model and batch: the baseline, the best variant, the speed-up, and the share of the limit."""
     lines: list[tuple[str, list[str]]] = [
         ("images/s", ["official", "best", "as", "faster", "wanted", "limit", "paper"])
     ]
@@ -130,12 +132,12 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join([aligned(lines), *estimates(rows)])
 
 
-def _is(row: Row, part: str, model: Model, one: bool) -> bool:
+def _is(row: Measurement, part: str, model: Model, one: bool) -> bool:
     return row.part == part and row.model == model.name and (row.batch == 1) == one and "images/s" in row.values
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Photos a second of each model in each variant, one photo at a time and in batches, as PNG."""
+def draw_rates(rows: Sequence[Measurement], path: Path) -> None:
+    """Write a PNG with the photos per second of each model and variant, for single photos and batches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -151,7 +153,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 label="one photo" if one else f"batches of {model.batch}",
             )
             axis.set_yticks(places, [f"{row.variant}, {row.precision}" for row in chosen], fontsize="small")
-        axis.set(xscale="log", xlabel="photos a second", title=model.name)
+        axis.set(xscale="log", xlabel="photos per second", title=model.name)
         axis.legend(fontsize="small")
         axis.invert_yaxis()
-    save(figure, path)
+    write_figure(figure, path)

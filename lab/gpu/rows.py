@@ -1,4 +1,4 @@
-"""What is measured: one row for each variant, also where it failed."""
+"""Measurements: one row for each variant, including those that failed."""
 
 import math
 import time
@@ -15,23 +15,23 @@ MAX_SAMPLES = 300
 
 
 class Plan(NamedTuple):
-    """What all parts are told."""
+    """Settings for all parts."""
 
     device: str
-    toy: bool  # every part once at a small size: to see that it works, on a CPU too
+    toy: bool  # a test run: every part once with tiny inputs, also on a CPU
     photos: tuple[str, ...]
-    annotations: str  # as a user writes them, see `Source`
-    threads: int  # of the host
+    annotations: str  # in the syntax of `Source.parse`
+    threads: int  # CPU threads
 
     @property
     def seconds(self) -> float:
-        """How long each variant is timed."""
+        """The time for which each variant is measured."""
         return 0.0 if self.toy else 0.5
 
 
 @dataclass(frozen=True)
-class Row:
-    """A variant of a part, and its numbers by name, with the unit; or why there are none."""
+class Measurement:
+    """A variant of a part with its values by name and unit, or the reason for its failure."""
 
     part: str
     model: str
@@ -50,8 +50,8 @@ class Row:
         return f"{self.part:<9} {self.model:<13} {self.variant:<26} {self.precision:<5} {batch:<5} {said}"
 
 
-def attempt(row: Row, measure: Callable[[], dict[str, float]]) -> Row:
-    """The row with its numbers. Whatever a driver, compiler or allocator raises is told in it; the others go on."""
+def attempt(row: Measurement, measure: Callable[[], dict[str, float]]) -> Measurement:
+    """Measure a row. An exception of a driver, compiler or allocator is stored in it, and the other rows continue."""
     try:
         values = measure()
         if not all(map(math.isfinite, values.values())):
@@ -65,15 +65,15 @@ def attempt(row: Row, measure: Callable[[], dict[str, float]]) -> Row:
 
 
 def said(error: Exception) -> str:
-    """An exception in one line."""
+    """An exception as one line."""
     first = next(iter(str(error).splitlines()), "")
     return f"failed: {type(error).__name__}: {one_line(first):.200}"
 
 
 def timed(call: Callable[[], object], device: str, seconds: float) -> Spread:
-    """Milliseconds from the call until the device has done its work; with no seconds, of one first call.
+    """Milliseconds from the call until the device has finished, measured for `seconds` after two warm-up calls.
 
-    Otherwise two calls before are not counted.
+    With 0 seconds there is no warm-up, and only the first call is measured.
     """
     for _ in range(2 if seconds else 0):
         call()
@@ -90,7 +90,7 @@ def timed(call: Callable[[], object], device: str, seconds: float) -> Spread:
 
 
 def wait(device: str) -> None:
-    """Until all that was asked of the device is done; a CPU has done it."""
+    """Wait until the device has finished; a CPU always has."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -100,7 +100,7 @@ def milliseconds(spread: Spread) -> dict[str, float]:
 
 
 def peak_memory(device: str) -> dict[str, float]:
-    """The most device memory held since the last call, in MB; nothing on a CPU."""
+    """Peak device memory since the last call, in MB; empty on a CPU."""
     if device != "cuda":
         return {}
     peak = torch.cuda.max_memory_allocated() / 1e6

@@ -1,6 +1,6 @@
-"""Ways to compute the pose embedding of every location: sampling at the keypoints, and the linear map.
+"""Ways to compute the pose embedding of every location: sampling at the keypoints, then a linear layer.
 
-What the model has is `bag`. The others are here to be measured against it, forward and backward.
+The model uses `bag`. The other ways are compared with it, forward and backward.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lab.gpu.limits import set_tf32
-from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
+from lab.gpu.rows import Measurement, Plan, attempt, milliseconds, peak_memory, timed
 from lab.gpu.subjects import PAPER_MODELS, SPREAD_CELLS, TOY_CANDIDATES, Model, input_size
 from posedet.config import load_config
 from posedet.model.embedding import TapTable, corners, sample
@@ -23,29 +23,29 @@ from posedet.skeleton import find_skeleton
 TRAINING_BATCH = 4
 
 
-class Case(NamedTuple):
-    """Maps to sample from, for every location K places, and the weights."""
+class SamplingCase(NamedTuple):
+    """Maps to sample from, K positions for every location, and the weights."""
 
     maps: list[Tensor]  # (B, C, h, w) of each level
-    positions: Tensor  # (B, S, K, 2) pixels of the input; S: the chosen locations, or all, level after level
+    positions: Tensor  # (B, S, K, 2) input pixels; S: the chosen locations, or all, level after level
     weight: Tensor  # (K, C, O)
     strides: tuple[int, ...]
     chosen: Tensor | None  # (B, S) the chosen locations; None = all
 
     @property
     def table(self) -> TapTable:
-        # In the precision of the maps: the reference is float64.
+        # In the precision of the maps, because the reference is float64.
         return TapTable.of(self.maps, self.maps, self.strides, 0.0)._replace(rows=as_rows(self.maps))
 
 
-def bag(case: Case) -> Tensor:
-    """One weighted sum of four rows for each sample, then one matrix product: the model's way. (B, S, O)."""
+def bag(case: SamplingCase) -> Tensor:
+    """One weighted sum of four rows for each sample, then one matrix product, as in the model: (B, S, O)."""
     samples = sample(case.table, case.positions, case.chosen)
     return samples.flatten(2) @ case.weight.flatten(0, 1)
 
 
-def gather(case: Case) -> Tensor:
-    """The rows of each of the four corners, weighted and added, then one matrix product."""
+def gather(case: SamplingCase) -> Tensor:
+    """Gather the rows of each of the four corners, weight and add them, then one matrix product."""
     table = case.table
     rows, weights = corners(table, case.positions, case.chosen)
     flat = table.rows.flatten(0, 1)
@@ -57,8 +57,8 @@ def gather(case: Case) -> Tensor:
     return samples.flatten(2) @ case.weight.flatten(0, 1)
 
 
-def grid(case: Case) -> Tensor:
-    """`grid_sample` of each level, then one matrix product; of all locations only."""
+def grid(case: SamplingCase) -> Tensor:
+    """`grid_sample` of each level, then one matrix product; only for all locations."""
     samples = []
     for x, stride, positions in zip(case.maps, case.strides, _by_level(case), strict=True):
         height, width = x.shape[2:]
@@ -68,8 +68,8 @@ def grid(case: Case) -> Tensor:
     return torch.cat(samples, 1).flatten(2) @ case.weight.flatten(0, 1)
 
 
-def project(case: Case) -> Tensor:
-    """First the linear map of every row for every keypoint, then one weighted sum of 4 K rows."""
+def project(case: SamplingCase) -> Tensor:
+    """Apply the linear layer to every row for every keypoint, then one weighted sum of 4 K rows."""
     table = case.table
     rows, weights = corners(table, case.positions, case.chosen)
     num_keypoints, channels, outputs = case.weight.shape
@@ -84,8 +84,8 @@ def project(case: Case) -> Tensor:
     return mixed.view(*case.positions.shape[:2], outputs)
 
 
-def deform(case: Case) -> Tensor:
-    """torchvision's deformable convolution with a kernel of 1 x K; of all locations only."""
+def deform(case: SamplingCase) -> Tensor:
+    """torchvision's deformable convolution with a 1 x K kernel; only for all locations."""
     deform_conv2d = import_module("torchvision.ops").deform_conv2d
     results = []
     for x, offsets, weight in deform_inputs(case):
@@ -93,10 +93,10 @@ def deform(case: Case) -> Tensor:
     return torch.cat(results, 1)
 
 
-def deform_inputs(case: Case) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of each level the padded map (B, C, h, w + K - 1), offsets (B, 2K, h, w), y and x by turns, weight (O, C, 1, K).
+def deform_inputs(case: SamplingCase) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each level: padded map (B, C, h, w + K - 1), offsets (B, 2K, h, w) as y, x, ..., and weight (O, C, 1, K).
 
-    Tap k of the kernel lies k cells right of the location, so that much is taken from its offset.
+    Tap k of the kernel lies k cells to the right of the location, so its offset is reduced by k.
     """
     num_keypoints = len(case.weight)
     weight = case.weight.permute(2, 1, 0)[:, :, None]
@@ -109,13 +109,13 @@ def deform_inputs(case: Case) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield F.pad(x, (0, num_keypoints - 1)), offsets.flatten(3).permute(0, 3, 1, 2).contiguous(), weight
 
 
-def _by_level(case: Case) -> tuple[Tensor, ...]:
+def _by_level(case: SamplingCase) -> tuple[Tensor, ...]:
     if case.chosen is not None:
-        raise ValueError("chosen locations lie on any level")
+        raise ValueError("chosen locations cannot be split by level")
     return torch.split(case.positions, [x.shape[2] * x.shape[3] for x in case.maps], 1)
 
 
-DENSE: dict[str, Callable[[Case], Tensor]] = {
+DENSE: dict[str, Callable[[SamplingCase], Tensor]] = {
     "embedding_bag": bag,
     "four gathers": gather,
     "grid_sample": grid,
@@ -125,29 +125,32 @@ DENSE: dict[str, Callable[[Case], Tensor]] = {
 SPARSE = {name: DENSE[name] for name in ("embedding_bag", "four gathers", "project, then gather")}
 
 
-def sampling(plan: Plan, models: Sequence[Model] = PAPER_MODELS) -> Iterator[Row]:
-    """Each way on the shapes of each model: dense as the score is made, sparse as the refinement, and in training."""
+def sampling(plan: Plan, models: Sequence[Model] = PAPER_MODELS) -> Iterator[Measurement]:
+    """Time each way with each model's shapes: dense as for the score, sparse as for refinement, and in training."""
     for model in models:
         dense = make_case(model, input_size(model, plan), 1, plan.device, chosen=None)
         count = TOY_CANDIDATES if plan.toy else load_config(model.preset).decode.candidates
         sparse = make_case(model, input_size(model, plan), 1, plan.device, chosen=count)
         for name, way in DENSE.items():
-            yield attempt(Row("sampling", model.name, f"{name}, dense", "tf32", 1), partial(_forward, plan, way, dense))
+            yield attempt(
+                Measurement("sampling", model.name, f"{name}, dense", "tf32", 1), partial(_forward, plan, way, dense)
+            )
         for name, way in SPARSE.items():
             yield attempt(
-                Row("sampling", model.name, f"{name}, {count}", "tf32", 1), partial(_forward, plan, way, sparse)
+                Measurement("sampling", model.name, f"{name}, {count}", "tf32", 1), partial(_forward, plan, way, sparse)
             )
         side = min(input_size(model, plan))
         batch = 1 if plan.toy else TRAINING_BATCH
         training = make_case(model, (side, side), batch, plan.device, chosen=None)
         for name, way in DENSE.items():
             yield attempt(
-                Row("sampling", model.name, f"{name}, training", "tf32", batch), partial(_backward, plan, way, training)
+                Measurement("sampling", model.name, f"{name}, training", "tf32", batch),
+                partial(_backward, plan, way, training),
             )
 
 
-def make_case(model: Model, size: tuple[int, int], batch: int, device: str, *, chosen: int | None) -> Case:
-    """Random maps of a model's shapes at an input (height, width), and poses about as wide as real ones."""
+def make_case(model: Model, size: tuple[int, int], batch: int, device: str, *, chosen: int | None) -> SamplingCase:
+    """Random maps with a model's shapes for an input (height, width), and poses about as wide as real ones."""
     config = load_config(model.preset).model
     num_keypoints = find_skeleton(config.skeleton).num_keypoints
     generator = torch.Generator(device).manual_seed(0)
@@ -165,14 +168,14 @@ def make_case(model: Model, size: tuple[int, int], batch: int, device: str, *, c
     weight = normal(num_keypoints, config.tap_channels, config.embedding_channels) / config.tap_channels**0.5
     every = torch.cat(positions, 1)
     if chosen is None:
-        return Case(maps, every, weight, config.strides, None)
+        return SamplingCase(maps, every, weight, config.strides, None)
     index = torch.rand(batch, every.shape[1], generator=generator, device=device).topk(chosen, 1).indices
-    return Case(
+    return SamplingCase(
         maps, every.gather(1, index[..., None, None].expand(-1, -1, *every.shape[2:])), weight, config.strides, index
     )
 
 
-def _forward(plan: Plan, way: Callable[[Case], Tensor], case: Case) -> dict[str, float]:
+def _forward(plan: Plan, way: Callable[[SamplingCase], Tensor], case: SamplingCase) -> dict[str, float]:
     peak_memory(plan.device)
     with torch.no_grad():
         set_tf32(False)
@@ -182,7 +185,7 @@ def _forward(plan: Plan, way: Callable[[Case], Tensor], case: Case) -> dict[str,
     return {**milliseconds(spread), "relative error": error, **peak_memory(plan.device)}
 
 
-def _backward(plan: Plan, way: Callable[[Case], Tensor], case: Case) -> dict[str, float]:
+def _backward(plan: Plan, way: Callable[[SamplingCase], Tensor], case: SamplingCase) -> dict[str, float]:
     peak_memory(plan.device)
     set_tf32(False)
     error = _error(_gradients(way, case), _gradients(gather, _double(case)))
@@ -191,19 +194,19 @@ def _backward(plan: Plan, way: Callable[[Case], Tensor], case: Case) -> dict[str
     return {**milliseconds(spread), "relative error": error, **peak_memory(plan.device)}
 
 
-def _gradients(way: Callable[[Case], Tensor], case: Case) -> list[Tensor]:
-    """Of the embeddings' squared sum, by maps, positions and weights."""
+def _gradients(way: Callable[[SamplingCase], Tensor], case: SamplingCase) -> list[Tensor]:
+    """The gradients of the embeddings' squared sum with respect to maps, positions and weights."""
     learnt = [x.detach().requires_grad_() for x in (*case.maps, case.positions, case.weight)]
-    moved = Case(learnt[:-2], learnt[-2], learnt[-1], case.strides, case.chosen)
+    moved = SamplingCase(learnt[:-2], learnt[-2], learnt[-1], case.strides, case.chosen)
     return list(torch.autograd.grad(way(moved).square().sum(), learnt))
 
 
-def _double(case: Case) -> Case:
+def _double(case: SamplingCase) -> SamplingCase:
     return case._replace(
         maps=[x.double() for x in case.maps], positions=case.positions.double(), weight=case.weight.double()
     )
 
 
 def _error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest |found - expected| / |expected| (norms) of some tensors."""
+    """The largest relative error |found - expected| / |expected| (norms) of some tensors."""
     return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))

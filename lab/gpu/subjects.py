@@ -1,4 +1,4 @@
-"""The models that are measured, ready to run: the paper's three with weights at random, and the default one."""
+"""The measured models: the paper's three with random weights, and the default model."""
 
 import math
 from typing import NamedTuple
@@ -17,19 +17,19 @@ from posedet.runtime.model_files import model_file
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.weights.checkpoint import load_network
 
-# Of untrained models: how far keypoints lie from their location, in cells, and how many candidates pass the score
-# threshold. Both as for real poses, so that samples meet the cache and duplicates are suppressed as for those.
+# For untrained models: the distance of keypoints from their location, in cells, and the number of candidates that pass
+# the score threshold. Both are as with real poses, so that caching and the suppression of duplicates are realistic.
 SPREAD_CELLS = 3.0
 PASSING = 100
 
 
 class Model(NamedTuple):
-    """A network and the input that a photo of 640 x 480 becomes: (height, width), sides as the paper has them."""
+    """A network and its input size (height, width) for a photo of 640 x 480, as in the paper."""
 
     name: str
     preset: str
     size: tuple[int, int]
-    batch: int  # photos at once, for throughput
+    batch: int  # batch size for throughput
     paper_fps: float | None = None  # on a GTX 1080 Ti
 
 
@@ -51,20 +51,20 @@ def throughput_batch(model: Model, plan: Plan) -> int:
     return TOY_BATCH if plan.toy else model.batch
 
 
-class Subject(NamedTuple):
-    """A network on its device, to be run."""
+class LoadedModel(NamedTuple):
+    """A network on its device."""
 
     network: PoseDetNet
     config: Config
     skeleton: Skeleton
 
 
-def build(model: Model, plan: Plan) -> Subject:
-    """The model with its weights: the shipped ones, or random ones that find about as much as trained ones."""
+def build(model: Model, plan: Plan) -> LoadedModel:
+    """Load a model with its shipped weights, or with random ones that find about as many people as trained ones."""
     if model.preset == "posedet-s":
         path = model_file("posedet-s").with_suffix(".safetensors")
         network, config, skeleton = load_network(path)
-        return Subject(network.to(plan.device).eval(), config, skeleton)
+        return LoadedModel(network.to(plan.device).eval(), config, skeleton)
     torch.manual_seed(0)
     config = load_config(model.preset, [f"decode.candidates={TOY_CANDIDATES}"] if plan.toy else [])
     skeleton = find_skeleton(config.model.skeleton)
@@ -73,14 +73,14 @@ def build(model: Model, plan: Plan) -> Subject:
     photos = torch.from_numpy(pixels(plan, input_size(model, plan), 1)[0]).to(plan.device)
     with torch.no_grad():
         _make_plausible(network, photos.permute(0, 3, 1, 2).float(), config.decode.score_threshold)
-    return Subject(network.eval(), config, skeleton)
+    return LoadedModel(network.eval(), config, skeleton)
 
 
 def _make_plausible(network: PoseDetNet, images: Tensor, score_threshold: float) -> None:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
-    network.train()(images)  # otherwise activations grow with the depth until float16 overflows
+    network.train()(images)  # otherwise activations grow with depth until float16 overflows
     network.eval()
     bias = network.bypass.offsets.bias
     assert bias is not None
@@ -91,14 +91,14 @@ def _make_plausible(network: PoseDetNet, images: Tensor, score_threshold: float)
 
 
 def fixed_letterbox(photo_size: tuple[int, int], size: tuple[int, int]) -> Letterbox:
-    """A photo (height, width) as large as fits into an input of a given size: recorded graphs have only one."""
+    """Fit a photo (height, width) into an input of fixed size, which recorded graphs need."""
     factor = min(size[0] / photo_size[0], size[1] / photo_size[1])
     height, width = (max(1, min(int(side * factor + 0.5), most)) for side, most in zip(photo_size, size, strict=True))
     return Letterbox(photo_size, (height, width), size)
 
 
 def pixels(plan: Plan, size: tuple[int, int], count: int) -> tuple[NDArray[np.uint8], list[Letterbox]]:
-    """A batch (count, *size, 3) of the photos, again and again, and how each lies in it."""
+    """A batch (count, *size, 3) that repeats the photos, and the letterbox of each."""
     images, letterboxes = [], []
     for path in plan.photos[:count]:
         photo = read_photo(path)

@@ -1,4 +1,4 @@
-"""Training at the paper's patches: photos a second, memory, whether the loader keeps up, and what a whole run takes."""
+"""Training at the paper's patch size: photos per second, memory, the speed of the loader, and the time of a run."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.gpu.limits import set_tf32
-from lab.gpu.rows import Plan, Row, attempt, milliseconds, peak_memory, timed
+from lab.gpu.rows import Measurement, Plan, attempt, milliseconds, peak_memory, timed
 from lab.gpu.subjects import PAPER_MODELS, TOY_BATCH, Model
 from posedet.benchmark.timing import Clock
 from posedet.config import Config, load_config
@@ -18,18 +18,18 @@ from posedet.skeleton import find_skeleton
 from posedet.training.batches import Batch, PhotoStream, batches
 from posedet.training.setup import Objective, make_optimiser
 
-# COCO train2017: photos with people whose keypoints are labelled, as the paper trains on them, and its epochs.
+# The paper's training set, the photos of COCO train2017 with labelled keypoints, and its number of epochs.
 COCO_PHOTOS, EPOCHS = 64_115, 210
-PEOPLE = 4  # in each patch
+PEOPLE = 4  # people per patch
 TOY_PATCH = 64
 
 
 class Way(NamedTuple):
-    """How a step is made."""
+    """A way to run a training step."""
 
     title: str
-    precision: str  # of the configuration: none, bf16
-    tuned: bool  # channels last and the fused optimiser
+    precision: str  # train.amp: none, bf16
+    tuned: bool  # channels last, fused optimiser
     compiled: bool = False
 
 
@@ -37,17 +37,17 @@ EAGER = (Way("channels last, fused", "bf16", True), Way("plain", "none", False))
 COMPILED_BACKBONE = (Way("compiled backbone", "bf16", True, compiled=True),)
 
 
-def training(plan: Plan, model: Model, ways: tuple[Way, ...] = EAGER) -> Iterator[Row]:
-    """A whole step of the paper's preset: assignment, network, losses, gradients, clipping, optimiser."""
+def training(plan: Plan, model: Model, ways: tuple[Way, ...] = EAGER) -> Iterator[Measurement]:
+    """Time a whole step of the paper's preset: assignment, network, losses, gradients, clipping, optimiser."""
     for way in ways:
         config = load_config(model.preset, [f"train.amp={way.precision}", *(_toy(plan))])
         size = config.train.batch_size
         while True:
             row = attempt(
-                Row("training", model.name, way.title, "bf16" if way.precision == "bf16" else "tf32", size),
+                Measurement("training", model.name, way.title, "bf16" if way.precision == "bf16" else "tf32", size),
                 partial(_measure, plan, config, way, size),
             )
-            # The paper's batch of 48 was that of eight GPUs; where one cannot hold it, half of it.
+            # The paper's batch of 48 was spread over eight GPUs. If it does not fit on one, halve it.
             if row.failed is None or "out of memory" not in row.failed.lower() or size == 1:
                 break
             yield row
@@ -91,7 +91,7 @@ def _measure(plan: Plan, config: Config, way: Way, size: int) -> dict[str, float
 
 
 def synthetic_batch(size: int, side: int, num_keypoints: int, device: str) -> Batch:
-    """Noise with people of many sizes in it, all keypoints labelled."""
+    """Noise that contains people of many sizes, with all keypoints labelled."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> Tensor:
@@ -109,11 +109,11 @@ def synthetic_batch(size: int, side: int, num_keypoints: int, device: str) -> Ba
     return batch.to(torch.device(device))
 
 
-def loader(plan: Plan) -> Iterator[Row]:
-    """Augmented patches a second from files that the system holds in memory, with all cores as workers."""
+def loader(plan: Plan) -> Iterator[Measurement]:
+    """Augmented patches per second from files in the system's cache, with one worker per core."""
     for model in PAPER_MODELS:
         config = load_config(model.preset, _toy(plan))
-        row = Row("loader", model.name, f"{plan.threads} workers", "", config.train.batch_size)
+        row = Measurement("loader", model.name, f"{plan.threads} workers", "", config.train.batch_size)
         yield attempt(row, partial(_load, plan, config))
 
 
@@ -135,8 +135,8 @@ def _load(plan: Plan, config: Config) -> dict[str, float]:
     return {"images/s": 1e3 * measured * config.train.batch_size / clock.ms["all"]}
 
 
-def estimates(rows: Sequence[Row]) -> list[str]:
-    """What the paper's 210 epochs take at the rates measured, in words; the loader's rate is a bound too."""
+def estimates(rows: Sequence[Measurement]) -> list[str]:
+    """Sentences about the time of the paper's 210 epochs at the measured rates; the loader is a bound too."""
     lines = []
     for model in PAPER_MODELS:
         rates = [
@@ -152,7 +152,7 @@ def estimates(rows: Sequence[Row]) -> list[str]:
         one, eight = photos / min(best, loaded) / 3600, photos / min(8 * best, loaded) / 3600
         limit = " (the loader's)" if loaded < 8 * best else ""
         lines.append(
-            f"{model.name}: {EPOCHS} epochs of COCO at {best:.0f} images/s: {one:.1f} h on one GPU; on eight at least "
-            f"{eight:.1f} h{limit}: no time counted for communication"
+            f"{model.name}: {EPOCHS} epochs of COCO at {best:.0f} images/s: {one:.1f} h on one GPU; at least "
+            f"{eight:.1f} h{limit} on eight, without communication"
         )
     return lines

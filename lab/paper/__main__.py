@@ -1,44 +1,45 @@
-"""The paper's tables and figure 3 as commands: `python -m lab.paper table1 --data coco-dev.json --output tables`."""
+"""Reproduce the paper's tables and figure 3: `python -m lab.paper table1 --data coco-dev.json --output tables`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lab.paper.tables import TABLES
 from posedet.commands.main import run
-from posedet.commands.options import seen_once
-from posedet.errors import ConfigError
+from posedet.commands.options import add_number, add_output, add_settings, seen_once
 from posedet.extras import needs
 from posedet.runtime.model_files import model_file
 
 _CROWDS = {
-    "crowdpose": "CrowdPose's annotations (default folder of the photos: beside the JSON, same name)",
-    "ochuman": "OCHuman's, its own file or in COCO's form",
-    "cropped": "COCO's; photos are cut so that people reach beyond them",
+    "crowdpose": "annotations of CrowdPose (default folder of the photos: beside the JSON, same name)",
+    "ochuman": "annotations of OCHuman, in its own format or in COCO's",
+    "cropped": "annotations of COCO; photos are cut so that people extend beyond the border",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    return run(_parser().parse_args(arguments))
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """All tables and figures, each a command."""
-    parser = argparse.ArgumentParser(prog="python -m lab.paper", description="a table or figure of the paper")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.paper", description="Reproduce a table or figure of the paper."
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     whats = parser.add_subparsers(required=True, metavar="WHAT")
-    figure3 = whats.add_parser("figure3", help="what suppressing duplicates costs a perfect detector in crowds")
-    figure3.add_argument("--data", required=True, help="CrowdPose's annotations; photos are not needed")
-    figure3.add_argument("--output", type=Path, required=True, help="folder for figure3.png, .md and .json")
+    figure3 = whats.add_parser("figure3", help="upper bound of AP in crowds that suppressing duplicates leaves")
+    figure3.add_argument("--data", required=True, help="annotations of CrowdPose; photos are not needed")
+    add_output(figure3, "folder for figure3.png, figure3.md and figure3.json")
     figure3.set_defaults(command=_figure3)
-    crowds = whats.add_parser("crowds", help="a model on CrowdPose, OCHuman and cropped COCO, in one table")
+    crowds = whats.add_parser("crowds", help="AP of a model on CrowdPose, OCHuman and cropped COCO, in one table")
     for name, what in _CROWDS.items():
         crowds.add_argument(f"--{name}", metavar="JSON[:FOLDER]", help=what)
     crowds.add_argument("--model", default="posedet-s", help="ONNX file or PyTorch weights (default: %(default)s)")
-    crowds.add_argument("--device", default="cpu", help="of PyTorch weights: cpu or cuda (%(default)s)")
-    crowds.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its evaluations")
+    crowds.add_argument(
+        "--device", default="cpu", help="device for PyTorch weights: cpu or cuda (default: %(default)s)"
+    )
+    add_output(crowds, "folder for the table and its evaluations")
     crowds.set_defaults(command=_crowds)
     for table in TABLES.values():
         command = whats.add_parser(table.name, help=table.title, description=table.title)
@@ -49,25 +50,37 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_table_options(parser: argparse.ArgumentParser, *, runs: str) -> None:
     add = parser.add_argument
-    add("--data", required=True, metavar="JSON[:FOLDER]", help="annotated photos to evaluate on")
-    add("--photos", metavar="FOLDER", help="of these photos (default: beside the JSON, same name)")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="for the table, its runs and evaluations")
-    add("--train-data", action="append", default=[], metavar="JSON[:FOLDER][*N]", help="as of train --data; repeatable")
-    add("--start", action="append", default=[], metavar="[RUN=]FILE", help="start weights of all runs, or of one")
+    add("--data", required=True, metavar="JSON[:FOLDER]", help="annotated photos for evaluation")
+    add("--photos", metavar="FOLDER", help="folder of the photos of --data (default: beside the JSON, same name)")
+    add_output(parser, "folder for the table, its training runs and evaluations")
+    add(
+        "--train-data",
+        action="append",
+        default=[],
+        metavar="JSON[:FOLDER][*N]",
+        help="training data, as for posedet train; repeatable",
+    )
+    add(
+        "--start",
+        action="append",
+        default=[],
+        metavar="[RUN=]FILE",
+        help="start weights of all runs, or of one run; repeatable",
+    )
     add(
         "--weights",
         action="append",
         default=[],
         metavar="RUN=FILE",
-        help=f"take these instead of training; repeat for several seeds. Runs: {runs}",
+        help=f"evaluate these weights instead of training; repeat for several seeds. Runs: {runs}",
     )
-    add("--only", action="append", default=[], metavar="RUN", help="train this run alone; repeatable")
-    add("--preset", help="of all runs, in place of the paper's (not for tables of presets)")
-    add("--protocol", choices=("coco", "crowdpose"), help="rules for our figures (default: the paper's)")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting of all rows")
-    add("--seeds", type=int, default=1, help="train each run so many times (%(default)s)")
-    add("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    add("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
+    add("--only", action="append", default=[], metavar="RUN", help="train only this run; repeatable")
+    add("--preset", help="preset of all runs, instead of the paper's (not for tables that compare presets)")
+    add("--protocol", choices=("coco", "crowdpose"), help="rules for our results (default: the paper's)")
+    add_settings(parser, "change a setting of all runs; repeatable")
+    add_number(parser, "--seeds", "number of trainings of each run (default: %(default)s)", default=1)
+    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_number(parser, "--workers", "processes that prepare photos (default: %(default)s)", least=0, default=1)
 
 
 def _figure3(options: argparse.Namespace) -> int:
@@ -92,8 +105,6 @@ def _table(options: argparse.Namespace) -> int:
     needs(f"python -m lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
     from lab.paper.table_runs import Request, reproduce
 
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: expected at least 1")
     request = Request(
         table=options.table,
         data=seen_once(options.data, options.photos),

@@ -1,4 +1,4 @@
-"""One model where people are close together or cut: CrowdPose, OCHuman and cropped COCO in one table."""
+"""AP of one model on crowded or cut people: CrowdPose, OCHuman and cropped COCO in one table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from posedet.evaluation.report import make_output, markdown_table, write_report
 from posedet.files import write_atomically
 from posedet.runtime.detector import PoseDet
 
-# Protocol -> what the row is called; the options of the command have the protocols' names.
+# Protocol -> label of its row. The command has an option for each protocol.
 SETS = {"crowdpose": "CrowdPose", "ochuman": "OCHuman", "cropped": "COCO, cropped"}
 COLUMNS = {
     "AP": "ap",
@@ -27,21 +27,21 @@ COLUMNS = {
     "AR": "ar",
 }
 REMARK = (
-    "APm and APl are of people by size; AP easy, medium and hard of photos by crowd index. Cropped: a straight cut "
-    "through each photo takes a quarter to 60 % of one person, and the truth beyond it counts."
+    "APm and APl split people by size; AP easy, medium and hard split photos by crowd index. Cropped: a straight cut "
+    "removes 25 to 60 % of one person in each photo, and keypoints beyond the cut count."
 )
 
 
 def reproduce_crowds(model: Path, sets: Mapping[str, Source], output: Path, *, device: str = "cpu") -> str:
-    """Evaluate a model on each set, and write crowds.md and crowds.json into `output`; returns the Markdown.
+    """Evaluate a model on each set, write crowds.md and crowds.json into `output`, and return the Markdown.
 
-    sets: key of `SETS` -> annotated photos; some may be missing. Evaluations that `output` has are not repeated. Raises
-    ConfigError if there is no set, or the model lacks keypoints of one; DataError as `evaluate`.
+    sets: key of `SETS` -> annotated photos; some may be missing. Evaluations in `output` are reused. Raises ConfigError
+    if there is no set, or if the model lacks keypoints of one; DataError as `evaluate`.
     """
     if not sets:
-        raise ConfigError(f"nothing to evaluate on: give at least one of {', '.join(f'--{name}' for name in SETS)}")
+        raise ConfigError(f"nothing to evaluate: give at least one of {', '.join(f'--{name}' for name in SETS)}")
     if device != "cpu" and model.suffix != ".safetensors":
-        raise ConfigError(f"--device {device} goes with PyTorch weights: --model x.safetensors")
+        raise ConfigError(f"--device {device} needs PyTorch weights: --model x.safetensors")
     session = open_for(model, device)
     photos = {}
     for name, source in sets.items():

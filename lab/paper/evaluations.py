@@ -1,4 +1,4 @@
-"""Evaluations that are made once: `OUTPUT/evaluations/` knows each by what was asked, for all tables of that folder."""
+"""Evaluations that run only once: `OUTPUT/evaluations/` stores each by its inputs, for all tables in that folder."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decoded:
-    """A session whose output is decoded by other settings than its own."""
+    """A session whose output is decoded with other settings than its own."""
 
     session: Session
     about: About
@@ -40,7 +40,7 @@ class Decoded:
 
 
 def open_for(file: Path, device: str) -> Session:
-    """Open a model on a device that is meant for PyTorch weights: ONNX files run on the CPU."""
+    """Open a model; `device` applies only to PyTorch weights, because ONNX files run on the CPU."""
     return open_model(file, device=device if file.suffix == ".safetensors" or device != "cpu" else None)
 
 
@@ -55,9 +55,13 @@ def evaluated(
     tta: bool = False,
     label: str = "",
 ) -> KeypointAP:
-    """Evaluate a session, opened from `weights`, on annotated photos, unless `output` has it; see `evaluate`.
+    """Evaluate a session on annotated photos as `evaluate`, or return the result that `output` already contains.
 
-    tta: with the paper's test-time augmentation. truth: what the report calls the photos. label: what the log calls it.
+    Args:
+        weights: The file that the session was opened from.
+        truth: Name of the photos in the report.
+        tta: Use the paper's test-time augmentation.
+        label: Name of the evaluation in the log.
     """
     asked = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -80,7 +84,7 @@ def evaluated(
 
 
 def _stored(report: Path) -> KeypointAP | None:
-    """What an earlier evaluation found; None if there was none, or its file is damaged."""
+    """The result of an earlier evaluation; None if there is none or its file is damaged."""
     try:
         results = json.loads(report.read_text())["results"]
         return KeypointAP(**{field: results[field] for field in KeypointAP.__dataclass_fields__})

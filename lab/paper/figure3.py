@@ -1,11 +1,10 @@
-"""Figure 3 of the paper: what suppressing duplicates would cost a perfect detector, in crowds.
+"""Figure 3 of the paper: the upper bound of AP in crowds that the suppression of duplicates leaves.
 
-True poses are put through the suppression as if they were predictions, and scored: whoever is deleted is somebody who
-stood too near to another. The paper has two curves, for OKS and for the overlap of boxes (IoU). A bound alone praises a
-rule that never deletes anything; so here a second experiment adds a duplicate of each person, which is to be deleted.
+The annotated poses pass through the suppression as if they were predictions, and are scored. Each deleted pose belongs
+to a person who is too close to another. The paper has two curves, for OKS and for the overlap of boxes (IoU). This
+bound favours rules that never delete anything, so a second experiment adds a duplicate of each person to be deleted.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from posedet.benchmark.comparison import write_figure
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import Source, read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
-from posedet.evaluation.protocols import CROWDPOSE_PROTOCOL
-from posedet.evaluation.report import make_output, write_report
+from posedet.evaluation.report import make_output, markdown_table, write_report
 from posedet.files import write_atomically
 from posedet.oks import oks
 
@@ -41,16 +40,16 @@ class Point:
     """One rule at one threshold. AP from 0 to 1."""
 
     rule: str
-    threshold: float  # of the soft rule: its width
-    duplicates: bool  # whether each person had one
+    threshold: float  # for the soft rule: its width
+    duplicates: bool  # whether each person has a duplicate
     ap_hard: float
     ap: float
-    num_deleted: int  # of the true people
+    num_deleted: int  # deleted people, without duplicates
     num_duplicates_left: int
 
 
 class Crowd:
-    """The poses of one photo, best first, and how like each other they are."""
+    """The poses of one photo, best first, and their pairwise similarities."""
 
     def __init__(self, keypoints: Floats, scores: Floats, is_duplicate: NDArray[np.bool_]) -> None:
         """keypoints: (N, K, 3) x, y in pixels, flag (0: not labelled); scores, is_duplicate: (N,)."""
@@ -59,7 +58,7 @@ class Crowd:
         self._oks, self._iou = similarities(self.keypoints)
 
     def rated(self, rule: str, threshold: float) -> Floats:
-        """(N,) scores after suppression, 0 for who is deleted."""
+        """(N,) scores after suppression, 0 for deleted poses."""
         if rule == "soft":
             return softened(self._oks, self.scores, threshold)
         drops = {
@@ -75,10 +74,10 @@ class Crowd:
 
 
 def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
-    """OKS and box overlap of each pose (rows, the one that is kept) with each: (N, K, 3) -> (N, N), (N, N).
+    """OKS and box overlap between all poses, where rows are the kept ones: (N, K, 3) -> (N, N), (N, N).
 
-    As in the authors' script: the paper's OKS with the area of the kept person's box alone, without a lower bound;
-    boxes about the labelled keypoints. OKS is the mean over keypoints that both have, 0 if there are none.
+    As in the authors' script, OKS uses only the area of the kept person's box, without a lower bound, and boxes enclose
+    the labelled keypoints. OKS is the mean over keypoints that both poses have; 0 if there are none.
     """
     labelled = keypoints[..., 2] > 0
     points, sigmas = keypoints[..., :2], np.array(CROWDPOSE_PROTOCOL.skeleton.sigmas)
@@ -97,14 +96,14 @@ def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
 
 
 def _extents(keypoints: Floats) -> tuple[Floats, Floats]:
-    """Smallest and largest x, y of the labelled keypoints: (N, K, 3) -> (N, 2), (N, 2)."""
+    """Minimum and maximum x, y of the labelled keypoints: (N, K, 3) -> (N, 2), (N, 2)."""
     labelled = keypoints[..., 2:] > 0
     low = np.where(labelled, keypoints[..., :2], np.inf).min(axis=1)
     return low, np.where(labelled, keypoints[..., :2], -np.inf).max(axis=1)
 
 
 def softened(similarity: Floats, scores: Floats, width: float) -> Floats:
-    """Scores that fall by exp(-OKS^2 / width) for each better pose, instead of to 0 (Soft-NMS, Gaussian form)."""
+    """Scores reduced by exp(-OKS^2 / width) for each better pose, instead of to 0 (Soft-NMS, Gaussian form)."""
     scores = scores.copy()
     waiting = np.ones(len(scores), bool)
     while waiting.any():
@@ -115,22 +114,22 @@ def softened(similarity: Floats, scores: Floats, width: float) -> Floats:
 
 
 def true_people(photos: Sequence[AnnotatedPhoto]) -> dict[int, Floats]:
-    """Image id -> (N, 14, 3) of its people with a flag sum above 1, in the file's order."""
+    """Image id -> (N, 14, 3) keypoints of its people whose flags sum to more than 1, in the file's order."""
     people: dict[int, Floats] = {}
     for photo in photos:
         tables = [np.column_stack((person.keypoints, person.visibility)) for person in photo.persons]
         if chosen := [table for table in tables if table[:, 2].sum() > 1]:
             people[photo.image_id] = np.stack(chosen)
     if not people:
-        raise DataError(f"nobody in {len(photos)} photos has labelled keypoints")
+        raise DataError(f"no person in the {len(photos)} photos has labelled keypoints")
     return people
 
 
 def with_duplicates(people: dict[int, Floats]) -> dict[int, Crowd]:
-    """Each person with a score of 0.3 to 1, and once more: keypoints jittered, the score 0.5 to 1 of the person's.
+    """Each person with a score of 0.3 to 1, and a duplicate with jittered keypoints and 50 to 100 % of that score.
 
-    A duplicate's jitter is 0 to 2 sigmas of each keypoint (in pixels, by the person's size): from equal to an OKS
-    with the person of about 0.3, as second detections of a real person are.
+    The jitter is 0 to 2 sigmas of each keypoint, scaled by the size of the person. The OKS between duplicate and person
+    is therefore between about 0.3 and 1, as for duplicate detections of a real person.
     """
     generator = np.random.default_rng(SEED)
     sigmas = np.array(CROWDPOSE_PROTOCOL.skeleton.sigmas)
@@ -156,7 +155,7 @@ def upper_bounds(
     rules: Sequence[str] = tuple(RULES),
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[Point]:
-    """All rules at all thresholds, without duplicates (all scores 1) and with; photos: with CrowdPose's keypoints."""
+    """All rules at all thresholds, without duplicates (all scores 1) and with; photos have CrowdPose's keypoints."""
     people = true_people(photos)
     alone = {image_id: Crowd(true, np.ones(len(true)), np.zeros(len(true), bool)) for image_id, true in people.items()}
     cases = [
@@ -184,47 +183,47 @@ def _point(
         deleted += int(((scores == 0) & ~crowd.is_duplicate).sum())
         left += int(((scores > 0) & crowd.is_duplicate).sum())
     found = evaluate_keypoints(photos, results, CROWDPOSE_PROTOCOL)
-    # CrowdPose's protocol always has a hard part.
+    # CrowdPose's protocol always has hard photos.
     return Point(rule, threshold, duplicates, cast(float, found.ap_hard), found.ap, deleted, left)
 
 
 def reproduce_figure3(data: Source, output: Path) -> str:
-    """Write figure3.png, figure3.json and figure3.md (the tables, which are returned) into the folder `output`."""
+    """Write figure3.png, figure3.json and figure3.md into the folder `output`; returns the Markdown."""
     make_output(output)
     points = upper_bounds(read_photos(data, CROWDPOSE_PROTOCOL.skeleton, check_files=False))
     tables = "\n\n".join(_tables(points))
     write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})
     write_atomically(output / "figure3.md", (tables + "\n").encode())
-    plot(points, output / "figure3.png")
+    draw_figure3(points, output / "figure3.png")
     return tables
 
 
 def _tables(points: Sequence[Point]) -> Iterator[str]:
-    """Markdown: AP hard / AP / true people deleted (and duplicates left), for each threshold and rule."""
+    """Markdown: AP hard / AP / deleted people (/ remaining duplicates) for each threshold and rule."""
     for duplicates in (False, True):
         chosen = {(p.rule, p.threshold): p for p in points if p.duplicates == duplicates}
         rules = [rule for rule in RULES if any(rule == each for each, _ in chosen)]
-        yield "**" + ("Truth and duplicates" if duplicates else "Truth alone") + "**"
-        rows = ["| threshold | " + " | ".join(RULES[rule] for rule in rules) + " |", "|---" * (len(rules) + 1) + "|"]
+        yield "**" + ("Truth and duplicates" if duplicates else "Truth only") + "**"
+        rows = [["threshold", *(RULES[rule] for rule in rules)]]
         for threshold in sorted({threshold for _, threshold in chosen}):
             cells = []
             for rule in rules:
                 p = chosen[rule, threshold]
                 counts = f"{p.num_deleted}" + (f" / {p.num_duplicates_left}" if duplicates else "")
                 cells.append(f"{100 * p.ap_hard:.1f} / {100 * p.ap:.1f} / {counts}")
-            rows.append(f"| {threshold:g} | " + " | ".join(cells) + " |")
-        yield "\n".join(rows)
+            rows.append([f"{threshold:g}", *cells])
+        yield markdown_table(rows)
 
 
-def plot(points: Sequence[Point], path: Path) -> None:
-    """AP hard over thresholds as PNG: the paper's experiment to the left, with duplicates to the right."""
+def draw_figure3(points: Sequence[Point], path: Path) -> None:
+    """Write a PNG of AP hard over thresholds: the paper's experiment on the left, with duplicates on the right."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PoseDetError('the figure needs matplotlib: pip install "posedet[evaluate]"') from None
+        raise PoseDetError('the figure needs matplotlib; install it with: pip install "posedet[evaluate]"') from None
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for duplicates, axis, title in zip((False, True), axes, ("truth alone", "truth and duplicates"), strict=True):
+    for duplicates, axis, title in zip((False, True), axes, ("truth only", "truth and duplicates"), strict=True):
         for rule, label in RULES.items():
             curve = sorted(
                 (p.threshold, 100 * p.ap_hard) for p in points if (p.rule, p.duplicates) == (rule, duplicates)
@@ -236,6 +235,4 @@ def plot(points: Sequence[Point], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("upper bound of AP hard")
     axes[0].legend()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    write_atomically(path, png.getvalue())
+    write_figure(figure, path)

@@ -1,11 +1,11 @@
-"""The paper's figures beside ours: a Markdown table for people, JSON for machines."""
+"""The paper's results next to ours, as Markdown and JSON."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.paper.tables import Effect, Row, Table
+from lab.paper.tables import Effect, Table, TableRow
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.report import markdown_table, write_report
 from posedet.files import write_atomically
@@ -25,14 +25,14 @@ FIELDS = {
 
 
 class Measured(NamedTuple):
-    """What was found of a row."""
+    """The results of a row."""
 
-    row: Row
+    row: TableRow
     scores: list[tuple[int, KeypointAP]]  # by seed
-    note: str  # why there is nothing, or less than asked for
+    note: str  # why results are missing
 
     def points(self, column: str, protocol: str) -> dict[int, float]:
-        """Points from 0 to 100 by seed; without those where there was nobody to find."""
+        """Points from 0 to 100 by seed, without seeds whose score is undefined."""
         found = {seed: getattr(scores, FIELDS[protocol][column]) for seed, scores in self.scores}
         return {seed: 100 * score for seed, score in found.items() if score is not None and score >= 0}
 
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 def write_table(table: Table, measured: Sequence[Measured], output: Path, about: Mapping[str, Any]) -> str:
     """Write TABLE.md and TABLE.json into the folder `output`; returns the Markdown.
 
-    about: goes into the JSON; `protocol` is that of our figures.
+    about: further fields of the JSON; "protocol" is the one of our results.
     """
     protocol = about["protocol"]
     columns = list(FIELDS[protocol])
@@ -96,20 +96,20 @@ def _effects(table: Table, measured: Sequence[Measured], columns: Sequence[str],
 
 
 def paper_effect(table: Table, effect: Effect, column: str) -> float:
-    """Points: the mean over the effect's pairs of the paper's differences."""
+    """The paper's difference in points, averaged over the pairs of the effect."""
     place = table.columns.index(column)
     return statistics.mean(table.rows[a].paper[place] - table.rows[b].paper[place] for a, b in effect.pairs)
 
 
 def effect_by_seed(measured: Sequence[Measured], effect: Effect, column: str, protocol: str) -> dict[int, float]:
-    """Points by seed: the mean over the effect's pairs of our differences, for seeds that all its rows have."""
+    """Our difference in points, averaged over the pairs of the effect, for each seed that all its rows have."""
     pairs = [(measured[a].points(column, protocol), measured[b].points(column, protocol)) for a, b in effect.pairs]
     seeds = set.intersection(*(set(points) for pair in pairs for points in pair))
     return {seed: statistics.mean(a[seed] - b[seed] for a, b in pairs) for seed in sorted(seeds)}
 
 
 def spread(points: Sequence[float], sign: str = "") -> str:
-    """Mean and, of several, sample standard deviation: "30.4 ± 0.3"; "-" of none."""
+    """Mean and, for several points, sample standard deviation: "30.4 ± 0.3"; "-" for none."""
     if not points:
         return "-"
     mean = f"{statistics.mean(points):{sign}.1f}"

@@ -1,7 +1,7 @@
-"""Run a table: train what has no finished run, evaluate every row, write the paper's figures beside ours.
+"""Reproduce a table: train its unfinished runs, evaluate every row, and write the paper's results next to ours.
 
-Whatever is finished stays: a run of `OUTPUT/runs/NAME/seedN` resumes where it was, an evaluation in
-`OUTPUT/evaluations/` is known by what was asked. Tables that are written into the same folder share both.
+Finished work is reused: a run in `OUTPUT/runs/NAME/seedN` resumes where it stopped, and `OUTPUT/evaluations/` stores
+each evaluation by its inputs. Tables in the same folder share both.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
-from lab.paper.tables import BASE, Row, Table
+from lab.paper.tables import BASE, Table, TableRow
 from posedet.commands.options import photos_named_by
 from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_config, up_to_date
 from posedet.data.annotations import AnnotatedPhoto
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for; `python -m lab.paper TABLE --help` explains each."""
+    """The options of a table; `python -m lab.paper TABLE --help` describes each."""
 
     table: Table
     data: Source  # annotated photos to evaluate on
@@ -54,13 +54,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run with one seed, or weights given in its place."""
+    """One training run with one seed, or given weights that replace it."""
 
     run: str
     seed: int
     config: Config
     folder: Path
-    given: Path | None  # weights that somebody else trained
+    given: Path | None  # weights that replace training
     start: str | None
 
     @property
@@ -77,16 +77,16 @@ class Trial:
 def reproduce(request: Request) -> str:
     """Train, evaluate, and write TABLE.md and TABLE.json into the folder `output`; returns the Markdown.
 
-    Under `torchrun` all processes train, the first alone evaluates; the others return "". Raises ConfigError for names
-    of runs that the table does not have, and for a finished or begun run of other settings, data or start weights.
+    Under `torchrun` all processes train, but only the first evaluates; the others return "". Raises ConfigError for an
+    unknown run, and for an existing run with other settings, data or start weights.
     """
     trials = _all_trials(request)
     protocol = PROTOCOLS[request.protocol or request.table.protocol]
     with photos_named_by("--photos FOLDER"):
         photos = read_photos(request.data, protocol.skeleton)
-    evaluate_keypoints(photos, [], protocol)  # what is wrong with it shall be known before days of training
+    evaluate_keypoints(photos, [], protocol)  # reports errors before days of training
     make_output(request.output)
-    # Decided before anything runs: processes that train together must agree on it.
+    # Decided before anything runs, because processes that train together must agree.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
     for trial in [trial for trial in wanted if not trial.finished]:
         _train(trial, request)
@@ -127,11 +127,11 @@ def _all_trials(request: Request) -> list[Trial]:
 
 def _known(name: str, names: Sequence[str], option: str) -> None:
     if name not in names:
-        raise ConfigError(f"{option}: no such run; this table has {', '.join(names)}")
+        raise ConfigError(f"{option}: no such run; the runs of this table are {', '.join(names)}")
 
 
 def _by_run(texts: Sequence[str], names: Sequence[str], option: str) -> dict[str, list[str]]:
-    """`RUN=FILE` texts by run; under "" those that name none. An address with its checksum has a "=" of its own."""
+    """Group `RUN=FILE` texts by run, with "" for texts without a run. A URL with a checksum also contains "="."""
     found: dict[str, list[str]] = {}
     for text in texts:
         name, equals, file = text.partition("=")
@@ -145,7 +145,7 @@ def _by_run(texts: Sequence[str], names: Sequence[str], option: str) -> dict[str
 def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[str]) -> list[Trial]:
     table = request.table
     if request.preset is not None and table.preset is None:
-        raise ConfigError(f"--preset {request.preset} does not go with {table.name}, each row of which is a preset")
+        raise ConfigError(f"--preset {request.preset} does not go with {table.name}, whose rows are presets")
     preset = request.preset or table.preset
     own = [*BASE, *table.runs[name]] if preset else []
     files = [model_file(text) for text in given]
@@ -153,7 +153,7 @@ def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[s
         files = [model_file(name)]
     trials = []
     for seed in range(len(files) or request.seeds):
-        # The table's settings last: what a row is about is not to be set away.
+        # The table's settings come last, so that --set cannot change what a row measures.
         config = load_config(preset or name, [*request.settings, *own, f"train.seed={seed}"])
         folder = request.output / "runs" / name / f"seed{seed}"
         file = files[seed] if files else None
@@ -164,7 +164,7 @@ def _trials(request: Request, name: str, given: Sequence[str], start: Sequence[s
 
 
 def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> None:
-    """Given weights must be of what their row says."""
+    """Check that given weights were trained with the settings of their row."""
     theirs = load_info(file).get("config") if file.suffix == ".safetensors" else open_session(file).about.config
     was, now = _flat(up_to_date(theirs or {}, str(file))), _flat(config.to_dict())
     for key in keys:
@@ -175,7 +175,7 @@ def _check_given(file: Path, name: str, config: Config, keys: Sequence[str]) -> 
 
 
 def _plan(trial: Trial, train_data: Sequence[str]) -> dict[str, Any]:
-    """All that the weights of a run depend on, as JSON has it; decoding is free to change afterwards."""
+    """Everything that the weights of a run depend on, as in JSON. Decoding may change after training."""
     if trial.given is not None:
         return {"weights": str(trial.given)}
     config = trial.config.to_dict()
@@ -238,7 +238,9 @@ def _train(trial: Trial, request: Request) -> None:
     )
 
 
-def _measure_row(row: Row, request: Request, photos: Sequence[AnnotatedPhoto], trials: Sequence[Trial]) -> Measured:
+def _measure_row(
+    row: TableRow, request: Request, photos: Sequence[AnnotatedPhoto], trials: Sequence[Trial]
+) -> Measured:
     if row.run is None:
         return Measured(row, [], "")
     own = [trial for trial in trials if trial.run == row.run]
@@ -250,7 +252,7 @@ def _measure_row(row: Row, request: Request, photos: Sequence[AnnotatedPhoto], t
     return Measured(row, [(trial.seed, _evaluate(row, trial, request, photos)) for trial in done], note)
 
 
-def _evaluate(row: Row, trial: Trial, request: Request, photos: Sequence[AnnotatedPhoto]) -> KeypointAP:
+def _evaluate(row: TableRow, trial: Trial, request: Request, photos: Sequence[AnnotatedPhoto]) -> KeypointAP:
     session = open_for(trial.weights, request.device)
     return evaluated(
         Decoded.by(session, _decode_of(row, trial.config, session)),
@@ -264,7 +266,7 @@ def _evaluate(row: Row, trial: Trial, request: Request, photos: Sequence[Annotat
     )
 
 
-def _decode_of(row: Row, config: Config, session: Session) -> DecodeConfig:
-    """How the row is decoded: as its config and the row say; but how many candidates there are is the network's."""
+def _decode_of(row: TableRow, config: Config, session: Session) -> DecodeConfig:
+    """The decode settings of a row. The number of candidates is fixed in the network."""
     own = {"candidates": session.about.decode.candidates}
     return decode_config_from_dict({**asdict(config.decode), **own, **row.decode}, row.label)

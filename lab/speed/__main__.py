@@ -1,4 +1,4 @@
-"""What docs/lab/speed.md claims and shows: `python -m lab.speed claims | growth | sparse | first-stage`."""
+"""Reproduce docs/lab/speed.md: `python -m lab.speed claims | growth | sparse | first-stage`."""
 
 import argparse
 import sys
@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 from posedet.commands.benchmark import (
     add_against,
-    add_output,
+    add_report,
+    add_rounds,
     add_timing_options,
     cores,
-    make_report_folder,
     own,
-    prepare,
     timed_photos,
     with_peers,
     write_results,
 )
 from posedet.commands.main import run
-from posedet.commands.options import add_annotations, annotated_photos
+from posedet.commands.options import add_annotations, annotated_photos, make_folder
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.skeleton import COCO
@@ -25,50 +24,57 @@ from posedet.skeleton import COCO
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    return run(_parser().parse_args(arguments))
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Each claim or figure of docs/lab/speed.md, a command."""
-    parser = argparse.ArgumentParser(prog="python -m lab.speed", description="what the page about speed claims")
+    description = "Reproduce the measurements of docs/lab/speed.md."
+    parser = argparse.ArgumentParser(prog="python -m lab.speed", description=description)
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    claims = commands.add_parser("claims", help="measure every claim; with --against also those about other models")
-    add_timing_options(claims, default_engines="onnxruntime; with --against openvino")
+    claims = commands.add_parser("claims", help="check every claim; with --against also the claims about other models")
+    add_timing_options(claims, default_engines="onnxruntime; with --against: openvino")
     add_against(claims)
     claims.set_defaults(command=_claims)
 
-    growth = commands.add_parser("growth", help="time over photo size, input size, people, batch and threads")
+    growth = commands.add_parser(
+        "growth", help="time as a function of photo size, input size, people, batch and threads"
+    )
     add_timing_options(growth, default_engines="onnxruntime")
     growth.set_defaults(command=_growth)
 
-    sparse = commands.add_parser("sparse", help="what sparse embedding saves in the paper's DLA-34 model")
-    sparse.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
-    sparse.add_argument("--rounds", type=int, default=10, help="(default: %(default)s)")
-    add_output(sparse)
+    sparse = commands.add_parser("sparse", help="time that sparse embedding saves in the paper's DLA-34 model")
+    add_rounds(sparse)
     sparse.set_defaults(command=_sparse)
 
-    first = commands.add_parser("first-stage", help="share of the people that the first stage keeps, over candidates")
+    first = commands.add_parser(
+        "first-stage", help="share of people that the first stage keeps, by number of candidates"
+    )
     add_annotations(first)
-    first.add_argument("--model", help="ONNX file with its weights beside it (default: the shipped one)")
-    add_output(first)
+    first.add_argument("--model", help="ONNX file with its .safetensors beside it (default: posedet-s)")
+    add_report(first)
     first.set_defaults(command=_first_stage)
     return parser
+
+
+def _make_report_folder(options: argparse.Namespace) -> None:
+    if options.output is not None:
+        make_folder(options.output)
 
 
 def _claims(options: argparse.Namespace) -> int:
     from lab.speed.claims import against_peers, claims_table, of_a_folder, of_one_model
     from lab.speed.throughput import time_folder
-    from posedet.benchmark.comparison import columns, compare, conditions, to_dict
+    from posedet.benchmark.comparison import columns, compare, comparison_dict, conditions
 
-    prepare(options)
+    _make_report_folder(options)
     photos = timed_photos(options)
     claims, details, lines = [], {}, ""
     if options.against:
         comparison = compare(with_peers(options), photos, rounds=options.rounds)
         claims = against_peers(comparison)
-        details, lines = to_dict(comparison), f"\n\n{conditions(comparison)}"
+        details, lines = comparison_dict(comparison), f"\n\n{conditions(comparison)}"
     model = next(iter(own(options, "openvino" if options.against else "onnxruntime").values()))
     claims += of_one_model(model, photos, options.rounds)
     folder = time_folder(model, photos, options.rounds)
@@ -80,13 +86,13 @@ def _claims(options: argparse.Namespace) -> int:
 
 
 def _growth(options: argparse.Namespace) -> int:
-    from lab.speed.growth import draw_growth, grow, growth_table
+    from lab.speed.growth import draw_growth, growth_table, measure_growth
 
-    prepare(options)
+    _make_report_folder(options)
     alternatives = own(options, "onnxruntime")
     if len(alternatives) != 1:
-        raise ConfigError(f"growth is of one engine, but --engines names {len(alternatives)}")
-    curves = grow(next(iter(alternatives.values())), timed_photos(options), options.rounds)
+        raise ConfigError(f"--engines {options.engines}: growth needs exactly one engine")
+    curves = measure_growth(next(iter(alternatives.values())), timed_photos(options), options.rounds)
     print(growth_table(curves))
     results = {"engine": next(iter(alternatives)), "curves": {curve.name: curve.to_dict() for curve in curves}}
     write_results(options, results, lambda path: draw_growth(curves, path))
@@ -94,7 +100,7 @@ def _growth(options: argparse.Namespace) -> int:
 
 
 def _sparse(options: argparse.Namespace) -> int:
-    prepare(options)
+    _make_report_folder(options)
     needs("python -m lab.speed sparse", "export", ("torch", "safetensors"))
     from lab.speed.sparse import refinement_table, time_refinement
 
@@ -106,7 +112,7 @@ def _sparse(options: argparse.Namespace) -> int:
 
 def _first_stage(options: argparse.Namespace) -> int:
     needs("python -m lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools", "yaml"))
-    make_report_folder(options)
+    _make_report_folder(options)
     from lab.speed.sparse import first_stage, first_stage_table
     from posedet.benchmark.workers import file_for
     from posedet.runtime.detector import DEFAULT_MODEL

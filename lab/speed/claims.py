@@ -1,4 +1,4 @@
-"""What docs/lab/speed.md claims, as ratios and bounds that hold on other machines too: measured, and held or not."""
+"""The claims of docs/lab/speed.md, as ratios and bounds that also apply to other machines, and their measurement."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ MOST_OVER_NETWORK = 1.18  # 85 % of its throughput
 
 
 class Claim(NamedTuple):
-    """Something measured that must not be above a limit."""
+    """A measurement whose median must not exceed a limit."""
 
     what: str
     measured: Spread
@@ -39,7 +39,7 @@ class Claim(NamedTuple):
 
 
 def against_peers(comparison: Comparison) -> list[Claim]:
-    """Our time over that of each other alternative: from file to poses, and of the network alone."""
+    """Our time divided by that of each other alternative: from file to poses, and only the network."""
     ours, *others = comparison.samples
     claims = []
     for name in others:
@@ -51,7 +51,7 @@ def against_peers(comparison: Comparison) -> list[Claim]:
 
 
 def of_one_model(alternative: Alternative, photos: Sequence[str], rounds: int) -> list[Claim]:
-    """That the number of people does not matter, that NMS is quick, and that a single photo is soon done."""
+    """Claims: the number of people does not matter, NMS is fast, and a single photo has a low latency."""
     with ExitStack() as stack:
         worker = open_all({"": alternative}, stack)[""]
         one, hundred = people(worker, photos, rounds, (1, NUM_PEOPLE)).points.values()
@@ -63,10 +63,10 @@ def of_one_model(alternative: Alternative, photos: Sequence[str], rounds: int) -
 
 
 def of_a_folder(samples: dict[str, list[Timed]]) -> list[Claim]:
-    """That all else that `posedet predict` does with many photos takes little beside the network."""
+    """Claims: everything else that `posedet predict` does with many photos takes little time beside the network."""
     kinds: dict[Work, str] = {
         "poses": "a folder of photos to poses.json",
-        "pictures": "the same and annotated pictures",
+        "pictures": "the same with annotated pictures",
     }
     return [
         Claim(f"{what}, times the bare network", over_network(samples, work), MOST_OVER_NETWORK)
@@ -75,7 +75,7 @@ def of_a_folder(samples: dict[str, list[Timed]]) -> list[Claim]:
 
 
 def time_nms(runs: int) -> list[float]:
-    """Milliseconds of the suppression of 1,000 candidates: 100 people in a photo of 640 x 480, ten poses of each."""
+    """Milliseconds for the NMS of 1,000 candidates: 100 people in a photo of 640 x 480, with ten poses each."""
     generator = np.random.default_rng(0)
     centres = generator.uniform((0, 0), (640, 480), (NUM_PEOPLE, 1, 2))
     people_ = centres + generator.normal(0, (10, 25), (NUM_PEOPLE, COCO.num_keypoints, 2))
@@ -92,7 +92,7 @@ def time_nms(runs: int) -> list[float]:
 
 
 def time_predict(photo: str, runs: int) -> list[float]:
-    """Seconds of `posedet predict PHOTO`, the start of Python and the opening of the model included."""
+    """Seconds for `posedet predict PHOTO`, including the start of Python and the loading of the model."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(runs):
@@ -107,7 +107,7 @@ def time_predict(photo: str, runs: int) -> list[float]:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """A row for each claim: measured, limit, held or not."""
+    """Plain text: the measurement, the limit and the verdict of each claim."""
     rows: list[tuple[str, list[str]]] = [("", ["measured", "at most", ""])]
     rows += [
         (claim.what, [str(claim.measured), f"{claim.limit:g}", "holds" if claim.holds else "DOES NOT HOLD"])

@@ -1,4 +1,4 @@
-"""How the time grows: with the photo, the network's input, the number of people, the batch and the cores."""
+"""How the time grows with the size of photo and network input, the number of people, the batch and the threads."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from posedet.benchmark.comparison import aligned, save
+from posedet.benchmark.comparison import aligned, write_figure
 from posedet.benchmark.stages import TOTAL, Timed
 from posedet.benchmark.timing import Spread, interleaved
 from posedet.benchmark.workers import Alternative, Worker
@@ -25,14 +25,14 @@ INPUT_SIDES = (320, 448, 576, 800, 1152)
 PEOPLE = (1, 2, 5, 10, 20, 50, 100)
 BATCHES = (1, 2, 4, 8)
 
-CROWD_SIZE = (960, 1280)  # of the photo, (height, width)
-CROWD_GRID = (8, 13)  # places for people: rows, columns
-CROWD_LONG_SIDE = 1152  # of the network's input: at the default one, people of this size are too small
+CROWD_SIZE = (960, 1280)  # photo of a crowd, (height, width)
+CROWD_GRID = (8, 13)  # positions of people: rows, columns
+CROWD_LONG_SIDE = 1152  # network input: at the default size, these people are too small
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Times over one quantity."""
+class Growth:
+    """Times as a function of one quantity."""
 
     name: str
     quantity: str
@@ -51,8 +51,11 @@ class Curve:
         }
 
 
-def grow(alternative: Alternative, photos: Sequence[str], rounds: int) -> list[Curve]:
-    """All five curves, the points of each in turns. Photos: the first is resized, people are cut out of any."""
+def measure_growth(alternative: Alternative, photos: Sequence[str], rounds: int) -> list[Growth]:
+    """Measure all five curves; the points of a curve take turns.
+
+    The first of `photos` is resized; the person for the crowds is cut out of any of them.
+    """
     photo = photos[0]
     with Worker(alternative) as worker, tempfile.TemporaryDirectory() as folder:
         enlarged = {float(side): str(_resized(photo, side, Path(folder))) for side in PHOTO_SIDES}
@@ -83,8 +86,11 @@ def grow(alternative: Alternative, photos: Sequence[str], rounds: int) -> list[C
     return curves
 
 
-def people(worker: Worker, photos: Sequence[str], rounds: int, counts: Sequence[int]) -> Curve:
-    """The same person so many times, of the same size on a photo of the same size; decoding the file is left out."""
+def people(worker: Worker, photos: Sequence[str], rounds: int, counts: Sequence[int]) -> Growth:
+    """The time for `counts` copies of one person, all of the same size, in photos of the same size.
+
+    The photos are in memory, so decoding a file is not included.
+    """
     person = standing_person(photos)
     crowds = {float(count): crowd(person, count) for count in counts}
     return _curve(
@@ -94,12 +100,12 @@ def people(worker: Worker, photos: Sequence[str], rounds: int, counts: Sequence[
 
 def _curve(
     name: str, quantity: str, stage: str, rounds: int, cases: dict[float, Any], measure: Callable[[Any], Timed]
-) -> Curve:
-    calls = {str(at): partial(_of_case, measure, case) for at, case in cases.items()}
+) -> Growth:
+    calls = {str(at): partial(lambda case, _: measure(case), case) for at, case in cases.items()}
     samples = interleaved(calls, [None], rounds)
     timed = {at: samples[str(at)] for at in cases}
-    measured = {TOTAL: "from photo to poses", "network": "the network, for each photo"}[stage]
-    return Curve(
+    measured = {TOTAL: "from photo to poses", "network": "the network, per photo"}[stage]
+    return Growth(
         name,
         quantity,
         measured,
@@ -108,12 +114,8 @@ def _curve(
     )
 
 
-def _of_case(measure: Callable[[Any], Timed], case: Any, _: None) -> Timed:
-    return measure(case)
-
-
 def standing_person(photos: Sequence[str]) -> NDArray[np.uint8]:
-    """The part (h, w, 3) of a photo that holds the surest person who stands upright and is seen from head to foot."""
+    """The crop (h, w, 3) with the highest-scoring person who stands upright and is visible from head to foot."""
     detector = PoseDet()
     surest, part = 0.0, None
     for path in photos:
@@ -128,12 +130,14 @@ def standing_person(photos: Sequence[str]) -> NDArray[np.uint8]:
             if inside and height > 100 and 1.5 * width < height < 4 * width and pose.scores[0] > surest:
                 surest, part = float(pose.scores[0]), photo[low[1] : high[1], low[0] : high[0]]
     if part is None:
-        raise DataError("photos: nobody who stands and is seen whole, to make crowds of; name more photos")
+        raise DataError(
+            "photos: no standing person is visible from head to foot, which crowds are made of; name more photos"
+        )
     return part
 
 
 def crowd(person: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """A photo (960, 1280, 3) with `count` copies of a person, at most 104, each as large as if there were that many."""
+    """A photo (960, 1280, 3) with `count` copies of a person (at most 104); their size does not depend on `count`."""
     rows, columns = CROWD_GRID
     height, width = CROWD_SIZE[0] // rows, CROWD_SIZE[1] // columns
     factor = min(height / person.shape[0], width / person.shape[1])
@@ -147,7 +151,7 @@ def crowd(person: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def _resized(photo: str, side: int, folder: Path) -> Path:
-    """The photo as a JPEG with this long side, in pixels."""
+    """Save the photo as a JPEG with a long side of `side` pixels."""
     image = Image.fromarray(read_photo(photo))
     factor = side / max(image.size)
     path = folder / f"{side}.jpg"
@@ -156,8 +160,8 @@ def _resized(photo: str, side: int, folder: Path) -> Path:
     return path
 
 
-def growth_table(curves: Sequence[Curve]) -> str:
-    """A block for each curve."""
+def growth_table(curves: Sequence[Growth]) -> str:
+    """Plain text: a block for each curve."""
     blocks = []
     for curve in curves:
         rows = [(curve.quantity, [f"{at:g}" for at in curve.points])]
@@ -168,8 +172,8 @@ def growth_table(curves: Sequence[Curve]) -> str:
     return "\n\n".join(blocks)
 
 
-def draw_growth(curves: Sequence[Curve], path: Path) -> None:
-    """A panel for each curve, with its quartiles, as PNG."""
+def draw_growth(curves: Sequence[Growth], path: Path) -> None:
+    """Write a PNG with a panel for each curve, with quartiles."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(curves))
@@ -192,4 +196,4 @@ def draw_growth(curves: Sequence[Curve], path: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in panels[len(curves) :]:
         axis.set_axis_off()
-    save(figure, path)
+    write_figure(figure, path)

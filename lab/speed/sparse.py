@@ -1,8 +1,9 @@
-"""What it saves to embed only some locations, and what it costs: the proof that results stay equal is in the tests.
+"""The savings and the costs of computing embeddings only at some locations.
 
-- refinement only of the best locations by score, which are scored in parts: the same poses for less (the paper's model)
-- score and refinement only of the best locations by presence, a cheap first stage (posedet-s): people whom the first
-  stage leaves out are lost
+- The paper's model refines only the locations with the best scores, and scores all locations in parts. The poses stay
+  the same (the tests prove it) and take less time.
+- posedet-s scores and refines only the locations that a cheap first stage, the presence, ranks best. People whom the
+  first stage misses are lost.
 """
 
 import copy
@@ -37,8 +38,8 @@ from posedet.skeleton import find_skeleton
 from posedet.weights.checkpoint import load_network
 
 PRESET = "dla34-coco"
-INPUT_SIZE = (512, 512)  # (height, width), that of the paper's speed
-# How far keypoints lie from their location, in cells: samples then meet the cache as those of real poses do.
+INPUT_SIZE = (512, 512)  # (height, width), at which the paper reports its speed
+# Distance of keypoints from their location, in cells: sampling then uses the cache as with real poses.
 SPREAD_CELLS = 3.0
 
 CANDIDATES = (10, 30, 100, 300)
@@ -46,7 +47,7 @@ GOOD_OKS = (0.5, 0.75)
 
 
 class _Given(nn.Module):
-    """A stand-in for a part whose output is known."""
+    """A stand-in for a module whose output is known."""
 
     def __init__(self, output: object) -> None:
         super().__init__()
@@ -57,10 +58,10 @@ class _Given(nn.Module):
 
 
 def time_refinement(threads: int, rounds: int, *, overrides: Sequence[str] = ()) -> dict[str, list[float]]:
-    """Milliseconds of the paper's DLA-34 model in PyTorch, dense and sparse, in turns; the weights are random.
+    """Milliseconds of the paper's DLA-34 model in PyTorch, dense and sparse in turns, with random weights.
 
-    Of the refinement alone (its samples, embedding and output), the scores of all locations (sparse: in parts), the
-    head (all after the pyramid), the network.
+    The parts are the refinement (sampling, embedding and output), the scores of all locations (sparse: in parts), the
+    head (everything after the pyramid), and the network.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -101,7 +102,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _parts(network: PoseDetNet, images: Tensor) -> tuple[Callable[..., Tensor], Callable[[bool], Tensor]]:
-    """The first refinement of an image's coarse poses, of all or of chosen ones; and the scores of all."""
+    """Functions for the first refinement of all or of chosen coarse poses, and for the scores of all of them."""
     maps = network.pyramid(network.backbone((images - network.image_mean) / network.image_std))
     output = network(images)
     table = _table(network, maps, network.score_taps if network.refine_taps is None else network.refine_taps)
@@ -125,7 +126,7 @@ def _table(network: PoseDetNet, maps: PyramidMaps, taps: nn.Module) -> TapTable:
 
 
 def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:
-    """The network with backbone and pyramid already run."""
+    """The network with the outputs of backbone and pyramid precomputed."""
     maps = network.pyramid(network.backbone((images - network.image_mean) / network.image_std))
     head = copy.deepcopy(network)
     head.backbone, head.pyramid = _Given(None), _Given(maps)
@@ -133,7 +134,7 @@ def _head_alone(network: PoseDetNet, images: Tensor) -> PoseDetNet:
 
 
 def refinement_table(samples: dict[str, list[float]]) -> str:
-    """A row for each part: dense, sparse, how many times faster."""
+    """Plain text: the times of each part, dense and sparse, and their ratio."""
     rows: list[tuple[str, list[str]]] = [("ms", ["dense", "sparse", "dense / sparse"])]
     for part in dict.fromkeys(name.partition(",")[0] for name in samples):
         dense, sparse = samples[f"{part}, dense"], samples[f"{part}, sparse"]
@@ -142,27 +143,28 @@ def refinement_table(samples: dict[str, list[float]]) -> str:
 
 
 class FirstStage(NamedTuple):
-    """What a number of candidates means for the people in annotated photos; shares of all people."""
+    """The recall of the first stage with a number of candidates, as shares of all annotated people."""
 
     candidates: int | None  # None: all locations
-    best_kept: float  # the location with the best pose is among the candidates
-    found: tuple[float, ...]  # some candidate's pose reaches each of GOOD_OKS
-    mean_oks: float  # of the best candidate
+    best_kept: float  # people whose best location is among the candidates
+    found: tuple[float, ...]  # people for whom a candidate's pose reaches each of GOOD_OKS
+    mean_oks: float  # mean OKS of the best candidate
     ap: float
 
 
 def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstStage]:
-    """The recall of the first stage over the number of candidates, and AP with that many.
+    """The recall of the first stage, and AP, by the number of candidates.
 
-    photos: with COCO's keypoints. Every location of every photo is embedded, and the candidates are the best of them by
-    presence. People with at least one labelled keypoint count. Raises ModelError for a model without a first stage.
+    photos: with COCO's keypoints. Embeddings are computed at every location, and the candidates are the locations with
+    the highest presence. People with at least one labelled keypoint count. Raises ModelError for a model without a
+    first stage.
     """
     network, config, skeleton = load_network(weights)
     network.eval()
     if not config.model.presence:
-        raise ModelError(f"{weights}: scores every location ('model.presence' is false): it has no first stage")
+        raise ModelError(f"{weights}: has no first stage, because 'model.presence' is false")
     columns = [skeleton.index(name) for name in COCO_PROTOCOL.skeleton.keypoints]
-    best: list[tuple[int, list[float]]] = []  # of each person: rank of the best pose, best OKS among the first N
+    best: list[tuple[int, list[float]]] = []  # per person: rank of the best pose, best OKS among the first N
     results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
     for photo in tqdm(photos, unit="photo", disable=None):
         letterbox, scores, keypoints, visibility = _ranked(network, photo, config.decode.long_side)
@@ -184,7 +186,7 @@ def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstSt
 def _ranked(
     network: PoseDetNet, photo: AnnotatedPhoto, long_side: int
 ) -> tuple[Letterbox, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Scores (M,), keypoints (M, K, 2) of the input, keypoint scores (M, K) of all locations, best presence first."""
+    """Scores (M,), keypoints (M, K, 2) in input pixels and keypoint scores (M, K), by descending presence."""
     image = read_photo(photo.path)
     height, width = image.shape[:2]
     letterbox = Letterbox.fit((height, width), long_side=long_side)
@@ -202,21 +204,20 @@ def _ranked(
 
 
 def _people(photo: AnnotatedPhoto, poses: NDArray[np.floating[Any]]) -> list[tuple[int, list[float]]]:
-    """For each person the rank of the best of `poses` (M, K, 2), and the best OKS among the first N, for each N."""
+    """For each person: the rank of the best of `poses` (M, K, 2), and the best OKS among the first N for each N."""
     found = []
     for person in photo.persons:
         labelled = person.labelled
         if person.ignore or not labelled.any():
             continue
-        similarity = oks(
-            poses, person.keypoints[None], COCO_PROTOCOL.skeleton.sigmas, np.array(person.area), labelled[None]
-        )[:, 0]
+        area = np.array(person.area)
+        similarity = oks(poses, person.keypoints[None], COCO_PROTOCOL.skeleton.sigmas, area, labelled[None])[:, 0]
         found.append((int(similarity.argmax()), [float(similarity[:count].max()) for count in (*CANDIDATES, None)]))
     return found
 
 
 def first_stage_table(rows: Sequence[FirstStage]) -> str:
-    """A row for each number of candidates; shares in per cent."""
+    """Plain text: a row for each number of candidates, with shares in per cent."""
     titles = ["best pose kept", *(f"found at OKS {threshold:g}" for threshold in GOOD_OKS), "mean OKS", "AP"]
     lines: list[tuple[str, list[str]]] = [("candidates", titles)]
     for row in rows:

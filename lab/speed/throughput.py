@@ -1,6 +1,6 @@
-"""A folder of photos through all that `posedet predict` does, beside the bare network: what is lost before and after.
+"""The throughput of `posedet predict` on a folder of photos, compared with that of the bare network.
 
-The bare network is a plain loop: prepared inputs, one after the other, all cores for each.
+The bare network is a plain loop over prepared inputs, one after the other, each on all cores.
 """
 
 import json
@@ -22,28 +22,23 @@ from posedet.runtime.bulk import best_at_once, find_all, results
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import Session
 
-NUM_PHOTOS = 100  # in a turn; those at hand are repeated
+NUM_PHOTOS = 100  # per turn; the available photos are repeated
 
 # The bare network; from files to poses.json; the same with annotated pictures.
 Work = Literal["network", "poses", "pictures"]
-PROCESSOR = "processor"  # the time that all threads together took of the processor
+PROCESSOR = "processor"  # processor time of all threads together
 
 
 @dataclass(frozen=True)
-class Many:
-    """Some work on many photos, as a worker opens it."""
+class Many(Alternative):
+    """An alternative that does some work on many photos."""
 
-    alternative: Alternative
-    work: Work
+    work: Work = "network"
 
-    @property
-    def name(self) -> str:
-        return self.alternative.name
-
-    def open(self) -> "_Opened":
-        """Make it ready. Raises ModelError or ConfigError naming what is wrong."""
-        at_once = 1 if self.work == "network" else best_at_once(NUM_PHOTOS, self.alternative.threads)
-        return _Opened(self.alternative.session(at_once), at_once, self.work)
+    def open(self) -> "_Opened":  # type: ignore[override]  # it measures a list of photos
+        """Load the model. Raises ModelError or ConfigError if that is not possible."""
+        at_once = 1 if self.work == "network" else best_at_once(NUM_PHOTOS, self.threads)
+        return _Opened(self.session(at_once), at_once, self.work)
 
 
 class _Opened:
@@ -54,7 +49,7 @@ class _Opened:
         self._detector = PoseDet(session, at_once=at_once)
 
     def measure(self, photos: Sequence[str]) -> Timed:
-        """Milliseconds for each photo, of the clock and of the processor, after an untimed run of the first ones."""
+        """Milliseconds per photo, elapsed and of the processor, after an untimed run of the first photos."""
         paths = [Path(photo) for photo in photos]
         with tempfile.TemporaryDirectory() as folder:
             begin = self._loop if self._work == "network" else self._command
@@ -81,7 +76,7 @@ class _Opened:
 
 
 class _Watch:
-    """Times the work on some photos from its making on."""
+    """A stopwatch for the work on some photos; it starts when it is created."""
 
     def __init__(self, num_photos: int) -> None:
         self._num_photos = num_photos
@@ -95,14 +90,14 @@ class _Watch:
 
 
 def time_folder(alternative: Alternative, photos: Sequence[str], rounds: int) -> dict[str, list[Timed]]:
-    """All three kinds of work in turns, `rounds` times `NUM_PHOTOS` photos each."""
+    """Time all three kinds of work in turns, `rounds` times on `NUM_PHOTOS` photos."""
     some = list(islice(cycle(photos), NUM_PHOTOS))
     works: tuple[Work, ...] = ("network", "poses", "pictures")
     with ExitStack() as stack:
-        workers = {work: stack.enter_context(Worker(Many(alternative, work))) for work in works}
+        workers = {work: stack.enter_context(Worker(Many(**vars(alternative), work=work))) for work in works}
         return interleaved({work: worker.ask for work, worker in workers.items()}, [some], rounds)
 
 
 def over_network(samples: dict[str, list[Timed]], work: Work, what: str = TOTAL) -> Spread:
-    """How many times the bare network's time, round by round; of the clock, or of the processor."""
+    """The time of some work divided by that of the bare network, round by round; elapsed, or of the processor."""
     return ratio([timed.ms[what] for timed in samples[work]], [timed.ms[what] for timed in samples["network"]])

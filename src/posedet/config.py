@@ -1,7 +1,7 @@
-"""The settings, read from TOML and changed by `--set section.key=value`: each field says its range and meaning.
+"""The settings of an experiment, read from TOML. Each field documents its range and meaning.
 
-A preset is a complete recipe, or a variant of one (`presets/variants.toml`). What changes the result has no default
-here: an unknown, missing or mistyped key is an error, and so are settings that do not fit each other.
+A preset is a complete recipe, or a variant of one (`presets/variants.toml`). No setting that changes the result has a
+default: an unknown, missing or mistyped key is an error, and so are settings that contradict each other.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ MAX_WHOLE = 10**12  # far above any setting, and far below what overflows in PyT
 
 
 class Range(NamedTuple):
-    """The numbers that a setting may have."""
+    """The range of values that a setting allows."""
 
     least: float
     most: float
@@ -45,50 +45,46 @@ class ModelConfig:
 
     skeleton: Annotated[str, "keypoints: coco, crowdpose, crowdpose15, body19, or a file with a skeleton or weights"]
     backbone: Annotated[str, "network that reads the photo: mobilenetv2, dla34, hrnet-w32, hrnet-w48"]
-    pyramid: Annotated[Literal["fpn", "hrfpn"], "what makes the levels from the backbone's maps"]
-    strides: Annotated[tuple[int, ...], "of the levels, in pixels of the network input"]
-    channels: Annotated[int, WIDTH, "of pyramid and head"]
-    norm: Annotated[Literal["batch", "group"], "normalisation in pyramid and head; batch folds away on export"]
-    location: Annotated[Literal["corner", "centre"], "place of a cell: column * stride, or the middle of its pixels"]
+    pyramid: Annotated[Literal["fpn", "hrfpn"], "neck that turns the backbone's maps into levels"]
+    strides: Annotated[tuple[int, ...], "stride of each level, in pixels of the network input"]
+    channels: Annotated[int, WIDTH, "channels of pyramid and head"]
+    norm: Annotated[Literal["batch", "group"], "normalisation in pyramid and head; batch is folded away on export"]
+    location: Annotated[Literal["corner", "centre"], "position of a cell: column * stride, or the centre of its pixels"]
     bypass_depth: Annotated[int, Range(0, 100), "3x3 convolutions before the coarse pose"]
-    presence: Annotated[bool, "score every location cheaply first, and make embeddings only at the best"]
+    presence: Annotated[bool, "score every location cheaply first, and compute embeddings only at the best"]
     branch_depth: Annotated[int, Range(0, 100), "3x3 convolutions before each embedding"]
-    share_towers: Annotated[bool, "score and refinement read the same maps"]
-    tap_channels: Annotated[int, WIDTH, "channels that are sampled at the keypoints"]
-    fine_taps: Annotated[bool, "sample maps that are twice as fine as the level"]
+    share_towers: Annotated[bool, "use the same maps for score and refinement"]
+    tap_channels: Annotated[int, WIDTH, "channels of the maps that are sampled at the keypoints"]
+    fine_taps: Annotated[bool, "sample maps with twice the resolution of the level"]
     embedding_channels: Annotated[int, WIDTH, "width of an embedding"]
-    mixing_depth: Annotated[int, Range(1, 100), "linear maps after the samples; the paper has 1"]
+    mixing_depth: Annotated[int, Range(1, 100), "linear layers after sampling; the paper has 1"]
     representation: Annotated[
         Literal["pose", "centre", "box", "anchors"],
         "where the embedding samples: at the coarse keypoints (paper), only at the location, on a grid in the box of "
-        "the coarse pose, or at the mean pose of the training set around the location",
+        "the coarse pose, or at the training set's mean pose around the location",
     ]
-    refinements: Annotated[int, Range(0, 100), "of the coarse pose; the paper has 1, 0 leaves poses coarse"]
-    local_channels: Annotated[
-        int, Range(0, 4096), "width of one more refinement, which sees each keypoint by itself; 0: none"
-    ]
+    refinements: Annotated[int, Range(0, 100), "refinements of the coarse pose; the paper has 1, 0 keeps coarse poses"]
+    local_channels: Annotated[int, Range(0, 4096), "width of a last refinement of each keypoint by itself; 0: none"]
     score_at: Annotated[Literal["coarse", "refined"], "pose at which the embedding of the score samples"]
     keypoint_scores: Annotated[bool, "predict the visibility of every keypoint"]
-    heatmaps: Annotated[bool, "learn heatmaps too, only while training"]
-    heatmap_bias: Annotated[float, "of the heatmap logits at the start"]
+    heatmaps: Annotated[bool, "learn heatmaps too, only during training"]
+    heatmap_bias: Annotated[float, "initial bias of the heatmap logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Training photos and their augmentation."""
 
-    patch: Annotated[int, Range(64, 8192), "pixels, side of the square that is trained on"]
+    patch: Annotated[int, Range(64, 8192), "side of the square training patch, in pixels"]
     crop: Annotated[Literal["person", "photo"], "centred on a person's box (official code), or anywhere near people"]
     zoom: Annotated[tuple[float, float], "crop 'person': 1 / magnification; 'photo': its long side, in patches"]
     flip: Annotated[float, SHARE, "probability of mirroring"]
-    rotation_deg: Annotated[float, Range(0, 180), "largest turn to either side"]
-    colour: Annotated[float, at_least(0), "strength of the changes of colour and brightness; 0: none"]
+    rotation_deg: Annotated[float, Range(0, 180), "largest rotation in either direction, in degrees"]
+    colour: Annotated[float, at_least(0), "strength of the colour and brightness changes; 0: none"]
     mosaic: Annotated[float, SHARE, "probability of a patch made of four photos"]
-    keep: Annotated[Literal["centre", "keypoints"], "a person stays if the patch has its box centre, or any keypoint"]
-    empty_photos: Annotated[bool, "train on photos without people too: they teach what nobody looks like"]
-    geometry: Annotated[
-        Literal["official", "half-pixel"], "of crop and mirror; the official one is off by up to a pixel"
-    ]
+    keep: Annotated[Literal["centre", "keypoints"], "people kept: box centre inside the patch, or any keypoint inside"]
+    empty_photos: Annotated[bool, "train on photos without people too: they teach the background"]
+    geometry: Annotated[Literal["official", "half-pixel"], "crop and mirror; the official one is off by up to a pixel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,40 +92,34 @@ class AssignConfig:
     """Which locations learn which person."""
 
     min_keypoints: Annotated[int, at_least(1), "people with fewer labelled keypoints are not learnt"]
-    least_side: Annotated[
-        float, at_least(0), "least size of a person, as a share of √area: few keypoints say little of the size"
-    ]
-    centre: Annotated[Literal["keypoints", "box"], "of a person: mean of its keypoints, or middle of their box"]
+    least_side: Annotated[float, at_least(0), "minimum size of a person from few keypoints, as a share of √area"]
+    centre: Annotated[Literal["keypoints", "box"], "centre of a person: mean of its keypoints, or middle of their box"]
     positives: Annotated[int, at_least(1), "nearest cells of each person, which learn its coarse pose"]
-    ignore_regions: Annotated[bool, "crowds, unlabelled and little labelled people are ignored, not background"]
-    oks_area: Annotated[Literal["half box", "annotation"], "of OKS in training: half the clipped box, or as labelled"]
-    refine_oks: Annotated[float, "coarse poses from this OKS on are refined"]
-    rescue_oks: Annotated[
-        float, "a person's best pose is refined from this OKS on; 0: its positives are, whatever their OKS"
-    ]
-    score_target: Annotated[
-        Literal["labels", "quality"], "1 or 0 by the OKS of the coarse pose, or the OKS of the refined pose itself"
-    ]
-    selected: Annotated[int, at_least(0), "locations of a photo whose embeddings are trained, with model.presence"]
+    ignore_regions: Annotated[bool, "ignore crowds and people with few or no labels instead of learning background"]
+    oks_area: Annotated[Literal["half box", "annotation"], "area in OKS: half the clipped box, or as labelled"]
+    refine_oks: Annotated[float, "minimum OKS of coarse poses that are refined"]
+    rescue_oks: Annotated[float, "minimum OKS to refine a person's best pose; 0: refine all positives"]
+    score_target: Annotated[Literal["labels", "quality"], "1 or 0 by coarse OKS, or the OKS of the refined pose"]
+    selected: Annotated[int, at_least(0), "locations per photo whose embeddings are trained, with model.presence"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the terms; that of the score is 1."""
+    """Weights of the terms; the score has weight 1."""
 
     distance: Annotated[Literal["clamped sum", "smooth mean"], "over keypoints: the official code's, or ours"]
     coarse: Annotated[float, at_least(0), "distance of the coarse poses"]
     refined: Annotated[float, at_least(0), "distance of the refined poses"]
-    oks: Annotated[float, at_least(0), "1 - OKS beside each distance, after its warm-up"]
-    oks_warmup: Annotated[int, at_least(0), "steps over which it grows from nothing"]
+    oks: Annotated[float, at_least(0), "1 - OKS, added to each distance after its warm-up"]
+    oks_warmup: Annotated[int, at_least(0), "steps over which that term grows from zero"]
     presence: Annotated[float, at_least(0), "presence of a person at each location"]
     keypoint_score: Annotated[float, at_least(0), "visibility of each keypoint"]
     heatmap: Annotated[float, at_least(0), "heatmaps"]
     heatmap_form: Annotated[Literal["focal", "l2"], "loss of the heatmaps: the official code's, or the paper's"]
     heatmap_targets: Annotated[
-        Literal["all levels", "own level"], "people in whole cells on every map, or exactly and only on their own level"
+        Literal["all levels", "own level"], "peaks rounded to cells on every level, or exact and only on a person's own"
     ]
-    heatmap_sigma: Annotated[float, at_least(1e-3), "cells"]
+    heatmap_sigma: Annotated[float, at_least(1e-3), "standard deviation of a peak, in cells"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,43 +127,41 @@ class TrainConfig:
     """Optimisation."""
 
     optimiser: Annotated[Literal["adam", "adamw", "muon"], "muon: for most matrices, with adamw for the rest"]
-    batch_size: Annotated[int, Range(1, 100_000), "patches of one step, over all processes and parts"]
+    batch_size: Annotated[int, Range(1, 100_000), "patches per step, over all processes and parts"]
     accumulate: Annotated[int, at_least(1), "parts in which a step is computed, to save memory"]
-    steps: Annotated[int, at_least(1), "of the whole training"]
-    learning_rate: Annotated[float, at_least(0), "after the warm-up"]
+    steps: Annotated[int, at_least(1), "steps of the whole training"]
+    learning_rate: Annotated[float, at_least(0), "learning rate after the warm-up"]
     backbone_rate: Annotated[float, at_least(0), "factor on the learning rate of the backbone"]
     frozen_blocks: Annotated[int, Range(0, 17), "first blocks of the backbone, which keep their start weights"]
-    weight_decay: Annotated[float, at_least(0), "of weights, not of biases and normalisation"]
+    weight_decay: Annotated[float, at_least(0), "decay of weights, except biases and normalisation"]
     warmup: Annotated[int, at_least(0), "steps over which the rate grows from a third"]
-    schedule: Annotated[Literal["step", "cosine"], "how the rate falls"]
-    decay: Annotated[
-        tuple[float, ...], "shares of all steps. step: the rate falls to a tenth; cosine: it starts to fall"
-    ]
+    schedule: Annotated[Literal["step", "cosine"], "shape of the learning-rate decay"]
+    decay: Annotated[tuple[float, ...], "shares of all steps; step: rate drops to a tenth; cosine: decay starts"]
     clip: Annotated[float, at_least(1e-9), "largest norm of the gradient"]
-    sync_norm: Annotated[bool, "batch statistics of all processes together, on GPUs"]
+    sync_norm: Annotated[bool, "share batch statistics between all processes, on GPUs"]
     ema: Annotated[float, SHARE, "decay of the moving average of the weights; 0: none"]
     amp: Annotated[Literal["none", "bf16", "fp16"], "mixed precision"]
-    seed: Annotated[int, at_least(0), "of everything random"]
+    seed: Annotated[int, at_least(0), "seed of everything random"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """From the network's output to poses; travels in the model file."""
+    """How network outputs become poses; stored in the model file."""
 
-    long_side: Annotated[int, Range(32, 8192), "of the network input, in pixels"]
-    short_side: Annotated[int | None, at_least(32), "most pixels of the short side; no limit if left out"]
+    long_side: Annotated[int, Range(32, 8192), "long side of the network input, in pixels"]
+    short_side: Annotated[int | None, at_least(32), "maximum short side of the network input; if left out, no limit"]
     candidates: Annotated[int, at_least(1), "best locations that leave the network"]
     score_threshold: Annotated[float, SHARE, "poses with a lower score are dropped"]
-    nms: Annotated[Literal["oks", "iou"], "duplicates are known by OKS, or by the overlap of their boxes"]
+    nms: Annotated[Literal["oks", "iou"], "recognise duplicates by OKS, or by the overlap of their boxes"]
     nms_threshold: Annotated[float, "poses with a higher OKS or overlap are duplicates"]
-    min_area: Annotated[float, at_least(0), "least area of a pose in the suppression, for photos of 640 pixels"]
-    clamp: Annotated[bool, "keypoints outside the photo are moved to its border"]
-    skeleton: Annotated[str, "keypoints that are reported unless others are asked for"]
+    min_area: Annotated[float, at_least(0), "minimum area of a pose in the NMS, for photos of 640 pixels"]
+    clamp: Annotated[bool, "move keypoints outside the photo to its border"]
+    skeleton: Annotated[str, "keypoints that are reported unless others are requested"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment, whole."""
+    """All settings of an experiment."""
 
     model: ModelConfig
     data: DataConfig
@@ -188,8 +176,8 @@ class Config:
 
 SECTIONS: dict[str, type] = get_type_hints(Config)
 
-# What files of earlier releases mean. A setting of today that such a file lacks has this value there. A setting that no
-# longer exists always had this value in our presets; it is fixed now, and a file with another value is refused.
+# Values for files of earlier releases. A current setting that such a file lacks takes this value. A setting that no
+# longer exists is fixed at this value; a file with another value is refused.
 OLD_FILES: dict[str, Any] = {
     "assign.least_side": 0.0,
     "assign.level_divisor": 4.0,
@@ -201,7 +189,7 @@ OLD_FILES: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """What a field says of itself."""
+    """Documentation of a field."""
 
     name: str  # section.key
     expected: str  # type and range
@@ -224,7 +212,7 @@ def _shipped(name: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    """A recipe, with what the pieces of this variant change in it."""
+    """A recipe with the changes of its variant."""
     variants = _shipped("variants")
     recipe, *pieces = variants["presets"][name]
     values = _shipped(recipe)
@@ -238,11 +226,11 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
     """Load the settings of a preset.
 
     Args:
-        name: The name of a built-in preset, or a TOML file.
-        overrides: Changes in the form `section.key=value`, with values in TOML.
+        name: The name of a built-in preset, or the path of a TOML file.
+        overrides: Changes in the form `section.key=value`, where values are TOML or a bare string.
 
     Raises:
-        ConfigError: If there is no such preset, or a setting is unknown, missing or invalid. The message names the file
+        ConfigError: The preset does not exist, or a setting is unknown, missing or invalid. The message names the file
             and the key, and suggests the nearest valid key.
     """
     if name.endswith(".toml"):
@@ -261,7 +249,7 @@ def _read(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{name}: no such file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes, not a configuration")
+        raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes; expected a preset in TOML")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:  # also an endless number, or a thousand brackets
@@ -269,20 +257,23 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """The inverse of `Config.to_dict`, also for files of earlier releases; `source` names the file in errors."""
+    """The inverse of `Config.to_dict`, also for files of earlier releases.
+
+    Raises ConfigError, with the file name `source`, if a setting is unknown, missing or invalid.
+    """
     config = cast(Config, _build(Config, up_to_date(values, source), source, ""))
     _check_fit(config, source)
     return config
 
 
 def decode_config_from_dict(values: object, source: str) -> DecodeConfig:
-    """Only the `decode` section, as a model file carries it."""
+    """Build only the `decode` section, as stored in a model file. Raises ConfigError as `config_from_dict`."""
     values = up_to_date({"decode": values}, source)["decode"]
     return cast(DecodeConfig, _build(DecodeConfig, values, source, "decode."))
 
 
 def up_to_date(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Sections of a file of any release with the settings of today; see `OLD_FILES`."""
+    """Convert the sections of a file of any release to the current settings; see `OLD_FILES`."""
     values = {section: dict(table) if isinstance(table, dict) else table for section, table in values.items()}
     for name, meant in OLD_FILES.items():
         section, _, key = name.partition(".")
@@ -292,14 +283,12 @@ def up_to_date(values: dict[str, Any], source: str) -> dict[str, Any]:
         if key in get_type_hints(SECTIONS[section]):
             table.setdefault(key, meant)
         elif (value := table.pop(key, meant)) != meant:
-            raise ConfigError(
-                f"{source}: '{name}' is {value!r}; it is no longer a setting, its value is always {meant!r}"
-            )
+            raise ConfigError(f"{source}: '{name}' is {value!r}; this setting was removed and is now always {meant!r}")
     return values
 
 
 def to_toml(config: Config) -> str:
-    """A complete preset: `load_config` of it gives the same settings. Their meanings are comments."""
+    """A complete preset that `load_config` reads back, with the meanings as comments."""
     meanings = {setting.name: setting.meaning for setting in settings()}
     lines = []
     for section, table in config.to_dict().items():
@@ -320,14 +309,14 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot:
-        raise ConfigError(f"--set {override}: expected section.key=value, for example train.batch_size=16")
+        raise ConfigError(f"{override}: expected section.key=value, for example train.batch_size=16")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"--set {override}: '{section}' is not a table")
+        raise ConfigError(f"{override}: '{section}' is not a table")
     table[name] = value
 
 
@@ -357,7 +346,7 @@ def _is_optional(hint: Any) -> bool:
 
 
 def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
-    """`value` as a field has it; ConfigError where it is of another type, or out of range."""
+    """`value` converted to the type of its field. Raises ConfigError if its type or range is wrong."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -374,7 +363,7 @@ def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
             raise ConfigError(f"{source}: '{key}' is {value!r:.40}, expected at most {MAX_WHOLE:g}")
         if kind is float and type(value) is int:
             value = float(value)
-        # NaN, which is not equal to itself, is no number.
+        # NaN, which does not equal itself, is refused.
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and value == value
     if not fits:
         raise ConfigError(f"{source}: '{key}' is {value!r}, expected {_expected(kind)}")
@@ -385,7 +374,7 @@ def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
 
 
 def _expected(hint: Any) -> str:
-    """The type of a field, and its range, in words."""
+    """The type and range of a field in words."""
     origin, options = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return ", ".join([_expected(options[0]), *(str(note) for note in options[1:] if isinstance(note, Range))])
@@ -399,7 +388,7 @@ def _expected(hint: Any) -> str:
 
 
 def _check_fit(config: Config, source: str) -> None:
-    """Settings that are right by themselves, but not together; and lists of numbers."""
+    """Check lists of numbers, and settings that are valid alone but not together."""
 
     def refuse(name: str, expected: str) -> NoReturn:
         section, _, key = name.partition(".")
@@ -410,15 +399,15 @@ def _check_fit(config: Config, source: str) -> None:
     model, train = config.model, config.train
     if model.pyramid == "hrfpn":
         if model.strides != (8, 16, 32):
-            refuse("model.strides", "[8, 16, 32], what the pyramid 'hrfpn' makes")
+            refuse("model.strides", "[8, 16, 32], the levels of the pyramid 'hrfpn'")
         if model.fine_taps:
             refuse("model.fine_taps", "false with the pyramid 'hrfpn', which has no finer maps")
     elif model.strides not in ((8, 16, 32), (8, 16, 32, 64)):
         refuse("model.strides", "[8, 16, 32] or [8, 16, 32, 64]")
     elif model.fine_taps and len(model.strides) == 4:
-        refuse("model.fine_taps", "false with four levels: the coarsest has no finer map of its own")
+        refuse("model.fine_taps", "false with four levels: the coarsest level has no finer map")
     if model.branch_depth == 0 and model.tap_channels != model.channels:
-        refuse("model.tap_channels", f"{model.channels} as model.channels, where no convolution lies between")
+        refuse("model.tap_channels", f"{model.channels} as model.channels, because model.branch_depth is 0")
     if model.norm == "group":
         for key in ("channels", "tap_channels"):
             if getattr(model, key) % 32:
@@ -428,7 +417,7 @@ def _check_fit(config: Config, source: str) -> None:
     if model.backbone != "mobilenetv2" and config.data.patch % 32:
         refuse("data.patch", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
     if config.data.mosaic and config.data.patch % 2:
-        refuse("data.patch", "an even number: the patches of data.mosaic have halves")
+        refuse("data.patch", "an even number, because data.mosaic halves it")
     low, high = config.data.zoom
     if not 0 < low <= high < math.inf:
         refuse("data.zoom", "two numbers above 0, the smaller one first")

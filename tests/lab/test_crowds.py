@@ -102,7 +102,7 @@ def test_what_a_user_reads_when_it_cannot_be(
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix("posedet: error: ")
 
-    assert said({}) == "nothing to evaluate on: give at least one of --crowdpose, --ochuman, --cropped"
+    assert said({}) == "nothing to evaluate: give at least one of --crowdpose, --ochuman, --cropped"
     assert said({"cropped": tmp_path / "no.json"}) == f"{tmp_path}/no.json: no such file"
     (tmp_path / "ochuman").rename(tmp_path / "elsewhere")
     expected = rf"{sets['ochuman']}: images\[0\]: '{tmp_path}/ochuman/.*': no such photo \(3 of 3 are missing\); "

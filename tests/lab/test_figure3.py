@@ -189,7 +189,7 @@ def test_who_takes_part() -> None:
     ]
     assert [person[:, 2].sum() for person in true_people(photos_of(truth, CROWDPOSE))[0]] == [2, 2]
     truth["annotations"] = truth["annotations"][:1]
-    with pytest.raises(DataError, match=r"^nobody in 1 photos has labelled keypoints$"):
+    with pytest.raises(DataError, match=r"^no person in the 1 photos has labelled keypoints$"):
         true_people(photos_of(truth, CROWDPOSE))
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.gpu.finder import PoseFinder, duplicates, for_running, suppress
-from lab.gpu.host import DeviceDetector, placement_of, poses_of, read
+from lab.gpu.host import DeviceDetector, placement_of, poses_of, read_found
 from lab.gpu.rows import Plan
-from lab.gpu.subjects import MODELS, Subject, build
+from lab.gpu.subjects import MODELS, LoadedModel, build
 from posedet.config import load_config
 from posedet.errors import ConfigError
 from posedet.image import Letterbox, read_photo
@@ -32,7 +32,7 @@ PHOTOS = ("group.jpg", "street.jpg", "tennis.jpg")
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Subject:
+def shipped() -> LoadedModel:
     return build(MODELS[-1], Plan("cpu", True, (), "", 1))
 
 
@@ -64,7 +64,7 @@ def test_poses_of_real_photos_equal_numpys(
     if not rounds_enough:
         monkeypatch.setattr(suppress, "__defaults__", (1,))
     with torch.no_grad():
-        found = read(finder(images, placement_of(letterboxes, config, "cpu")))
+        found = read_found(finder(images, placement_of(letterboxes, config, "cpu")))
         outputs = Outputs(*(each.numpy() for each in finder.deployed(images)))
     assert found.settled.all() == rounds_enough
     for place, letterbox in enumerate(letterboxes):
@@ -146,7 +146,7 @@ def test_poses_that_are_not_finite_are_dropped(shipped, photos, monkeypatch):
 
 def test_suppression_by_boxes_is_refused(shipped):
     decoding = replace(shipped.config.decode, nms="iou")
-    with pytest.raises(ConfigError, match=r"decode\.nms is 'iou': on the device there is only 'oks'"):
+    with pytest.raises(ConfigError, match=r"'decode\.nms' is 'iou', expected 'oks', the only NMS on the device"):
         PoseFinder(shipped.network, shipped.skeleton.sigmas, decoding)
 
 

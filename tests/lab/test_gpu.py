@@ -16,12 +16,12 @@ from lab.gpu import parts
 from lab.gpu.__main__ import main
 from lab.gpu.accuracy import distances
 from lab.gpu.baseline import Official, waiting_nms
-from lab.gpu.isolation import Task, isolated, rows_of
+from lab.gpu.isolation import Task, isolated, task_rows
 from lab.gpu.limits import H200, Ceilings, Layer, counts, layers_of
-from lab.gpu.parts import PARTS, draw, run, summary, tasks
-from lab.gpu.rows import Plan, Row, attempt
-from lab.gpu.sampling import DENSE, SPARSE, Case, deform_inputs
-from lab.gpu.subjects import MODELS, Subject, fixed_letterbox
+from lab.gpu.parts import PARTS, draw_rates, measure_parts, summary, tasks
+from lab.gpu.rows import Measurement, Plan, attempt
+from lab.gpu.sampling import DENSE, SPARSE, SamplingCase, deform_inputs
+from lab.gpu.subjects import MODELS, LoadedModel, fixed_letterbox
 from lab.gpu.training_speed import estimates
 from posedet.config import load_config
 from posedet.errors import ConfigError
@@ -38,7 +38,7 @@ DLA, SMALL = MODELS[2], MODELS[3]
 # --- the ways to sample -----------------------------------------------------------------------------------------------
 
 
-def slow_embeddings(case: Case, levels: list[int]) -> torch.Tensor:
+def slow_embeddings(case: SamplingCase, levels: list[int]) -> torch.Tensor:
     """(B, S, O) in float64, one corner of one keypoint after the other; location s reads the map levels[s]."""
     rows = []
     for b in range(len(case.positions)):
@@ -56,7 +56,7 @@ def slow_embeddings(case: Case, levels: list[int]) -> torch.Tensor:
     return torch.stack(rows).view(len(case.positions), len(levels), -1)
 
 
-def case_of(*, sparse: bool) -> tuple[Case, list[int]]:
+def case_of(*, sparse: bool) -> tuple[SamplingCase, list[int]]:
     """Two images, two levels, three keypoints; positions inside, half outside and far outside."""
     generator = torch.Generator().manual_seed(3)
     sizes, strides = ((4, 5), (2, 3)), (8, 16)
@@ -66,9 +66,9 @@ def case_of(*, sparse: bool) -> tuple[Case, list[int]]:
     positions[0, 3, 1] = 4000.0
     weight = torch.randn(3, 4, 6, generator=generator)
     if not sparse:
-        return Case(maps, positions, weight, strides, None), levels
+        return SamplingCase(maps, positions, weight, strides, None), levels
     chosen = torch.tensor([[1, 22, 7], [1, 22, 7]])
-    return Case(maps, positions[:, chosen[0]], weight, strides, chosen), [levels[s] for s in chosen[0]]
+    return SamplingCase(maps, positions[:, chosen[0]], weight, strides, chosen), [levels[s] for s in chosen[0]]
 
 
 def gradients(output: torch.Tensor, learnt: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -168,7 +168,7 @@ def test_the_official_style_finds_what_the_network_finds(photos):
     made = []
     network.heatmap.register_forward_hook(lambda *_: made.append(1))
     with torch.no_grad():
-        [(poses, scores)] = Official(Subject(network, config, COCO), "cpu")(image[None], [letterbox])
+        [(poses, scores)] = Official(LoadedModel(network, config, COCO), "cpu")(image[None], [letterbox])
         output = network(torch.from_numpy(image)[None].permute(0, 3, 1, 2).float())
     found = output.logits[0].sigmoid().numpy(), output.poses[-1][0].numpy()
     outputs = Outputs(*found, np.ones(found[1].shape[:2], np.float32))
@@ -198,42 +198,42 @@ def test_distances_between_precisions():
 
 
 def test_estimates():
-    rows = [Row("training", DLA.name, "a", values={"images/s": rate}) for rate in (500.0, 1000.0)]
-    rows.append(Row("loader", DLA.name, "b", values={"images/s": 4000.0}))
+    rows = [Measurement("training", DLA.name, "a", values={"images/s": rate}) for rate in (500.0, 1000.0)]
+    rows.append(Measurement("loader", DLA.name, "b", values={"images/s": 4000.0}))
     [line] = estimates(rows)
     hours = 210 * 64_115 / 3600
-    assert f"{hours / 1000:.1f} h on one GPU; on eight at least {hours / 4000:.1f} h (the loader's)" in line
+    assert f"{hours / 1000:.1f} h on one GPU; at least {hours / 4000:.1f} h (the loader's) on eight" in line
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def two_rows_and_a_fault(fault: str) -> Iterator[Row]:
-    yield Row("part", "", "first")
+def two_rows_and_a_fault(fault: str) -> Iterator[Measurement]:
+    yield Measurement("part", "", "first")
     if fault == "raises":
         raise ValueError("cannot go on\nfor long")
     if fault == "dies":
         os._exit(7)
-    yield Row("part", "", "second")
+    yield Measurement("part", "", "second")
 
 
 def test_a_fault_costs_a_part_its_rest():
     """Also one that ends the process, as a fault of the device does."""
-    first = Row("part", "", "first")
-    assert list(rows_of(Task("part", two_rows_and_a_fault, ("",)))) == [first, Row("part", "", "second")]
-    raised = Row("part", "model", "", failed="failed: ValueError: cannot go on")
-    assert list(rows_of(Task("part", two_rows_and_a_fault, ("raises",), "model"))) == [first, raised]
-    died = Row("part", "model", "", failed="its process ended (exit code 7)")
+    first = Measurement("part", "", "first")
+    assert list(task_rows(Task("part", two_rows_and_a_fault, ("",)))) == [first, Measurement("part", "", "second")]
+    raised = Measurement("part", "model", "", failed="failed: ValueError: cannot go on")
+    assert list(task_rows(Task("part", two_rows_and_a_fault, ("raises",), "model"))) == [first, raised]
+    died = Measurement("part", "model", "", failed="its process ended (exit code 7)")
     assert list(isolated(Task("part", two_rows_and_a_fault, ("dies",), "model"), 600)) == [first, died]
 
 
 def test_a_part_that_takes_too_long_is_given_up():
     rows = list(isolated(Task("part", two_rows_and_a_fault, ("",), "model"), 0.01))
-    assert rows[-1] == Row("part", "model", "", failed="not done after 0 s: given up")
+    assert rows[-1] == Measurement("part", "model", "", failed="stopped after 0 s")
 
 
 def test_a_variant_that_fails_is_told_in_its_row():
-    row = attempt(Row("part", "model", "variant"), lambda: {}["missing"])
+    row = attempt(Measurement("part", "model", "variant"), lambda: {}["missing"])
     assert row.failed == "failed: KeyError: 'missing'" and "failed: KeyError" in str(row)
 
 
@@ -245,12 +245,12 @@ def test_order_of_the_parts():
 
 
 @pytest.fixture(scope="module")
-def toy_rows(photos, tmp_path_factory) -> tuple[list[Row], dict]:
+def toy_rows(photos, tmp_path_factory) -> tuple[list[Measurement], dict]:
     folder = tmp_path_factory.mktemp("gpu")
     plan = Plan("cpu", True, (str(photos / "group.jpg"),), f"{photos}/truth.json:{photos}", 1)
     said: list[str] = []
     parts = [part for part in PARTS if part not in ("limits", "accuracy")]
-    rows = run(plan, parts=parts, seconds=600, output=folder, tell=said.append, models=(DLA,))
+    rows = measure_parts(plan, parts=parts, seconds=600, output=folder, tell=said.append, models=(DLA,))
     assert said == [str(row) for row in rows]
     return rows, json.loads((folder / "benchmark.json").read_text())["results"]
 
@@ -274,13 +274,13 @@ def test_summary_and_picture(toy_rows, tmp_path):
     rows, _ = toy_rows
     lines = summary(rows).splitlines()
     assert lines[0].split()[0] == "images/s" and lines[1].startswith("DLA-34@512, one photo")
-    draw(rows, tmp_path / "picture.png")
+    draw_rates(rows, tmp_path / "picture.png")
     assert read_photo(tmp_path / "picture.png").shape[1] > 500
 
 
 def test_summary_on_numbers_known_beforehand():
     rows = [
-        Row(part, DLA.name, variant, precision, batch, values)
+        Measurement(part, DLA.name, variant, precision, batch, values)
         for part, variant, precision, batch, values in (
             ("inference", "graph", "bf16", 1, {"images/s": 600.0}),
             ("inference", "eager", "fp32", 1, {"images/s": 100.0}),
@@ -298,21 +298,21 @@ def test_summary_on_numbers_known_beforehand():
 
 def test_no_time_left(photos):
     plan = Plan("cpu", True, (str(photos / "group.jpg"),), "", 1)
-    [row] = run(plan, parts=["loader"], seconds=1, tell=lambda _: None)
+    [row] = measure_parts(plan, parts=["loader"], seconds=1, tell=lambda _: None)
     assert row.failed == "no time left"
 
 
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(parts.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="--device cuda: PyTorch sees no GPU here"):
-        run(Plan("cuda", False, (), "", 1), seconds=10, tell=lambda _: None)
+    with pytest.raises(ConfigError, match="--device cuda: PyTorch finds no GPU"):
+        measure_parts(Plan("cuda", False, (), "", 1), seconds=10, tell=lambda _: None)
 
 
 def test_command(capsys, photos, tmp_path):
     arguments = ["--device", "cpu", "--parts", "loader", "--annotations", f"{photos}/truth.json:{photos}"]
     code = main([*map(str, arguments), str(photos / "group.jpg"), "--output", str(tmp_path)])
     out = capsys.readouterr().out
-    assert code == 0 and out.startswith("loader    HRNet-W48@640") and "toy size" in out
+    assert code == 0 and out.startswith("loader    HRNet-W48@640") and "tiny inputs" in out
     assert sorted(os.listdir(tmp_path)) == ["benchmark.json", "benchmark.png"]
 
 

@@ -171,5 +171,7 @@ def test_a_model_without_first_stage(tmp_path):
     path = tmp_path / "paper.safetensors"
     network = small("dla34-coco")
     save_weights(path, network.state_dict(), load_config("dla34-coco", SMALL), COCO_PROTOCOL.skeleton, {})
-    with pytest.raises(ModelError, match=r"paper\.safetensors: scores every location .* it has no first stage"):
+    with pytest.raises(
+        ModelError, match=r"paper\.safetensors: has no first stage, because 'model\.presence' is false$"
+    ):
         sparse.first_stage(path, [])

@@ -128,7 +128,7 @@ def test_a_folder_is_held_against_the_network_of_its_round():
 
 
 def test_a_folder_with_a_bad_photo_is_no_time(tmp_path):
-    opened = throughput.Many(Alternative(SHIPPED, "onnxruntime", 1), "poses").open()
+    opened = throughput.Many(SHIPPED, "onnxruntime", 1, work="poses").open()
     with pytest.raises(PhotoError, match="no such file"):
         opened.measure([str(tmp_path / "missing.jpg")])
 
@@ -154,7 +154,7 @@ def test_a_person_to_make_crowds_of(photos: Path, detector: PoseDet, tmp_path):
     assert person.shape[0] > 1.3 * person.shape[1]
     assert len(PoseDet(threads=1, long_side=growth.CROWD_LONG_SIDE)(crowd(person, 10))) >= 3
     Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
-    with pytest.raises(DataError, match="nobody who stands and is seen whole"):
+    with pytest.raises(DataError, match="no standing person is visible from head to foot"):
         standing_person([str(tmp_path / "empty.png")])
 
 
@@ -172,7 +172,7 @@ def test_all_curves(photos: Path, monkeypatch, tmp_path):
     monkeypatch.setattr(growth, "standing_person", lambda _: np.zeros((20, 10, 3), np.uint8))
     monkeypatch.setattr(growth, "Worker", in_this_process)
     alternative = Alternative(SHIPPED, "onnxruntime", 2)
-    curves = growth.grow(alternative, [str(photos / "skiers.jpg")], 2)
+    curves = growth.measure_growth(alternative, [str(photos / "skiers.jpg")], 2)
     assert {curve.name: sorted(curve.points) for curve in curves} == {
         "photo": [64, 128],
         "input": [128, 256],
@@ -191,7 +191,10 @@ def test_all_curves(photos: Path, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["growth", "photos", "--engines", "openvino,pytorch"], "growth is of one engine, but --engines names 2"),
+        (
+            ["growth", "photos", "--engines", "openvino,pytorch"],
+            "--engines openvino,pytorch: growth needs exactly one engine",
+        ),
         (["claims", "photos", "--rounds", "0"], "--rounds 0: expected at least 1"),
         (["sparse", "--threads", "0"], "--threads 0: expected at least 1"),
         (["first-stage", "missing.json"], "missing.json"),

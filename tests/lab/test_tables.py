@@ -11,7 +11,7 @@ import pytest
 from lab.paper import evaluations, table_runs
 from lab.paper.__main__ import main
 from lab.paper.measured import Measured, effect_by_seed, paper_effect, spread, write_table
-from lab.paper.tables import BASE, SUPPRESSION, TABLE1, TABLE4, TABLE5, TABLES, Row, Table
+from lab.paper.tables import BASE, SUPPRESSION, TABLE1, TABLE4, TABLE5, TABLES, Table, TableRow
 from posedet import PoseDet
 from posedet.config import config_from_dict, load_config
 from posedet.data.sources import read_photos
@@ -29,7 +29,7 @@ TOY = ["train.steps=2", "train.batch_size=2", "train.ema=0.0", "data.patch=64", 
 TOY += ["decode.long_side=128"]
 
 
-def changed_settings(table: Table, row: Row) -> dict[str, object]:
+def changed_settings(table: Table, row: TableRow) -> dict[str, object]:
     """What distinguishes a row: its decode settings, and every setting of its run."""
     assert row.run is not None
     config = load_config(table.preset or row.run, [*BASE, *table.runs[row.run]])
@@ -248,11 +248,14 @@ def test_crowd_columns_follow_crowdpose() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["table4", "--only", "bas"], "--only bas: no such run; this table has no-refinement, base"),
-        (["table4", "--weights", "bas=x"], "--weights bas=x: no such run; this table has no-refinement, base"),
+        (["table4", "--only", "bas"], "--only bas: no such run; the runs of this table are no-refinement, base"),
+        (
+            ["table4", "--weights", "bas=x"],
+            "--weights bas=x: no such run; the runs of this table are no-refinement, base",
+        ),
         (["table4", "--weights", "x.onnx"], "--weights x.onnx: expected RUN=FILE, RUN one of no-refinement, base"),
         (["table4", "--weights", "base=no.onnx"], "no.onnx: no such model file"),
-        (["table4", "--start", "bas=x"], "--start bas=x: no such run; this table has no-refinement, base"),
+        (["table4", "--start", "bas=x"], "--start bas=x: no such run; the runs of this table are no-refinement, base"),
         (["table4"], "val.json: no such file"),
         (
             ["representations", "--preset", "posedet-s", "--weights", "centre-point=posedet-s"],
@@ -265,7 +268,7 @@ def test_crowd_columns_follow_crowdpose() -> None:
         (["table4", "--seeds", "0"], "--seeds 0: expected at least 1"),
         (
             ["table1", "--preset", "posedet-s"],
-            "--preset posedet-s does not go with table1, each row of which is a preset",
+            "--preset posedet-s does not go with table1, whose rows are presets",
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""How fast is it? Alternatives take turns, each in a process of its own, and the raw samples are kept."""
+"""Speed measurements: alternatives take turns, each in its own process, and every sample is kept."""

@@ -1,4 +1,4 @@
-"""What a benchmark found: a table for people, JSON with every sample for machines, a picture of where the time goes."""
+"""The results of a benchmark: a table, JSON with every sample, and a chart of the stages."""
 
 import io
 import os
@@ -14,33 +14,33 @@ from posedet.benchmark.workers import TITLES, Alternative, open_all
 from posedet.files import write_atomically
 
 MODEL_ROW = "model (network + poses + NMS), as papers measure speed"
-TOTAL_ROW = "file to poses, as a user feels it"
+TOTAL_ROW = "file to poses, as users experience it"
 _STAGE_ROWS = {
     "decode": "decode the file",
     "preprocess": "resize and pad",
     "network": "network",
-    "poses": "poses from its output",
+    "poses": "decode the poses",
     "nms": "NMS",
 }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Alternatives that took turns on the same photos; the first is the one that ratios refer to."""
+    """Results of alternatives that took turns on the same photos. Ratios refer to the first alternative."""
 
     alternatives: dict[str, Alternative]
     precision: dict[str, str]
     samples: dict[str, list[Timed]]  # one photo at a time, in the same order for all
-    batches: dict[int, dict[str, list[Timed]]]  # network alone, for each photo; our own models only
+    batches: dict[int, dict[str, list[Timed]]]  # network only, per photo; only for posedet models
     num_photos: int
-    load: float | None  # how many other programs wanted the processor before
+    load: float | None  # system load before the benchmark; None: not available
 
     def ms(self, name: str, stages: Sequence[str]) -> list[float] | None:
-        """Milliseconds of some stages together, run by run; None where the alternative does not have them."""
+        """The sum of some stages in milliseconds, for each run; None if the alternative does not have them."""
         return totals(self.samples[name], stages)
 
     def of_first(self, name: str, stages: Sequence[str]) -> Spread | None:
-        """How many times as long as the first alternative, moment by moment."""
+        """The time of some stages divided by that of the first alternative, run by run."""
         mine, reference = self.ms(name, stages), self.ms(next(iter(self.samples)), stages)
         return None if mine is None or reference is None else ratio(mine, reference)
 
@@ -48,8 +48,8 @@ class Comparison:
 def compare(
     alternatives: dict[str, Alternative], photos: Sequence[str], *, rounds: int, batches: Sequence[int] = ()
 ) -> Comparison:
-    """Time all alternatives on all photos, `rounds` times, in turns; and each of `batches` on the first photo."""
-    load = busy()
+    """Time all alternatives in turns: on all photos, `rounds` times, and on the first photo in each of `batches`."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with ExitStack() as stack:
         workers = open_all(alternatives, stack)
         samples = interleaved({name: worker.measure for name, worker in workers.items()}, photos, rounds)
@@ -65,26 +65,21 @@ def compare(
     return Comparison(alternatives, precision, samples, in_batches, len(photos), load)
 
 
-def busy() -> float | None:
-    """How many programs have wanted the processor in the last minute; None where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
 def conditions(comparison: Comparison) -> str:
-    """What the numbers hold for, in a line or two."""
+    """The conditions of the measurement, in two or three lines."""
     first = next(iter(comparison.alternatives.values()))
     rounds = len(next(iter(comparison.samples.values()))) // comparison.num_photos
     lines = [
-        f"Photos: {comparison.num_photos}, {rounds} rounds, one at a time and warm, threads: {first.threads}.",
-        "ms: median (quartiles). Alternatives take turns, each in a process of its own; ratios are of one turn.",
+        f"Photos: {comparison.num_photos}, rounds: {rounds}, one photo at a time, warm; threads: {first.threads}.",
+        "ms: median (quartiles). Alternatives take turns, each in its own process; ratios compare runs of one turn.",
     ]
     if comparison.load is not None and comparison.load > 0.5:
-        lines.append(f"The machine was busy before (load {comparison.load:.1f}): trust the ratios, not the times.")
+        lines.append(f"The machine was busy (load {comparison.load:.1f}): rely on the ratios, not on the times.")
     return "\n".join(lines)
 
 
-def table(comparison: Comparison) -> str:
-    """A column for each alternative, a row for each stage."""
+def comparison_table(comparison: Comparison) -> str:
+    """Plain text: a column for each alternative, a row for each stage."""
     names = list(comparison.samples)
     first = names[0]
     rows: list[tuple[str, list[str]]] = [("", names)]
@@ -98,15 +93,15 @@ def table(comparison: Comparison) -> str:
             rows.append((f"{title}: times that of {first}", ["1", *cells]))
     for batch, samples in comparison.batches.items():
         cells = [_shown(totals(samples.get(name, []), ("network",))) for name in names]
-        rows.append((f"network, {batch} photos at once, for each", cells))
-    rows.append(("arithmetic", [comparison.precision[name] for name in names]))
+        rows.append((f"network, batch of {batch}, per photo", cells))
+    rows.append(("precision", [comparison.precision[name] for name in names]))
     peaks = [comparison.samples[name][-1].peak_memory_mb for name in names]
     rows.append(("peak memory of the process, MB", ["-" if peak is None else f"{peak:.0f}" for peak in peaks]))
     return aligned(rows)
 
 
 def aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Titles to the left, cells to the right, below each other."""
+    """Align titles to the left and cells to the right."""
     left = max(len(title) for title, _ in rows)
     widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
     return "\n".join(
@@ -119,8 +114,8 @@ def _shown(samples: Sequence[float] | None) -> str:
     return "-" if samples is None else str(Spread.of(samples))
 
 
-def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """All of it for JSON, each sample too."""
+def comparison_dict(comparison: Comparison) -> dict[str, Any]:
+    """The results for JSON, with every sample."""
     return {
         "conditions": conditions(comparison).splitlines(),
         "load_before": comparison.load,
@@ -144,13 +139,13 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def columns(samples: Sequence[Timed]) -> dict[str, dict[str, Any]]:
-    """Milliseconds of each stage, for JSON: the middle, the quartiles, and every sample."""
+    """Milliseconds of each stage for JSON: median, quartiles and every sample."""
     ms = {stage: [timed.ms[stage] for timed in samples] for stage in samples[0].ms}
     return {stage: {**Spread.of(column)._asdict(), "samples": column} for stage, column in ms.items()}
 
 
-def draw(comparison: Comparison, path: Path) -> None:
-    """A bar for each alternative, its stages one after the other, as PNG."""
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a PNG with a bar for each alternative, divided into stages."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(comparison.samples)), layout="constrained")
@@ -161,12 +156,12 @@ def draw(comparison: Comparison, path: Path) -> None:
         axis.barh(list(left), widths, left=list(left.values()), label=_STAGE_ROWS[stage])
         left = {name: left[name] + width for name, width in zip(left, widths, strict=True)}
     axis.invert_yaxis()
-    axis.set_xlabel("ms for a photo (medians)")
+    axis.set_xlabel("ms per photo (medians)")
     figure.legend(ncols=len(STAGES), loc="outside upper center", fontsize="small", frameon=False)
-    save(figure, path)
+    write_figure(figure, path)
 
 
-def save(figure: Any, path: Path) -> None:
+def write_figure(figure: Any, path: Path) -> None:
     """Write a matplotlib figure as PNG, atomically."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)

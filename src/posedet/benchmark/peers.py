@@ -1,8 +1,8 @@
-"""Any other model file, run by OpenVINO (.onnx, .xml, .tflite): timed like ours, with the same care.
+"""Models of other projects (.onnx, .xml, .tflite), run by OpenVINO and timed in the same way as ours.
 
-The pixels go in as bytes and are scaled in the graph, and the photo is resized by the same code. The outputs of two
-common families are understood: [1, N, 57] (the best poses: box, score, class, 17 keypoints) and [1, 56, N] (every
-location: box by its centre, score, 17 keypoints). Of any other model only the network is timed.
+The pixels are passed as bytes and scaled in the graph, and the photo is resized by the same code. The outputs of two
+common families are decoded: [1, N, 57] (the best poses: box, score, class, 17 keypoints) and [1, 56, N] (every
+location: box given by its centre, score, 17 keypoints). For any other model, only the network is timed.
 """
 
 from functools import partial
@@ -12,29 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.benchmark.stages import QUANTISED, TOTAL, Ours, Photo, Subject, Timed, peak_memory_mb, timed_input
+from posedet.benchmark.stages import QUANTISED, TOTAL, Ours, Subject, Timed, peak_memory_mb, timed_input
 from posedet.benchmark.timing import Clock
 from posedet.errors import ModelError
-from posedet.extras import needs
 from posedet.files import one_line
-from posedet.image import Letterbox, network_input
+from posedet.image import Letterbox, Photo, network_input
 from posedet.oks import iou_nms
 from posedet.poses import Poses
 from posedet.runtime.session import open_session
 from posedet.skeleton import COCO
 
-# Of a model that takes any size; a multiple of this stride.
+# Input size of models that take any size: the long side, and the stride that divides both sides.
 LONG_SIDE, MULTIPLE = 640, 32
-# What such models are run with by default.
+# Usual defaults of such models.
 SCORE_THRESHOLD, BOX_OVERLAP, MAX_POSES = 0.25, 0.7, 300
 
 
 def open_peer(path: Path, threads: int) -> Subject:
-    """A model file in OpenVINO, in float32 where it is not quantised; one of posedet's own with all that belongs to it.
+    """Open a model file in OpenVINO, in float32 unless it is quantised. A posedet model is returned as `Ours`.
 
-    Raises ModelError where the file is not a model of one picture.
+    Raises ModelError if the file is not a model with a single image as its input.
     """
-    needs("posedet benchmark --against", "openvino", ("openvino",))
     import openvino
 
     name = one_line(path)
@@ -43,15 +41,18 @@ def open_peer(path: Path, threads: int) -> Subject:
     try:
         model = openvino.Core().read_model(path)
     except Exception as error:
-        *_, reason = [type(error).__name__, *str(error).strip().splitlines()]  # before it come places in its code
-        raise ModelError(f"{name}: not a model that OpenVINO reads ({reason:.200})") from None
+        *_, reason = [
+            type(error).__name__,
+            *str(error).strip().splitlines(),
+        ]  # the lines before it are source locations
+        raise ModelError(f"{name}: not a model that OpenVINO can read ({reason:.200})") from None
     if model.has_rt_info(["framework", "posedet"]):
         return Ours(open_session(path, runtime="openvino", threads=threads), arithmetic(model))
     return Peer(model, name, threads)
 
 
 class Peer:
-    """A model of one picture, (1, 3, H, W) or (1, H, W, 3), pixels from 0 to 1."""
+    """A model with one input image, (1, 3, H, W) or (1, H, W, 3), with pixels from 0 to 1."""
 
     def __init__(self, model: Any, name: str, threads: int) -> None:
         import openvino
@@ -63,30 +64,26 @@ class Peer:
         layouts = {1: "NCHW", 3: "NHWC"}
         places = [place for place in layouts if len(sides) == 1 and len(sides[0]) == 4 and sides[0][place] == 3]
         if not places:
-            raise ModelError(f"{name}: takes {', '.join(map(str, shapes))}, expected one picture of 3 channels")
+            raise ModelError(f"{name}: takes {', '.join(map(str, shapes))}, expected one image with 3 channels")
         self._side = {"H": sides[0][2 if places[0] == 1 else 1], "W": sides[0][3 if places[0] == 1 else 2]}
         steps = openvino.preprocess.PrePostProcessor(model)
         steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout(layouts[places[0]]))
         if model.input().element_type != openvino.Type.u8:
             steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         self._compiled = openvino.Core().compile_model(steps.build(), "CPU", settings)
 
     def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
         if batch > 1:
-            raise ModelError(f"{self._name}: only our own models are timed in batches")
+            raise ModelError(f"{self._name}: only posedet models are timed in batches")
         fit = partial(self._letterbox, long_side=long_side or LONG_SIDE)
         for _ in range(2):
             clock = Clock()
             letterbox, image = timed_input(partial(network_input, fit=fit), photo, clock)
             outputs = list(self._compiled.create_infer_request().infer([image[None]]).values())
             clock.lap("network")
-            decoded = decode(outputs[0], letterbox) if len(outputs) == 1 else None
+            decoded = poses_from_output(outputs[0], letterbox) if len(outputs) == 1 else None
             clock.lap("poses")
         if decoded is None:
             del clock.ms["poses"]
@@ -104,13 +101,13 @@ class Peer:
 
 
 def arithmetic(model: Any) -> str:
-    """In which numbers an OpenVINO model computes when asked for float32."""
+    """The precision in which OpenVINO runs a model when float32 is requested."""
     quantised = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
     return QUANTISED if quantised else "float32"
 
 
-def decode(output: NDArray[np.float32], letterbox: Letterbox) -> Poses | None:
-    """The poses in the photo; None if the output, (1, N, 57) or (1, 56, N), is neither of the two that are known."""
+def poses_from_output(output: NDArray[np.float32], letterbox: Letterbox) -> Poses | None:
+    """The poses in pixels of the photo; None unless the output is (1, N, 57) or (1, 56, N)."""
     if output.ndim != 3 or output.shape[0] != 1:
         return None
     if output.shape[2] == 57:
@@ -126,8 +123,8 @@ def decode(output: NDArray[np.float32], letterbox: Letterbox) -> Poses | None:
         return None
     keypoints = table.reshape(-1, COCO.num_keypoints, 3)
     places = keypoints[..., :2]
-    if len(places) and np.abs(places).max() <= 2:  # shares of the input rather than pixels
+    if len(places) and np.abs(places).max() <= 2:  # fractions of the input, not pixels
         places = places * np.array(letterbox.input_size[::-1], np.float32)
-    # Such models put the pixels' centres at halves.
+    # Such models place pixel centres at half-integers.
     placed = letterbox.to_photo(places - 0.5).astype(np.float32)
     return Poses(placed, np.clip(scores, 0, 1), np.clip(keypoints[..., 2], 0, 1), COCO)

@@ -1,4 +1,4 @@
-"""One photo through posedet, stage by stage."""
+"""The time of one photo in posedet, stage by stage."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,43 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.benchmark.timing import Clock
-from posedet.image import Letterbox, read_photo
+from posedet.image import Letterbox, Photo, read_photo
 from posedet.runtime.decode import best, candidates
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import Session
 
-# In order; a stage that an alternative does not have is missing among its times.
+# In order. The times of an alternative lack the stages that it does not have.
 STAGES = ("decode", "preprocess", "network", "poses", "nms")
-TOTAL = "total"  # of the whole call, file to poses: what a user waits for
-MODEL_STAGES = ("network", "poses", "nms")  # what papers call the speed of a model
+TOTAL = "total"  # the whole call, from file to poses: the latency for a user
+MODEL_STAGES = ("network", "poses", "nms")  # the speed of a model as papers report it
 
-QUANTISED = "int8 + float32"  # the arithmetic of a model that is quantised in part
-
-Photo = str | NDArray[np.uint8]
+QUANTISED = "int8 + float32"  # precision of a partly quantised model
 
 
 class Timed(NamedTuple):
-    """What one run took, in milliseconds, by stage."""
+    """The measurements of one run."""
 
-    ms: dict[str, float]
-    num_people: int | None  # None: the output is not understood
-    peak_memory_mb: float | None  # of the process until now; None: the system does not tell
+    ms: dict[str, float]  # milliseconds by stage
+    num_people: int | None  # None: the format of the output is unknown
+    peak_memory_mb: float | None  # peak of the process so far; None: not available on this system
 
 
 class Subject(Protocol):
-    """Something whose speed is measured."""
+    """A model whose speed is measured."""
 
     precision: str
 
     def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
-        """Time one photo, a path or (H, W, 3) uint8 RGB, after an untimed run of the same: others had their turn.
+        """Time one photo, after an untimed warm-up run: other alternatives have used the machine in between.
 
-        A batch of more than one holds the same photo several times; then only the network is timed, for each photo.
+        With a batch above 1 the photo is repeated, and only the network is timed, in milliseconds per photo.
         """
 
 
 class Ours:
-    """A posedet model."""
+    """A posedet model, timed stage by stage."""
 
     def __init__(self, session: Session, precision: str) -> None:
         self.precision = precision
@@ -54,7 +52,11 @@ class Ours:
         detector = PoseDet(self._session, long_side=long_side)
         if batch > 1:
             images = np.repeat(detector.prepared(photo)[1][None], batch, axis=0)
-            return Timed({"network": self._batch_ms(images)}, None, peak_memory_mb())
+            self._session.run(images)
+            clock = Clock()
+            self._session.run(images)
+            clock.lap("network")
+            return Timed({"network": clock.ms["network"] / batch}, None, peak_memory_mb())
         detector(photo)
         clock = Clock()
         detector(photo)
@@ -70,24 +72,16 @@ class Ours:
         clock.lap("nms")
         return Timed(clock.ms, len(poses), peak_memory_mb())
 
-    def _batch_ms(self, images: NDArray[np.uint8]) -> float:
-        """Milliseconds of the network for each image of (B, h, w, 3)."""
-        self._session.run(images)
-        clock = Clock()
-        self._session.run(images)
-        clock.lap("all")
-        return clock.ms["all"] / len(images)
-
 
 def timed_input(
     prepare: Callable[[Photo], tuple[Letterbox, NDArray[np.uint8]]], photo: Photo, clock: Clock
 ) -> tuple[Letterbox, NDArray[np.uint8]]:
-    """What `prepare` makes of a photo, with its time as two stages that add up to the whole.
+    """The result of `prepare` for a photo, with its time split into two stages that add up to the whole.
 
-    A large file is decoded no larger than needed, so the two cannot be told apart: `preprocess` is what the pixels
-    take that are in memory already, and `decode` what a file takes beyond that.
+    The stages overlap, because a large file is decoded at reduced size. So `preprocess` is the time for pixels that
+    are already in memory, and `decode` is the additional time for a file.
     """
-    if isinstance(photo, str):
+    if not isinstance(photo, np.ndarray):
         pixels = read_photo(photo)
         prepare(pixels)
         clock.skip()
@@ -102,15 +96,15 @@ def timed_input(
 
 
 def totals(samples: Sequence[Timed], stages: Sequence[str]) -> list[float] | None:
-    """The sum of some stages, run by run; None where the first of them was not timed."""
+    """The sum of some stages for each run; None if the first of them was not timed."""
     if not samples or stages[0] not in samples[0].ms:
         return None
     return [sum(timed.ms.get(stage, 0) for stage in stages) for timed in samples]
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held, as Linux tells."""
-    # Not getrusage: its peak is inherited from whoever started the process.
+    """Peak memory of this process, on Linux; None on other systems."""
+    # Not getrusage: its peak is inherited from the parent process.
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Times as medians with their spread, and as ratios of alternatives that took turns."""
+"""Times as medians with quartiles, and as ratios between alternatives that take turns."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-Case = TypeVar("Case")
-Result = TypeVar("Result")
+CaseT = TypeVar("CaseT")
+ResultT = TypeVar("ResultT")
 
 
 class Spread(NamedTuple):
-    """The middle of some samples and the quartiles about it."""
+    """Median and quartiles of some samples."""
 
     median: float
     low: float
@@ -40,18 +40,19 @@ class Clock:
         self._last = now
 
     def skip(self) -> None:
-        """Leave out the time since the last lap."""
+        """Exclude the time since the last lap."""
         self._last = time.perf_counter()
 
 
 def interleaved(
-    alternatives: Mapping[str, Callable[[Case], Result]], cases: Sequence[Case], rounds: int
-) -> dict[str, list[Result]]:
-    """What each alternative says of each case, round by round: sample i of all belongs to the same moment and case.
+    alternatives: Mapping[str, Callable[[CaseT], ResultT]], cases: Sequence[CaseT], rounds: int
+) -> dict[str, list[ResultT]]:
+    """Call every alternative on every case, `rounds` times; result i of each belongs to the same case and moment.
 
-    On every case all take their turn before the next case; who begins changes, so none always follows the same other.
+    All alternatives take their turn on a case before the next case. The first one changes from turn to turn, so that
+    none always runs after the same other.
     """
-    results: dict[str, list[Result]] = {name: [] for name in alternatives}
+    results: dict[str, list[ResultT]] = {name: [] for name in alternatives}
     names = list(alternatives)
     for turn in range(rounds * len(cases)):
         first = turn % len(names)
@@ -61,5 +62,5 @@ def interleaved(
 
 
 def ratio(samples: Sequence[float], reference: Sequence[float]) -> Spread:
-    """`samples` over `reference`, one by one: samples of the same moment share what else the machine was doing."""
+    """`samples` divided by `reference`, pair by pair: samples of one moment share the other load of the machine."""
     return Spread.of([one / other for one, other in zip(samples, reference, strict=True)])

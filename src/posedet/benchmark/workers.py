@@ -1,6 +1,7 @@
-"""Alternatives, each in a process of its own.
+"""Alternatives, each in its own process.
 
-In one process the threads of one runtime disturb the next (1.5 ms were measured as 14), and peak memory is nobody's.
+In a shared process the threads of one runtime slow down the next (1.5 ms were measured as 14 ms), and the peak memory
+cannot be attributed.
 """
 
 import multiprocessing
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Literal, Self, get_args
 
-from posedet.benchmark.stages import QUANTISED, Ours, Photo, Subject, Timed
+from posedet.benchmark.stages import QUANTISED, Ours, Subject, Timed
 from posedet.errors import ConfigError, ModelError, PoseDetError
+from posedet.image import Photo
 from posedet.runtime.session import Session, open_session
 from posedet.weights.opening import open_model
 
@@ -24,7 +26,7 @@ TITLES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVIN
 
 @dataclass(frozen=True)
 class Alternative:
-    """What to run: a posedet model in an engine, or with `foreign` any model file, in OpenVINO."""
+    """A posedet model in an engine; or, with `foreign`, any model file in OpenVINO."""
 
     model: str
     engine: Engine
@@ -36,37 +38,28 @@ class Alternative:
         return f"{Path(self.model).name} in {TITLES[self.engine]}"
 
     def open(self) -> Subject:
-        """Make it ready. Raises ModelError or ConfigError naming what is wrong."""
+        """Load the model. Raises ModelError or ConfigError if that is not possible."""
         path = Path(self.model)
         if self.foreign:
             from posedet.benchmark.peers import open_peer
 
             return open_peer(path, self.threads)
-        # The names of ONNX operators stand in the file as they are.
+        # An ONNX file contains the names of its operators as plain text.
         quantised = self.engine != "pytorch" and path.is_file() and b"QuantizeLinear" in path.read_bytes()
         return Ours(self.session(), QUANTISED if quantised else "float32")
 
     def session(self, at_once: int = 1) -> Session:
-        """The network, for so many calls at a time. Raises as `open`."""
+        """The network, for `at_once` concurrent calls. Raises as `open`."""
         runtime = None if self.engine == "pytorch" else self.engine
         return open_model(Path(self.model), runtime=runtime, threads=self.threads, at_once=at_once)
 
 
-class Openable(Protocol):
-    """What a worker opens: its name for errors, and how to make ready something with `precision` and `measure`."""
-
-    @property
-    def name(self) -> str: ...
-
-    def open(self) -> Any: ...
-
-
 class Worker:
-    """A process that has opened one alternative and times what it is asked to."""
+    """A process that has loaded one alternative and measures it on request."""
 
-    def __init__(self, alternative: Openable) -> None:
+    def __init__(self, alternative: Alternative) -> None:
         self._name = alternative.name
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of others' runtimes
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of other runtimes
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(alternative, theirs), daemon=True)
         self._process.start()
@@ -74,12 +67,12 @@ class Worker:
         self.precision = str(self._answer())
 
     def measure(self, photo: Photo, long_side: int | None = None, batch: int = 1) -> Timed:
-        """As `Subject.measure`. Raises what the subject raised."""
+        """As `Subject.measure`. Raises what the subject raises."""
         return self.ask(photo, long_side, batch)
 
     def ask(self, *arguments: object) -> Timed:
-        """What the subject's `measure` says. Raises what it raised."""
-        with suppress(BrokenPipeError):  # then there is no answer either
+        """Call the subject's `measure` with any arguments. Raises what it raises."""
+        with suppress(BrokenPipeError):  # `_answer` reports that the process has ended
             self._pipe.send(arguments)
         timed = self._answer()
         assert isinstance(timed, Timed)
@@ -89,7 +82,7 @@ class Worker:
         try:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError):
-            raise PoseDetError(f"{self._name}: its process ended; out of memory?") from None
+            raise PoseDetError(f"{self._name}: its process ended unexpectedly; it may be out of memory") from None
         if isinstance(answer, PoseDetError):
             raise answer
         return answer
@@ -105,7 +98,7 @@ class Worker:
         self._process.join()
 
 
-def _serve(alternative: Openable, pipe: Connection) -> None:
+def _serve(alternative: Alternative, pipe: Connection) -> None:
     try:
         subject = alternative.open()
         pipe.send(subject.precision)
@@ -114,25 +107,26 @@ def _serve(alternative: Openable, pipe: Connection) -> None:
     except PoseDetError as error:
         pipe.send(error)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # who asked has gone
+        pass  # the parent process has ended
 
 
 def open_all(alternatives: Mapping[str, Alternative], stack: ExitStack) -> dict[str, Worker]:
-    """A worker for each; `stack` ends them."""
+    """Start a worker for each alternative; `stack` ends them."""
     return {name: stack.enter_context(Worker(alternative)) for name, alternative in alternatives.items()}
 
 
-def engines_at_hand(model: Path, wanted: Sequence[str] | None) -> list[Engine]:
+def available_engines(model: Path, wanted: Sequence[str] | None) -> list[Engine]:
     """The engines that are installed and for which the model has a file: `.onnx`, or `.safetensors` beside it.
 
-    Those that are `wanted` are not left out: opening them says what is missing. Raises ConfigError for unknown ones.
+    All `wanted` engines are returned, even if they are not available: opening one raises an error that says what is
+    missing. Raises ConfigError for unknown engines.
     """
     from importlib.util import find_spec
 
     if wanted is not None:
         for name in wanted:
             if name not in ENGINES:
-                raise ConfigError(f"--engines {name}: expected some of {', '.join(ENGINES)}")
+                raise ConfigError(f"unknown engine '{name}'; available engines: {', '.join(ENGINES)}")
         return [engine for engine in ENGINES if engine in wanted]
     modules = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "pytorch": ("torch", "safetensors")}
     return [
@@ -143,7 +137,7 @@ def engines_at_hand(model: Path, wanted: Sequence[str] | None) -> list[Engine]:
 
 
 def is_posedet(path: Path) -> bool:
-    """Whether a file is a model of posedet's own, as ONNX."""
+    """Whether a file is a posedet model in ONNX format."""
     try:
         open_session(path, threads=1)
     except ModelError:
@@ -152,5 +146,5 @@ def is_posedet(path: Path) -> bool:
 
 
 def file_for(model: Path, engine: Engine) -> Path:
-    """The form of a model that an engine runs."""
+    """The file of a model in the format that an engine runs."""
     return model.with_suffix(".safetensors" if engine == "pytorch" else ".onnx")

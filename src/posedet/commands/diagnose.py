@@ -1,16 +1,20 @@
-"""The commands that say what is wrong with a model: `posedet errors | stress | calibrate`."""
+"""The commands that show what is wrong with a model: `posedet errors | stress | calibrate`."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet.commands.options import (
     SOURCE_HELP,
+    AddCommand,
     add_annotations,
     add_detector_options,
+    add_number,
+    add_output,
     annotated_photos,
     judged_detector,
+    make_folder,
     open_detector,
     photos_named_by,
     rules_for_results,
@@ -23,45 +27,51 @@ from posedet.files import one_line
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
 
-# Of the protocols: those of COCO-style files, as they are.
-_PLAIN_PROTOCOLS = ("coco", "crowdpose")
 
-
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser; `add` makes one from its name, summary and example."""
-    errors = add("errors", "what a model is bad at, as an HTML page", "errors coco-dev.json --output errors.html")
+def add_commands(add: AddCommand) -> None:
+    errors = add("errors", "what a model gets wrong, as an HTML page", "errors coco-dev.json --output errors.html")
     add_annotations(errors)
-    errors.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page, complete in one file")
-    errors.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
+    add_output(errors, "the page to write, one file", metavar="HTML")
+    _add_protocol(errors)
     errors.add_argument(
-        "--results", type=Path, metavar="FILE", help="results in COCO's format, of any program, in place of a model's"
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="examine an existing results file (COCO format, from any program) instead of running a model",
     )
     add_detector_options(errors)
     errors.set_defaults(command=_errors)
 
     stress = add("stress", "AP on photos altered one way at a time", "stress coco-dev.json --output stress --count 100")
     add_annotations(stress)
-    stress.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for stress.md, .json and .png")
-    stress.add_argument("--protocol", choices=_PLAIN_PROTOCOLS, help="the rules (default: that of the keypoints)")
-    stress.add_argument("--count", type=int, metavar="PHOTOS", help="take so many, evenly spread (default: all)")
+    add_output(stress, "folder for stress.md, stress.json and stress.png")
+    _add_protocol(stress)
+    add_number(stress, "--count", "use only this many photos, evenly spaced (default: all)", metavar="PHOTOS")
     add_detector_options(stress)
     stress.set_defaults(command=_stress)
 
     calibrate = add(
-        "calibrate", "are keypoint scores probabilities? measure and correct", "calibrate coco-dev.json --output report"
+        "calibrate", "measure and correct how well keypoint scores match reality", "calibrate dev.json --output report"
     )
-    add_annotations(calibrate, f"of photos that were not trained on: {SOURCE_HELP}")
-    calibrate.add_argument("--output", type=Path, required=True, help="folder for calibration.png and calibration.json")
+    add_annotations(calibrate, f"photos that the model was not trained on: {SOURCE_HELP}")
+    add_output(calibrate, "folder for calibration.png and calibration.json")
     calibrate.add_argument(
-        "--write", type=Path, metavar="FILE", help="weights with corrected keypoint scores; needs --model x.safetensors"
+        "--write", type=Path, metavar="FILE", help="write weights with corrected scores; needs --model x.safetensors"
     )
     calibrate.add_argument(
         "--labelled",
         action="store_true",
-        help="judge only by labelled keypoints: where those that are not labelled may be seen all the same",
+        help="judge only labelled keypoints: for annotations that leave visible keypoints unlabelled",
     )
     add_detector_options(calibrate)
     calibrate.set_defaults(command=_calibrate)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Add the protocols that take COCO-style files as they are."""
+    parser.add_argument(
+        "--protocol", choices=("coco", "crowdpose"), help="rules (default: the ones that fit the keypoints)"
+    )
 
 
 def _errors(options: argparse.Namespace) -> int:
@@ -75,7 +85,7 @@ def _errors(options: argparse.Namespace) -> int:
     else:
         photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
         results, name = options.results, ""
-        pictures = _are_there(options, photos)
+        pictures = _has_photo_files(options, photos)
     found, costs = report_errors(photos, results, protocol, options.output, truth=truth, name=name, pictures=pictures)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
@@ -83,8 +93,8 @@ def _errors(options: argparse.Namespace) -> int:
     return 0
 
 
-def _are_there(options: argparse.Namespace, photos: "Sequence[AnnotatedPhoto]") -> bool:
-    """Whether there are photos for pictures; a page of results can do without, unless they are asked for."""
+def _has_photo_files(options: argparse.Namespace, photos: "Sequence[AnnotatedPhoto]") -> bool:
+    """Whether the page can show pictures. Missing photos are an error only if the user has named their folder."""
     from posedet.data.sources import check_photo_files
 
     if source_of(options).beside is None and not any(photo.path.is_file() for photo in photos):
@@ -98,8 +108,6 @@ def _stress(options: argparse.Namespace) -> int:
     needs("posedet stress", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from posedet.diagnosis.stress import stress
 
-    if options.count is not None and options.count < 1:
-        raise ConfigError(f"--count {options.count}: expected at least 1 photo")
     predict, protocol = judged_detector(options)
     photos = annotated_photos(options, protocol.skeleton)
     model, truth = options.model or predict.about.name, str(source_of(options).path)
@@ -115,13 +123,8 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     weights = None if options.model is None else model_file(options.model)
     if options.write is not None and (weights is None or weights.suffix != ".safetensors"):
-        raise ConfigError(
-            "--write: needs weights to correct, --model x.safetensors; `posedet export` makes ONNX of them"
-        )
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {one_line(options.output)}: {error.strerror}; choose another folder") from None
+        raise ConfigError("--write: needs --model x.safetensors; `posedet export` turns the result into ONNX")
+    make_folder(options.output)
     detector = open_detector(options)
     photos = annotated_photos(options, detector.skeleton)
     found = keypoint_scores(detector, photos)
@@ -132,20 +135,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     what = "labelled keypoints" if options.labelled else "keypoints"
     slope, offset = measured.correction
     print(
-        f"{measured.num_keypoints} {what} of {len(found.photos)} people found, {measured.share_seen:.1%} of them seen"
+        f"{measured.num_keypoints} {what} of {len(found.photos)} detected people; {measured.share_seen:.1%} are "
+        f"visible\nexpected calibration error {measured.as_is.error:.3f}; corrected (cross-validated) "
+        f"{measured.corrected.error:.3f}: logit -> {slope:.3f} * logit {offset:+.3f}"
     )
-    print(f"expected calibration error {measured.as_is.error:.3f}; corrected, on photos not fitted on, ", end="")
-    print(f"{measured.corrected.error:.3f}: logit -> {slope:.3f} * logit {offset:+.3f}")
     if options.write is not None and weights is not None:
-        _write_corrected(weights, options.write, measured.correction)
+        from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
+        from posedet.weights.keypoints import corrected_keypoint_scores
+
+        tensors, config, info = load_weights(weights)
+        corrected = corrected_keypoint_scores(tensors, *measured.correction)
+        save_weights(options.write, corrected, config, stored_skeleton(info, weights), info)
         print(f"weights with this correction -> {one_line(options.write)}")
     return 0
-
-
-def _write_corrected(weights: Path, output: Path, correction: tuple[float, float]) -> None:
-    from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
-    from posedet.weights.keypoints import corrected_keypoint_scores
-
-    tensors, config, info = load_weights(weights)
-    corrected = corrected_keypoint_scores(tensors, *correction)
-    save_weights(output, corrected, config, stored_skeleton(info, weights), info)

@@ -2,12 +2,14 @@
 
 import argparse
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from posedet.commands.options import (
+    AddCommand,
     add_annotations,
     add_detector_options,
+    add_number,
+    add_output,
     annotated_photos,
     judged_detector,
     rules_for_results,
@@ -17,50 +19,52 @@ from posedet.extras import needs
 from posedet.runtime.model_files import model_file
 
 
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+def add_commands(add: AddCommand) -> None:
     evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
     add_annotations(evaluate)
     evaluate.add_argument(
         "--protocol",
         choices=("coco", "crowdpose", "ochuman", "cropped"),
-        help="the rules of a benchmark (default: that of the keypoints, or else COCO's); cropped: COCO's, on photos "
-        "cut so that people reach beyond them",
+        help="rules of a benchmark (default: the one that fits the keypoints, or else COCO's); cropped: COCO's, on "
+        "photos cut so that people extend beyond the border",
     )
     evaluate.add_argument(
         "--tta",
         choices=("paper", "merged"),
-        help="six sizes, each also mirrored; duplicates dropped as in the paper, or averaged (better)",
+        help="test-time augmentation with six sizes, each also mirrored; duplicates are dropped as in the paper, or "
+        "averaged (merged: scores higher)",
     )
     evaluate.add_argument(
-        "--results", type=Path, metavar="FILE", help="score these results in COCO's format, of any program; run nothing"
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="score an existing results file (COCO format, from any program) instead of running a model",
     )
-    evaluate.add_argument("--output", type=Path, help="folder for results.json and report.json")
+    add_output(evaluate, "folder for results.json and report.json", required=False)
     add_detector_options(evaluate)
-    evaluate.add_argument(
-        "--batch",
-        type=int,
-        metavar="PHOTOS",
-        help="of the same size in one run (default: 1): for GPUs, no gain elsewhere",
-    )
-    evaluate.add_argument("--device", help="of PyTorch weights, such as cuda (default: cpu)")
+    add_number(evaluate, "--batch", "photos of one size per run (default: 1); faster on GPUs", metavar="PHOTOS")
+    evaluate.add_argument("--device", help="device for PyTorch weights, such as cuda (default: cpu)")
     evaluate.set_defaults(command=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     needs("posedet evaluate", "evaluate", ("pycocotools", "yaml"))
     from posedet.evaluation.report import score_table
-    from posedet.evaluation.run import evaluate
+    from posedet.evaluation.run import evaluate, evaluate_file
     from posedet.runtime.detector import DEFAULT_MODEL
     from posedet.runtime.tta import Augmented
 
     if options.results is not None:
-        return _evaluate_results(options)
+        if options.protocol == "cropped":
+            raise ConfigError("--protocol cropped does not go with --results: it cuts photos before they are predicted")
+        refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
+        photos, protocol = rules_for_results(options, *refused)
+        scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
+        print(score_table({f"{options.results}, {protocol.name}": scores}))
+        return 0
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
-    batch = 1 if options.batch is None else options.batch
-    if batch < 1:
-        raise ConfigError(f"--batch {batch}: expected at least 1 photo")
+    batch = options.batch or 1
     if options.tta and batch > 1:
         raise ConfigError("--batch does not go with --tta, which takes one photo at a time")
     detector, protocol = judged_detector(options, device=options.device)
@@ -86,18 +90,4 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")
     print(score_table({label: scores}))
-    return 0
-
-
-def _evaluate_results(options: argparse.Namespace) -> int:
-    """Of a file: only what a benchmark is matters, nothing of the detector."""
-    from posedet.evaluation.report import score_table
-    from posedet.evaluation.run import evaluate_file
-
-    if options.protocol == "cropped":
-        raise ConfigError("--protocol cropped does not go with --results: the photos are cut when they are predicted")
-    refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
-    photos, protocol = rules_for_results(options, *refused)
-    scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
-    print(score_table({f"{options.results}, {protocol.name}": scores}))
     return 0

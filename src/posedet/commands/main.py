@@ -1,7 +1,7 @@
 """The command line, `posedet COMMAND`.
 
-Only the command modules print. What a command needs is imported inside it: `--help` answers at once, and running needs
-no torch.
+Only the command modules print. Each command imports what it needs when it runs: `--help` stays fast, and running a
+model needs no torch.
 """
 
 import argparse
@@ -19,45 +19,42 @@ from posedet.files import one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command of `posedet` and return its exit code."""
-    return run(_parser().parse_args(arguments))
+    return run(_parser(), arguments)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run `options.command` and return its exit code: 0 all well, 1 a photo failed, 2 nothing could be done.
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Parse the arguments, run the command that they name, and return its exit code.
 
-    An error that a user can cause is one line, a traceback only with `options.debug`.
+    The exit code is 0 for success, 1 if a photo failed, and 2 if nothing could be done. An error that a user can cause
+    is one line; `--debug` adds a traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal cannot show
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = argparse.Namespace(debug=False)
     try:
-        code: int = options.command(options)
+        code: int = parser.parse_args(arguments, options).command(options)
         sys.stdout.flush()
         return code
-    except PoseDetError as error:
-        if options.debug:
-            raise
-        print(f"posedet: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("posedet: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Who read our output, such as `head`, has seen enough; Python must not try again when it ends.
+        # The reader of our output, such as `head`, has ended. Python must not flush to it again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a disk that is full, a folder that may not be written
+    except (PoseDetError, OSError) as error:  # OSError: for example a full disk
         if options.debug:
             raise
-        print(f"posedet: error: {one_line(error)}", file=sys.stderr)
+        print(f"posedet: error: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="posedet",
-        description="Find the people in photos, and where their joints are.",
-        epilog="`posedet COMMAND --help` says more. Start with: posedet predict photo.jpg",
+        description="Find people in photos and locate their keypoints.",
+        epilog="`posedet COMMAND --help` describes a command. Start with: posedet predict photo.jpg",
     )
     parser.add_argument("--version", action="version", version=f"posedet {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")

@@ -2,43 +2,42 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
+from posedet.commands.options import AddCommand, add_settings
 from posedet.extras import needs
 from posedet.files import find_photos, one_line
 
 
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser; `add` makes one from its name, summary and example."""
-    weights = add("weights", "list or fetch released models", "weights list")
+def add_commands(add: AddCommand) -> None:
+    weights = add("weights", "list or download released models", "weights list")
     whats = weights.add_subparsers(required=True, metavar="WHAT")
-    listing = whats.add_parser("list", help="the models known by name, their sizes, and where they are")
+    listing = whats.add_parser("list", help="list the released models, their sizes, and where they are")
     listing.set_defaults(command=_list)
-    fetch = whats.add_parser("fetch", help="have a model's file at hand, and print where it is")
+    fetch = whats.add_parser("fetch", help="download a model unless it is cached, and print its path")
     fetch.add_argument("model", metavar="NAME|URL|PATH", help="a name, a path, or https://...#sha256=HEX")
-    fetch.add_argument("--offline", action="store_true", help="download nothing (as POSEDET_OFFLINE=1 does everywhere)")
+    fetch.add_argument("--offline", action="store_true", help="never download (POSEDET_OFFLINE=1 does so everywhere)")
     fetch.set_defaults(command=_fetch)
 
     export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
-    export.add_argument("weights", type=Path, help="weights.safetensors of a run")
-    export.add_argument("output", type=Path, help="the ONNX file to write")
-    export.add_argument("--half", action="store_true", help="store weights as float16, in half the space")
+    export.add_argument("weights", type=Path, help="weights.safetensors of a training run")
+    export.add_argument("output", type=Path, help="ONNX file to write")
+    export.add_argument("--half", action="store_true", help="store weights as float16: half the file size")
     export.set_defaults(command=_export)
 
     quantise = add(
         "quantise",
-        "ONNX file -> one that computes in INT8, smaller and faster (needs posedet[quantise])",
+        "float ONNX file -> INT8 ONNX file, smaller and faster (needs posedet[quantise])",
         "quantise model.onnx model-int8.onnx --photos holiday/",
     )
-    quantise.add_argument("model", type=Path, help="a posedet ONNX file, in float")
-    quantise.add_argument("output", type=Path, help="the ONNX file to write")
+    quantise.add_argument("model", type=Path, help="posedet ONNX file in float32 or float16")
+    quantise.add_argument("output", type=Path, help="ONNX file to write")
     quantise.add_argument(
         "--photos",
         nargs="+",
         required=True,
         metavar="PATH",
-        help="photos, folders or quoted patterns to calibrate with: like those of daily use, some hundred",
+        help="photos, folders or quoted patterns for calibration: a few hundred typical photos",
     )
     quantise.set_defaults(command=_quantise)
 
@@ -48,12 +47,12 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         "convert official.pth weights.safetensors --preset dla34-coco",
     )
     convert.add_argument("checkpoint", help="the official .pth: a path, or https://...#sha256=HEX")
-    convert.add_argument("output", type=Path, help="the safetensors file to write")
-    convert.add_argument("--preset", required=True, help="the checkpoint's network: a preset's name, or a TOML file")
-    convert.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    convert.add_argument("output", type=Path, help="safetensors file to write")
+    convert.add_argument("--preset", required=True, help="network of the checkpoint: name of a preset, or a TOML file")
+    add_settings(convert)
     convert.set_defaults(command=_convert)
 
-    info = add("info", "what a model file says of itself", "info model.onnx")
+    info = add("info", "metadata of a model file", "info model.onnx")
     info.add_argument("model", nargs="?", help="ONNX file (default: the shipped model)")
     info.set_defaults(command=_info)
 
@@ -64,7 +63,7 @@ def _list(_: argparse.Namespace) -> int:
     width = max(map(len, RELEASES))
     for name, release in RELEASES.items():
         path = available_file(name)
-        where = one_line(path) if path else f"to be fetched from {release.url}"
+        where = one_line(path) if path else f"not downloaded: {release.url}"
         where = where if release.url else "in the package"
         print(f"{name:<{width}}  {release.num_bytes / 1e6:6.1f} MB  {where}")
     print(f"cache: {one_line(cache_folder())}")
@@ -84,7 +83,7 @@ def _export(options: argparse.Namespace) -> int:
 
     difference = export(options.weights, options.output, half=options.half)
     size = options.output.stat().st_size / 1e6
-    print(f"{options.output}: {size:.1f} MB, equal to PyTorch to {difference:.1g} pixels")
+    print(f"{options.output}: {size:.1f} MB, keypoints within {difference:.1g} pixels of PyTorch's")
     return 0
 
 
@@ -108,7 +107,7 @@ def _convert(options: argparse.Namespace) -> int:
     for name, reason in conversion.dropped.items():
         print(f"dropped {name}: {reason}")
     placed, dropped = len(conversion.weights), len(conversion.dropped)
-    print(f"{options.output}: {placed} tensors placed, {dropped} dropped, none missing")
+    print(f"{options.output}: {placed} tensors converted, {dropped} dropped, none missing")
     return 0
 
 

@@ -1,12 +1,14 @@
-"""Options that several commands share, and what they ask for: the detector, the protocol, the photos."""
+"""Options that several commands share, and what they select: the detector, the protocol and the photos."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet.errors import ConfigError
+from posedet.files import one_line
 
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
@@ -15,19 +17,63 @@ if TYPE_CHECKING:
     from posedet.runtime.detector import PoseDet
     from posedet.skeleton import Skeleton
 
+# Makes the parser of a command from its name, summary and example.
+AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 SOURCE_HELP = (
-    "COCO-style keypoint JSON or ochuman.json, with :FOLDER if its photos are not beside it in a folder of the same "
-    "name; or a folder or data.yaml in Ultralytics' format, with :val for another part than train"
+    "COCO-style keypoint JSON or ochuman.json, followed by :FOLDER unless its photos are in a folder of the same name "
+    "beside it; or a folder or data.yaml in Ultralytics' format, followed by :val for another split than train"
 )
 
 
+def add_number(
+    parser: argparse.ArgumentParser,
+    option: str,
+    help: str,
+    *,
+    least: int = 1,
+    default: int | None = None,
+    metavar: str | None = None,
+) -> None:
+    """Add an option that takes a whole number of at least `least`."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ConfigError(f"{option} {one_line(text)}: expected a whole number") from None
+        if value < least:
+            raise ConfigError(f"{option} {value}: expected at least {least}")
+        return value
+
+    parser.add_argument(option, type=number, default=default, metavar=metavar, help=help)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    add_number(parser, "--threads", "number of CPU cores to use (default: all)", metavar="CORES")
+
+
+def add_settings(parser: argparse.ArgumentParser, help: str = "change a setting of the preset; repeatable") -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=help)
+
+
+def add_output(parser: argparse.ArgumentParser, help: str, *, metavar: str = "FOLDER", required: bool = True) -> None:
+    parser.add_argument("--output", type=Path, required=required, metavar=metavar, help=help)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that `--output` names. Raises ConfigError, which says why that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made ({error.strerror or error}); choose another folder"
+        raise ConfigError(f"--output {one_line(folder)}: {reason}") from None
+
+
 def add_annotations(parser: argparse.ArgumentParser, help: str = SOURCE_HELP) -> None:
-    """The argument and the option that `source_of` reads."""
+    """Add the argument and the option that `source_of` reads."""
     parser.add_argument("annotations", metavar="ANNOTATIONS", help=help)
-    parser.add_argument(
-        "--photos", metavar="FOLDER", help="of the photos; or the part of a data.yaml: as after a colon"
-    )
+    parser.add_argument("--photos", metavar="FOLDER", help="folder of the photos, or split of a data.yaml (as after :)")
 
 
 def source_of(options: argparse.Namespace) -> "Source":
@@ -36,22 +82,22 @@ def source_of(options: argparse.Namespace) -> "Source":
 
 
 def seen_once(text: str, photos: str | None = None) -> "Source":
-    """What a user wrote of photos to measure on; `photos` says in place of it where they are.
+    """Parse the name of photos to measure on; `photos` overrides the folder or split in it.
 
-    Raises ConfigError for a text that says how often they are seen.
+    Raises ConfigError if the text has a repeat count, which only training supports.
     """
     from posedet.data.sources import Source
 
     source = Source.parse(text)
     if source.repeats != 1:
-        raise ConfigError(f"{text}: a number after a star is for photos to train on; others are seen once")
+        raise ConfigError(f"{text}: a repeat count (*N) is only for training data; remove it")
     return source if photos is None else Source(source.path, photos)
 
 
 def annotated_photos(
     options: argparse.Namespace, skeleton: "Skeleton", *, check_files: bool = True
 ) -> "tuple[AnnotatedPhoto, ...]":
-    """The photos that the options name, with the keypoints of `skeleton`; see `read_photos`."""
+    """Read the photos that the options name, with the keypoints of `skeleton`; see `read_photos`."""
     from posedet.data.sources import read_photos
 
     with photos_named_by("--photos FOLDER"):
@@ -60,7 +106,7 @@ def annotated_photos(
 
 @contextmanager
 def photos_named_by(option: str) -> Iterator[None]:
-    """Add to an error about missing photos which option says where they are."""
+    """Add to an error about missing photos which option gives their location."""
     from posedet.data.sources import MissingPhotosError
 
     try:
@@ -70,40 +116,34 @@ def photos_named_by(option: str) -> Iterator[None]:
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `open_detector` reads."""
-    parser.add_argument(
-        "--model", help="ONNX file or PyTorch weights: name, path or URL#sha256=HEX (default: posedet-s)"
+    """Add the options that `open_detector` reads."""
+    add = parser.add_argument
+    add("--model", help="ONNX file or PyTorch weights: name, path or URL#sha256=HEX (default: posedet-s)")
+    add("--skeleton", metavar="NAME", help="coco, crowdpose, a file, or keypoint names: left_wrist,right_wrist")
+    add("--score-threshold", type=float, metavar="SCORE", help="drop poses with a lower score (0 to 1)")
+    add(
+        "--long-side",
+        type=int,
+        metavar="PIXELS",
+        help="longest side of the network input; larger finds smaller people but takes longer",
     )
-    parser.add_argument(
-        "--skeleton",
-        metavar="NAME",
-        help="coco, crowdpose, a file, or keypoints joined by commas: left_wrist,right_wrist",
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, metavar="SHARE", help="leave out poses with a lower score (0 to 1)"
-    )
-    parser.add_argument(
-        "--long-side", type=int, metavar="PIXELS", help="of the network's input: more finds smaller people, slower"
-    )
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help="of ONNX files (default: onnxruntime)")
-    parser.add_argument("--threads", type=int, metavar="CORES", help="how many to use (default: all)")
+    add("--runtime", choices=("onnxruntime", "openvino"), help="engine for ONNX files (default: onnxruntime)")
+    add_threads(parser)
 
 
 def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str | None = None) -> "PoseDet":
-    """The detector that the options ask for; see `PoseDet` for `at_once`. device: of PyTorch weights, cpu if None."""
+    """Open the detector that the options select.
+
+    at_once: photos processed concurrently. device: where PyTorch weights run; None: the CPU.
+    """
     from posedet.runtime.detector import DEFAULT_MODEL, PoseDet
     from posedet.weights.opening import open_model
 
     skeleton = options.skeleton
     if skeleton is not None and "," in skeleton:
         skeleton = [name.strip() for name in skeleton.split(",") if name.strip()]
-    session = open_model(
-        options.model or DEFAULT_MODEL,
-        runtime=options.runtime,
-        device=device,
-        threads=options.threads,
-        at_once=at_once,
-    )
+    model = options.model or DEFAULT_MODEL
+    session = open_model(model, runtime=options.runtime, device=device, threads=options.threads, at_once=at_once)
     return PoseDet(
         session,
         skeleton=skeleton,
@@ -114,7 +154,7 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str 
 
 
 def judged_detector(options: argparse.Namespace, *, device: str | None = None) -> "tuple[PoseDet, Protocol]":
-    """The detector as AP needs it, weak poses and the protocol's keypoints, and the protocol."""
+    """The detector as AP needs it, with weak poses and the protocol's keypoints; and the protocol."""
     from posedet.evaluation.protocols import PROTOCOLS
     from posedet.evaluation.run import EVALUATED_SCORE
 
@@ -124,11 +164,11 @@ def judged_detector(options: argparse.Namespace, *, device: str | None = None) -
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
     detector = open_detector(options, device=device)
-    return detector, rules(options.protocol, detector.skeleton, chosen=chosen)
+    return detector, _protocol(options.protocol, detector.skeleton, chosen=chosen)
 
 
-def rules(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
-    """The protocol of that name, with its own keypoints unless others are `chosen`; that of the keypoints if None."""
+def _protocol(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
+    """The named protocol, with `skeleton` if the user has `chosen` it; for None the protocol that fits `skeleton`."""
     from posedet.evaluation.protocols import PROTOCOLS, protocol_for
 
     if name is None:
@@ -137,21 +177,25 @@ def rules(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol"
 
 
 def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
-    """The photos, and the protocol for the keypoints that `--skeleton` says results have; no options of a model."""
+    """The photos, and the protocol for the keypoints that `--skeleton` says the results have.
+
+    refused: names of options that only concern a model. Raises ConfigError if one of them is set, or if the results
+    may have their keypoints in either of two orders.
+    """
     from posedet.evaluation.run import in_another_order
     from posedet.skeleton import COCO, skeleton_for
 
     for name in refused:
         if getattr(options, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} does not go with --results: nothing is run")
+            raise ConfigError(f"--{name.replace('_', '-')} does not go with --results, which runs no model")
     chosen = options.skeleton is not None
-    protocol = rules(options.protocol, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
+    protocol = _protocol(options.protocol, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
     photos = annotated_photos(options, protocol.skeleton, check_files=False)
     if not chosen and in_another_order(photos, protocol):
         path, name = source_of(options).path, protocol.skeleton.name
         file = path if path.suffix == ".json" else "a .toml"
         raise ConfigError(
-            f"{path}: the keypoints of '{name}' in another order; say which one results have: --skeleton {name}, or "
-            f"--skeleton {file} for that of the file"
+            f"{path}: lists the keypoints of '{name}' in another order; name the order of the results with --skeleton "
+            f"{name}, or --skeleton {file} for the order of the file"
         )
     return photos, protocol

@@ -1,23 +1,18 @@
-"""The command `posedet predict`, and the options of every command that runs a detector."""
+"""The command `posedet predict`."""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from posedet.commands.options import add_detector_options, open_detector
+from posedet.commands.options import AddCommand, add_detector_options, make_folder, open_detector
 from posedet.errors import ConfigError, PhotoError
 from posedet.files import find_photos, one_line, picture_names, write_atomically
 
-if TYPE_CHECKING:
-    pass
 
-
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser; `add` makes one from its name, summary and example."""
+def add_commands(add: AddCommand) -> None:
     predict = add("predict", "photos -> annotated pictures and poses.json", "predict team.jpg holiday/ --output found")
     predict.add_argument(
         "photos", nargs="+", metavar="PATH", help="photo, folder of photos, or quoted pattern such as 'trip/**/*.jpg'"
@@ -27,10 +22,10 @@ def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
         type=Path,
         default=Path("poses"),
         metavar="FOLDER",
-        help="for the pictures and poses.json, COCO results with file names (default: %(default)s)",
+        help="folder for the pictures and poses.json (COCO results with file names; default: %(default)s)",
     )
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
-    predict.add_argument("--no-pictures", action="store_true", help="write poses.json alone: sooner")
+    predict.add_argument("--no-pictures", action="store_true", help="write only poses.json (faster)")
     add_detector_options(predict)
     predict.set_defaults(command=_predict)
 
@@ -45,7 +40,8 @@ def _predict(options: argparse.Namespace) -> int:
     photos = find_photos(options.photos)
     detector = open_detector(options, at_once=best_at_once(len(photos), options.threads))
     pictures = None if options.no_pictures else [options.output / name for name in picture_names(photos)]
-    _prepare_output(options.output, photos, pictures or [])
+    make_folder(options.output)
+    _check_originals(options.output, photos, pictures or [])
     entries: list[dict[str, object]] = []
     rows: list[tuple[str, str]] = []
     num_people = num_failed = 0
@@ -70,23 +66,18 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if num_failed else 0
 
 
-def _prepare_output(folder: Path, photos: Sequence[Path], pictures: Sequence[Path]) -> None:
-    """Make the folder; refuse one in which a picture would take the place of a photo."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"--output {one_line(folder)}: cannot be made ({reason}); choose another folder") from None
+def _check_originals(folder: Path, photos: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Refuse a folder in which a picture would overwrite a photo."""
     originals = {_identity(photo) for photo in photos} - {None}
     for picture in pictures:
         if _identity(picture) in originals:
             raise ConfigError(
-                f"--output {one_line(folder)}: {one_line(picture)} is one of the photos and would be lost"
+                f"--output {one_line(folder)}: would overwrite the photo {one_line(picture)}; choose another folder"
             )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """The file itself, by whatever name; None if there is none."""
+    """Identifies a file whatever its name; None if it does not exist."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posedet.commands.options import add_annotations, photos_named_by, seen_once, source_of
+from posedet.commands.options import (
+    AddCommand,
+    add_annotations,
+    add_number,
+    add_output,
+    add_settings,
+    photos_named_by,
+    seen_once,
+    source_of,
+)
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
@@ -18,56 +27,51 @@ if TYPE_CHECKING:
 DATA = "JSON[:FOLDER][*N]"
 DATA_HELP = (
     "COCO-style annotations, the folder of their photos (default: beside the JSON, same name), and how often each "
-    "photo is seen an epoch; or a folder or data.yaml in Ultralytics' format, with :val for another part than train; "
-    "repeatable"
+    "epoch repeats them; or a folder or data.yaml in Ultralytics' format, followed by :val for another split than "
+    "train; repeatable"
 )
 
 
-def add_commands(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser; `add` makes one from its name, summary and example."""
-    data = add("data", "check annotations, or show what is trained on", "data check train.json")
+def add_commands(add: AddCommand) -> None:
+    data = add("data", "check annotations, or draw training samples", "data check train.json")
     whats = data.add_subparsers(required=True, metavar="WHAT")
 
-    check = whats.add_parser("check", help="find impossible annotations and photos: a line each, exit code 1 if any")
+    check = whats.add_parser("check", help="list impossible annotations and broken photos; exit code 1 if any")
     add_annotations(check)
     check.add_argument(
-        "--skeleton", metavar="NAME", help="the keypoints to look at: coco, ..., or a file (default: the annotations')"
+        "--skeleton", metavar="NAME", help="keypoints to check: coco, crowdpose, or a file (default: the annotations')"
     )
     check.set_defaults(command=_check)
 
-    show = whats.add_parser("show", help="draw patches, labels, positives and heatmaps exactly as they are trained on")
-    show.add_argument("preset", help="a preset's name, or a TOML file")
+    show = whats.add_parser("show", help="draw patches, labels, positives and heatmaps exactly as training uses them")
+    show.add_argument("preset", help="name of a preset, or a TOML file")
     show.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
-    show.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the pictures")
-    show.add_argument("--count", type=int, default=12, help="how many samples, from the first on (%(default)s)")
-    show.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+    add_output(show, "folder for the pictures")
+    add_number(show, "--count", "number of samples to draw, from the first (default: %(default)s)", default=12)
+    add_settings(show)
     show.set_defaults(command=_show)
 
     plot = add("plot", "the curves of a training run (needs posedet[evaluate])", "plot runs/a")
     plot.add_argument("run", type=Path, help="folder of the run")
-    plot.add_argument("--output", type=Path, help="the .png, .svg or .pdf to write (default: curves.png in the run)")
+    plot.add_argument("--output", type=Path, help=".png, .svg or .pdf file to write (default: curves.png in the run)")
     plot.set_defaults(command=_plot)
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
-    train.add_argument("preset", help="a preset's name, or a TOML file")
+    train.add_argument("preset", help="name of a preset, or a TOML file")
     train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
     train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
-    train.add_argument("--run", type=Path, help="folder for checkpoints and log; goes on if it has any")
+    train.add_argument("--run", type=Path, help="folder for checkpoints and log; resumes the run if it has any")
     train.add_argument(
         "--start",
         metavar="FILE",
-        help="start weights, of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
+        help="start weights of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
-    train.add_argument(
-        "--validate",
-        metavar="JSON[:FOLDER]",
-        help="annotated photos to measure AP on while training, in any format of --data",
-    )
-    train.add_argument("--validate-every", type=int, default=2000, metavar="STEPS", help="(%(default)s)")
-    train.add_argument("--compile", action="store_true", help="let torch.compile build the backbone")
-    train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
-    train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    train.add_argument("--workers", type=int, default=1, help="processes that prepare photos (%(default)s)")
+    train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
+    add_number(train, "--validate-every", "steps between validations (default: %(default)s)", default=2000)
+    train.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
+    add_settings(train)
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_number(train, "--workers", "processes that prepare photos (default: %(default)s)", least=0, default=1)
     train.set_defaults(command=_train)
 
 
@@ -95,8 +99,6 @@ def _show(options: argparse.Namespace) -> int:
     from posedet.training.show import show
     from posedet.weights.checkpoint import named_skeleton
 
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: expected at least 1")
     config = load_config(options.preset, options.set)
     skeleton = named_skeleton(config.model.skeleton)
     with photos_named_by(f"--data {DATA}"):
@@ -117,21 +119,18 @@ def _plot(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from posedet.config import load_config, to_toml
 
+    config = load_config(options.preset, options.set)
     if options.show:
-        print(to_toml(load_config(options.preset, options.set)), end="")
+        print(to_toml(config), end="")
         return 0
     if not options.data or options.run is None:
-        raise ConfigError("train needs --data and --run; with --show it only prints the settings")
+        raise ConfigError("train needs --data and --run; only --show works without them")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
     from posedet.training.loop import train
     from posedet.training.setup import reported
     from posedet.training.state import skeleton_to_train
 
-    for option, least in (("workers", 0), ("validate_every", 1)):
-        if (value := getattr(options, option)) < least:
-            raise ConfigError(f"--{option.replace('_', '-')} {value}: expected at least {least}")
-    config = load_config(options.preset, options.set)
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(options.data, skeleton)
@@ -152,7 +151,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
-    """What measures a network that reports `skeleton` on annotated photos; what is wrong with them is said at once."""
+    """A function that measures a network reporting `skeleton`; raises at once if the annotations are wrong."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
