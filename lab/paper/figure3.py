@@ -19,6 +19,7 @@ from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import Source, read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
+from posedet.evaluation.protocols import CROWDPOSE_PROTOCOL
 from posedet.evaluation.report import make_output, markdown_table, write_report
 from posedet.files import write_atomically
 from posedet.oks import oks
