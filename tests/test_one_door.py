@@ -11,8 +11,8 @@ import pytest
 from posedet.commands.main import main
 from posedet.data import sources
 from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
-from posedet.data.findings import Reporter
 from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.remarks import Reporter
 from posedet.data.sources import MissingPhotosError, Source, read_photos, read_sets
 from posedet.errors import ConfigError, DataError
 from posedet.evaluation.protocols import COCO_PROTOCOL

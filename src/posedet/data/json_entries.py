@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.data.findings import Reporter, refuse
+from posedet.data.remarks import Reporter, refuse
 from posedet.errors import DataError
 
 MAX_JSON_BYTES = 1 << 29  # unpacked; the largest keypoint file of COCO has 240 MB

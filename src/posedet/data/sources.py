@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
-from posedet.data.findings import Reporter, refuse
 from posedet.data.formats import FORMATS
 from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.remarks import Reporter, refuse
 from posedet.errors import ConfigError, DataError
 from posedet.skeleton import Skeleton
 

@@ -59,7 +59,7 @@ class AlteredPhoto(NamedTuple):
         return self.change.pixels(read_as_annotated(self.photo.path, self.photo.size))
 
 
-class Comparison(NamedTuple):
+class StressComparison(NamedTuple):
     """Altered photos, and the same photos and people unaltered."""
 
     name: str
@@ -126,7 +126,7 @@ def _row(group: str, name: str, unaltered: Matching, matching: Matching) -> Stre
     return StressRow(group, name, people, unaltered.ap(), matching.ap(), matching.ap(0), exchanged)
 
 
-def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
+def whole_photos(photos: Sequence[AnnotatedPhoto]) -> StressComparison:
     """Return alterations of every photo, with everybody in it."""
     everywhere = {
         **{f"blur of {radius} px": blurred(radius) for radius in BLURS},
@@ -141,10 +141,10 @@ def whole_photos(photos: Sequence[AnnotatedPhoto]) -> Comparison:
         },
         **{name: [AlteredPhoto(photo, change) for photo in photos] for name, change in everywhere.items()},
     }
-    return Comparison("whole photos", [AlteredPhoto(photo, UNCHANGED) for photo in photos], altered)
+    return StressComparison("whole photos", [AlteredPhoto(photo, UNCHANGED) for photo in photos], altered)
 
 
-def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
+def small_people(photos: Sequence[AnnotatedPhoto]) -> StressComparison:
     """Return a view for each person whose box is higher than the largest of `HEIGHTS`, shrunk to each height."""
     chosen = [
         (photo, person, float(person.box[3] - person.box[1]))
@@ -157,12 +157,12 @@ def small_people(photos: Sequence[AnnotatedPhoto]) -> Comparison:
         ]
         for wanted in HEIGHTS
     }
-    return Comparison(
+    return StressComparison(
         "people made small", [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen], altered
     )
 
 
-def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison]:
+def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[StressComparison, StressComparison]:
     """Return a view for each person who can be cut: one side of the photo is removed with each share of `CUTS`.
 
     The annotation's id determines the side, which is the same for all shares. A person must have at least
@@ -184,7 +184,7 @@ def cut_people(photos: Sequence[AnnotatedPhoto]) -> tuple[Comparison, Comparison
             for left, top, right, bottom in [windows[place]]
         ]
     unaltered = [AlteredPhoto(photo, UNCHANGED, person) for photo, person, _ in chosen]
-    return Comparison("people cut, what is left", unaltered, seen), Comparison(
+    return StressComparison("people cut, what is left", unaltered, seen), StressComparison(
         "people cut, guessed too", unaltered, whole
     )
 

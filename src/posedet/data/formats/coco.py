@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Reporter, refuse, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import (
     MAX_NUMBER,
@@ -34,6 +33,7 @@ from posedet.data.json_entries import (
     photo_sides,
 )
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
+from posedet.data.remarks import Reporter, refuse, reporting
 from posedet.errors import DataError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton

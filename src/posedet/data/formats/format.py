@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.data.findings import Reporter
 from posedet.data.json_entries import read_json
+from posedet.data.remarks import Reporter
 from posedet.skeleton import Skeleton
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.json_entries import entries, keypoint_table, listed, numbers, photo_path, photo_sides, present
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
+from posedet.data.remarks import Reporter, reporting
 from posedet.errors import DataError
 from posedet.files import photo_folder
 from posedet.skeleton import Skeleton

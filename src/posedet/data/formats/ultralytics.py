@@ -15,9 +15,9 @@ import yaml
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.findings import Reporter, reporting
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
+from posedet.data.remarks import Reporter, reporting
 from posedet.errors import DataError
 from posedet.files import PHOTO_SUFFIXES
 from posedet.image import size_of
