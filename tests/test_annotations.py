@@ -258,8 +258,18 @@ DAMAGE = [
     ("annotations", 0, {"score": float("nan")}, "annotations[0].score: nan, expected a number from 0 to 1"),
     ("annotations", 0, {"joint_scores": [1, 1]}, "annotations[0].joint_scores: 2 numbers, expected 3 (one a keypoint)"),
     ("annotations", 0, {"keypoint_scores": [1]}, "annotations[0].keypoint_scores: 1 numbers, expected 3 (one a key"),
-    ("annotations", 0, {"labelled_keypoints": [3]}, "annotations[0].labelled_keypoints[0]: 3 is no keypoint of"),
-    ("annotations", 0, {"labelled_joints": ["tail"]}, "annotations[0].labelled_joints[0]: 'tail' is no keypoint of"),
+    (
+        "annotations",
+        0,
+        {"labelled_keypoints": [3]},
+        "annotations[0].labelled_keypoints[0]: 3 is not a keypoint of the file",
+    ),
+    (
+        "annotations",
+        0,
+        {"labelled_joints": ["tail"]},
+        "annotations[0].labelled_joints[0]: 'tail' is not a keypoint of the file",
+    ),
     ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
     ("annotations", 1, {"id": 11}, "annotations[1].id: duplicate id 11"),
     ("annotations", 1, {"id": 1.5}, "annotations[1].id: 1.5, expected a whole number"),
@@ -331,7 +341,7 @@ def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
     del data["categories"][0]["keypoints"]
     for annotation in data["annotations"]:
         del annotation["keypoints"]
-    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a file of keypoints?"
+    assert error(data, tmp_path) == "val.json: categories: none has 'keypoints'; is this a keypoint file?"
 
 
 def test_keypoints_without_names_are_those_of_the_skeleton(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
