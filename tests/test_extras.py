@@ -20,6 +20,7 @@ RELEASED = ROOT / "src" / "posedet" / "released"
 # Each optional module, and the package that has it.
 PACKAGES = {
     "cv2": "opencv-python-headless",
+    "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
     "onnxscript": "onnxscript",
