@@ -176,14 +176,16 @@ def test_the_photo_and_the_poses_stay_as_they_are() -> None:
 def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
     with pytest.raises(PhotoError) as caught:
         draw(photo, Poses.empty(COCO))
-    assert str(caught.value) == f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)"
+    assert (
+        str(caught.value) == f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of shape (height, width, 3)"
+    )
 
 
 def test_a_picture_that_is_no_array_is_refused() -> None:
     for photo in ("photo.jpg", None):
         with pytest.raises(PhotoError) as caught:
             draw(photo, Poses.empty(COCO))
-        assert str(caught.value) == f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8"
+        assert str(caught.value) == f"photo: {type(photo).__name__}, expected a uint8 array of shape (height, width, 3)"
 
 
 def people(count: int, size: float, width: int, height: int) -> Poses:
