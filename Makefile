@@ -26,7 +26,7 @@ check: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mypy
 
 test: check
-	$(DEVELOP)/bin/pytest -q -rs
+	$(DEVELOP)/bin/pytest -q -rs -n $(JOBS)
 
 docs: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mkdocs build --strict

@@ -423,7 +423,7 @@ def test_every_setting_has_a_meaning():
 def test_show_prints_a_preset_of_what_would_run(tmp_path, capsys):
     assert main(["train", "hrnet-w48-crowdpose", "--set", "train.seed=3", "--set", "data.zoom=[1, 2]", "--show"]) == 0
     printed = capsys.readouterr().out
-    assert "patch = 512  # pixels, side of the square that is trained on" in printed.splitlines()
+    assert "patch = 512  # side of the square training patch, in pixels" in printed.splitlines()
     (tmp_path / "x.toml").write_text(printed, encoding="utf-8")
     expected = load_config("hrnet-w48-crowdpose", ["train.seed=3", "data.zoom=[1, 2]"])
     assert load_config(str(tmp_path / "x.toml")) == expected

@@ -269,7 +269,7 @@ def test_a_skeleton_that_is_wanted(checked: Callable[..., Report]) -> None:
 def test_keypoints_that_no_skeleton_can_have(checked: Callable[..., Report]) -> None:
     category = {"id": 1, "name": "person", "keypoints": ["nose", "nose"]}
     texts = [finding.text for finding in checked(annotations(person(), categories=[category])).findings]
-    assert any("keypoints[1]: 'nose' stands there twice" in text for text in texts)
+    assert any("keypoints[1]: duplicate keypoint 'nose'" in text for text in texts)
 
 
 @pytest.mark.parametrize("content", [b"[", b"[1]", b'{"images": []}', b"\x00\xff"])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from posedet.draw import (
     CORE_RADIUS,
@@ -176,14 +177,16 @@ def test_the_photo_and_the_poses_stay_as_they_are() -> None:
 def test_another_kind_of_array_is_refused(photo: np.ndarray) -> None:
     with pytest.raises(PhotoError) as caught:
         draw(photo, Poses.empty(COCO))
-    assert str(caught.value) == f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of (height, width, 3)"
+    assert (
+        str(caught.value) == f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of shape (height, width, 3)"
+    )
 
 
 def test_a_picture_that_is_no_array_is_refused() -> None:
     for photo in ("photo.jpg", None):
         with pytest.raises(PhotoError) as caught:
             draw(photo, Poses.empty(COCO))
-        assert str(caught.value) == f"photo: {type(photo).__name__}, expected an array (height, width, 3) of uint8"
+        assert str(caught.value) == f"photo: {type(photo).__name__}, expected a uint8 array of shape (height, width, 3)"
 
 
 def people(count: int, size: float, width: int, height: int) -> Poses:
@@ -197,18 +200,21 @@ def people(count: int, size: float, width: int, height: int) -> Poses:
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "width", "height", "limit_s"),
-    [(5, 300, 640, 480, 0.05), (50, 120, 640, 480, 0.25), (8, 2500, 4000, 3000, 1.0), (100, 400, 4000, 3000, 1.0)],
+    ("count", "size", "width", "height", "limit"),
+    [(5, 300, 640, 480, 1), (50, 120, 640, 480, 7), (8, 2500, 4000, 3000, 10), (100, 400, 4000, 3000, 20)],
 )
-def test_drawing_is_quick(count: int, size: float, width: int, height: int, limit_s: float) -> None:
-    """Time of the processor, not of the clock: another program's work is not ours."""
+def test_drawing_is_quick(count: int, size: float, width: int, height: int, limit: float) -> None:
+    """Limits are multiples of the time to halve 3 megapixels, measured in turns: they hold on any machine."""
     photo, poses = noise(height, width), people(count, size, width, height)
-    durations_s = []
-    for _ in range(3):
+    yardstick = Image.fromarray(noise(1500, 2000))
+    ratios = []
+    for _ in range(4):
         start = time.thread_time()
+        yardstick.resize((1000, 750), Image.Resampling.LANCZOS)
+        middle = time.thread_time()
         draw(photo, poses, scores=True)
-        durations_s.append(time.thread_time() - start)
-    assert min(durations_s) < limit_s
+        ratios.append((time.thread_time() - middle) / (middle - start))
+    assert min(ratios) < limit
 
 
 # --- colours ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
     "torch": "torch",
+    "jinja2": "jinja2",
     "yaml": "pyyaml",
 }
 

@@ -298,7 +298,7 @@ def test_list_says_what_is_where(published: str, tmp_path: Path, capsys: pytest.
     assert main(["weights", "list"]) == 0
     first, *_, other, last = capsys.readouterr().out.splitlines()
     assert first.split() == ["posedet-s", f"{SHIPPED.stat().st_size / 1e6:.1f}", "MB", "in", "the", "package"]
-    assert other.split() == ["posedet-x", "0.0", "MB", "to", "be", "fetched", "from", release.url]
+    assert other.split() == ["posedet-x", "0.0", "MB", "not", "downloaded:", release.url]
     assert last == f"cache: {tmp_path / 'cache'}"
     path = model_file(published)
     assert main(["weights", "list"]) == 0

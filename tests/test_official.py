@@ -265,7 +265,7 @@ def test_file_in_file_out(checkpoint: Tensors, tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(source), str(output), "--preset", "dla34-coco", "--set", "decode.long_side=1000"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        "dropped backbone.fc.weight: no official network has a tensor of this name",
+        "dropped backbone.fc.weight: unknown in official networks",
         f"{output}: 289 tensors converted, 1 dropped, none missing",
     ]
     weights, config, info = load_weights(output)
@@ -322,8 +322,11 @@ def test_what_a_setting_leaves_out_is_named(checkpoint: Tensors):
             {"bbox_head.cls_out.bias": torch.tensor([math.nan])},
             "a.pth: bbox_head.cls_out.bias: some values are not finite",
         ),
-        ({"bbox_head.init_out.bias": None}, "a.pth: not an official PoseDet checkpoint, no bbox_head.init_out.bias"),
-        ({"bbox_head.init_out.bias": torch.zeros(42)}, "a.pth: 21 keypoints, skeleton 'coco' has 17"),
+        (
+            {"bbox_head.init_out.bias": None},
+            "a.pth: not an official PoseDet checkpoint: bbox_head.init_out.bias is missing",
+        ),
+        ({"bbox_head.init_out.bias": torch.zeros(42)}, "a.pth: 21 keypoints, but skeleton 'coco' has 17"),
         (
             {"backbone.transition1.0.0.weight": torch.zeros(32, 1)},
             "a.pth: the backbone is hrnet-w32, but the preset has dla34",

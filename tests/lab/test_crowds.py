@@ -110,7 +110,7 @@ def test_what_a_user_reads_when_it_cannot_be(
     (tmp_path / "elsewhere").rename(tmp_path / "ochuman")
     assert said(sets, output=sets["cropped"]) == f"{sets['cropped']}: File exists; choose another folder"
     assert said(sets, "--model", "no.onnx") == "no.onnx: no such model file"
-    assert said(sets, "--device", "cuda") == "--device cuda goes with PyTorch weights: --model x.safetensors"
+    assert said(sets, "--device", "cuda") == "--device cuda needs PyTorch weights: --model x.safetensors"
 
     class OfCoco:
         """A model without head and neck."""

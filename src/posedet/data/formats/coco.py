@@ -113,7 +113,7 @@ def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: R
                 names += columns.names
                 categories[category_id] = columns if len(columns.wanted) else None
     if not any(categories.values()):
-        lacking = "none has 'keypoints'; is this a keypoint file?"
+        lacking = "none has 'keypoints'; is this a COCO-style keypoint file?"
         if skeleton is not None and names:
             lacking = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}; they are found by name"
         report("category entry", DataError(f"{where}: categories: {lacking}"))
