@@ -6,7 +6,7 @@
 PYTHON ?= python3
 RUNTIME := .venv
 DEVELOP := .venv-dev
-# Processes for the tests. On 2 cores, PyTorch's own threads are no faster than a second process.
+# Processes for the tests.
 JOBS ?= 2
 
 .PHONY: demo quick test docs coverage check clean

@@ -385,6 +385,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_whatever_the_file_says_it_is_read_or_refused_in_one_line(tmp_path_factory, drawn) -> None:

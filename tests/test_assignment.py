@@ -133,6 +133,7 @@ def test_person_without_width():
     assert owned(coarse_owner(Labelled([(40, 40), (40, 48), (40, 56)]))) == {6 * 16 + 5: 0}
 
 
+@pytest.mark.slow
 def test_one_keypoint_is_as_large_as_its_person():
     """A wrist of a person of 200 x 200 pixels: a side of 0.32 * 200 = 64, so stride 16, nearest cell (48, 64)."""
     config = load_config("dla34-coco", ["assign.min_keypoints=1", "assign.least_side=0.32"]).assign
@@ -203,6 +204,7 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     return batch_of(*images, num_keypoints=5, side=side)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [DLA, HRNET], ids=["four levels", "three levels"])
 @pytest.mark.parametrize("positives", [1, 9])
 @pytest.mark.parametrize("centre", ["keypoints", "box"])

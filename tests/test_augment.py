@@ -159,6 +159,7 @@ def blob_at(image: NDArray[np.uint8], place: NDArray[Any]) -> tuple[NDArray[np.f
 PRESETS = ("posedet-s", "dla34-coco", "dla34-coco-improved", "hrnet-w32-crowdpose", "hrnet-w32-crowdpose-improved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_label_lies_on_the_blob_of_its_keypoint(preset: str, mirrored: bool, tmp_path: Path) -> None:
@@ -214,6 +215,7 @@ def hull(way: Way, box: NDArray[Any], off: tuple[float, float], last: float) -> 
 CROWD_BOX = np.array([20, 30, 200, 180], np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRESETS, *ALONE])
 def test_labels_go_where_the_pixels_go(name: str, tmp_path: Path) -> None:
     """Keypoints with their sides, areas and boxes of the people of every photo in the patch, and crowds."""

@@ -80,6 +80,7 @@ def test_totals():
     assert totals([], ["network"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_peak_memory_is_of_this_process_alone():
     code = "{}from posedet.benchmark.stages import peak_memory_mb; print(peak_memory_mb())"
@@ -103,6 +104,7 @@ def ours(session):
     return Ours(session, "float32")
 
 
+@pytest.mark.slow
 def test_stages_do_what_the_detector_does(ours, detector: PoseDet, photos: Path, monkeypatch):
     """The poses at the end are the detector's: nothing is left out of the stages, or done in another way."""
     seen = []
@@ -358,6 +360,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
     return code, out, err
 
 
+@pytest.mark.slow
 def test_command(capsys, photos: Path, tmp_path):
     other = foreign(tmp_path / "other.onnx", [1, 3, 64, 64], best_poses())
     code, out, _ = run(

@@ -203,6 +203,7 @@ def test_each_half_is_corrected_by_the_other() -> None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calibrate_measures_and_corrects(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, written = photos / "truth.json", tmp_path / "corrected.safetensors"
     command = ["calibrate", truth, "--photos", photos, "--output", tmp_path / "out", "--long-side", 320, "--labelled"]

@@ -131,6 +131,7 @@ def test_tensors_of_another_kind_are_given_back() -> None:
     assert carried["score.output.bias"].shape == (2,) and carried["score.output.bias"][0] == odd["score.output.bias"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["posedet-s", "dla34-coco", "dla34-coco-improved"])
 @pytest.mark.parametrize(
     "change",

@@ -55,6 +55,7 @@ def poses_json(folder: Path) -> list[dict]:
 # --- predict: what it leaves -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos(posedet, detector: PoseDet, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "found"
     outcome = posedet("predict", photos, "--output", output, *ONE_CORE)
@@ -122,6 +123,7 @@ def test_a_pattern_and_two_photos_of_the_same_name(posedet, photos: Path, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_settings_arrive(posedet, photos: Path, tmp_path: Path) -> None:
     path = photos / "skiers.jpg"
     settings = ("--long-side", 256, "--score-threshold", 0.2)
@@ -177,6 +179,7 @@ def good_and_bad(photos: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_good_and_bad_photos_together(posedet, good_and_bad: Path, tmp_path: Path) -> None:
     output, missing = tmp_path / "output", tmp_path / "missing.jpg"
     outcome = posedet("predict", missing, good_and_bad, "--output", output, *ONE_CORE)
@@ -207,6 +210,7 @@ def test_good_and_bad_photos_together(posedet, good_and_bad: Path, tmp_path: Pat
     assert found == {name: 1 + [path.name for path in order].index(name) for name in found}
 
 
+@pytest.mark.slow
 def test_several_at_once_give_what_one_at_a_time_gives(posedet, good_and_bad: Path, tmp_path: Path) -> None:
     """Of a dozen photos, good and bad, in the same order; with two cores each has one."""
     outcomes = {
@@ -389,6 +393,7 @@ def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkey
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_for_terminals_alone(photos: Path, tmp_path: Path) -> None:
     command = ["predict", photos / "tennis.jpg", photos / "food.jpg", "--output", tmp_path, *ONE_CORE]
     assert in_a_process(*command).stderr == ""
@@ -407,6 +412,7 @@ def test_the_progress_bar_is_for_terminals_alone(photos: Path, tmp_path: Path) -
     assert b"photo/s" not in run.stdout
 
 
+@pytest.mark.slow
 def test_help_answers_at_once() -> None:
     """Time of the processor, not of the clock: another program's work is not ours. The best of some, files cached."""
     durations_s = []

@@ -91,6 +91,7 @@ def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton,
     return kept[: runtime_decode.MAX_POSES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skeleton", [PAIR, COCO], ids=lambda skeleton: skeleton.name)
 @pytest.mark.parametrize("photo_size", [(480, 640), (3000, 4001), (200, 150), (90, 1000)])
 @pytest.mark.parametrize(

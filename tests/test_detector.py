@@ -59,6 +59,7 @@ def test_path_image_and_array_give_the_same_poses(detector: PoseDet, photos: Pat
     assert_same(detector(np.asfortranarray(array)), poses)
 
 
+@pytest.mark.slow
 def test_poses_are_best_first_above_the_threshold_and_around_the_photo(weak: PoseDet, photos: Path) -> None:
     for name in NAMES:
         poses = weak(photos / f"{name}.jpg")
@@ -82,6 +83,7 @@ def test_a_batch_is_a_list_equal_to_single_calls(weak: PoseDet, photos: Path) ->
     assert weak.batch([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_several_at_once_give_the_poses_of_a_series(weak: PoseDet, runtime: str, photos: Path) -> None:
     paths = [photos / f"{name}.jpg" for name in NAMES]
@@ -90,6 +92,7 @@ def test_several_at_once_give_the_poses_of_a_series(weak: PoseDet, runtime: str,
         assert_close(got, weak(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "pytorch"])
 def test_photos_in_one_run_of_the_network_have_the_poses_of_single_calls(runtime: str, photos: Path) -> None:
     """Eight photos, of which four have the same input size; three share a run, at most."""
@@ -110,6 +113,7 @@ def test_photos_of_odd_sizes_work(detector: PoseDet, size: tuple[int, int]) -> N
     assert len(detector(np.full((*size, 3), 120, np.uint8))) == 0
 
 
+@pytest.mark.slow
 def test_people_are_found_in_a_panorama_brought_to_more_pixels(photos: Path) -> None:
     """A tennis player in the middle of 12,000 pixels of grass."""
     photo = read_photo(photos / "tennis.jpg")
@@ -123,6 +127,7 @@ def test_people_are_found_in_a_panorama_brought_to_more_pixels(photos: Path) -> 
     assert np.median(distances, axis=1).min() < 10
 
 
+@pytest.mark.slow
 def test_all_eight_orientations_give_the_same_poses(weak: PoseDet, photos: Path, tmp_path: Path) -> None:
     upright = read_photo(photos / "skiers.jpg")
     expected = weak(upright)
@@ -185,6 +190,7 @@ def test_a_batch_is_not_one_path(detector: PoseDet) -> None:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_any_named_joints_can_be_asked_for(photos: Path, tmp_path: Path) -> None:
     path = photos / "skiers.jpg"
     whole = PoseDet(threads=1, skeleton="body19")(path)
@@ -209,6 +215,7 @@ def test_more_pixels_are_seen_when_asked_for(photos: Path) -> None:
     assert len(small) < len(large)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
@@ -253,6 +260,7 @@ def test_a_wrong_setting_says_so(settings: dict, kind: type[Exception], text: st
 # --- threads, runtimes, PyTorch --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sixteen_threads_give_the_results_of_a_series(weak: PoseDet, photos: Path) -> None:
     paths = [photos / f"{name}.jpg" for name in NAMES]
     series = [weak(path) for path in paths]
@@ -294,6 +302,7 @@ def test_weights_that_do_not_fit_their_settings(wrong: str, tmp_path: Path) -> N
         open_weights(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.slow
 def test_the_exported_file_gives_the_poses_of_pytorch(weak: PoseDet, photos: Path) -> None:
     network = PoseDet(open_weights(WEIGHTS), score_threshold=0.1)
     num_poses = 0
@@ -304,6 +313,7 @@ def test_the_exported_file_gives_the_poses_of_pytorch(weak: PoseDet, photos: Pat
     assert num_poses > 20
 
 
+@pytest.mark.slow
 def test_openvino_gives_the_poses_of_onnx_runtime(weak: PoseDet, photos: Path) -> None:
     other = PoseDet(threads=1, score_threshold=0.1, runtime="openvino")
     for name in NAMES:
@@ -345,6 +355,7 @@ def test_the_shipped_model_places_joints(detector: PoseDet, photos: Path) -> Non
     assert np.mean(similarities) > MEAN_OKS
 
 
+@pytest.mark.slow
 def test_the_shipped_model_finds_nobody_where_nobody_is(photos: Path) -> None:
     doubtful = PoseDet(threads=1, score_threshold=0.0)
     generator = np.random.default_rng(0)
@@ -361,6 +372,7 @@ def test_the_shipped_model_finds_nobody_where_nobody_is(photos: Path) -> None:
 # --- import ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_import_is_quick_and_silent() -> None:
     """Our own modules take no longer than NumPy and Pillow, which they need; in time of the processor."""
     code = """

@@ -115,6 +115,7 @@ def random_poses(skeleton: Skeleton, count: int, reach: float, seed: int) -> Pos
     return Poses(keypoints, generator.uniform(0.1, 0.9, count), scores, skeleton)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skeleton", [COCO, CROWDPOSE, CROSS, ROD, POINT], ids=lambda skeleton: skeleton.name)
 @pytest.mark.parametrize(("height", "width"), [(90, 140), (400, 300), (1, 1), (3, 200)])
 def test_the_slow_painter_agrees(skeleton: Skeleton, height: int, width: int) -> None:
@@ -199,6 +200,7 @@ def people(count: int, size: float, width: int, height: int) -> Poses:
     return Poses(keypoints, generator.uniform(0.3, 1, count), generator.uniform(0.2, 1, (count, 17)), COCO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "size", "width", "height", "limit"),
     [(5, 300, 640, 480, 1), (50, 120, 640, 480, 7), (8, 2500, 4000, 3000, 10), (100, 400, 4000, 3000, 20)],

@@ -298,6 +298,7 @@ def test_whose_order_results_have_is_asked(photos: Path, tmp_path: Path, capsys:
     assert scores[0] == 100 and scores[1] < 10
 
 
+@pytest.mark.slow
 def test_chosen_keypoints_by_chosen_rules(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a model and of a file; keypoints that are as wide as a person are found where narrow ones are not."""
     truth, rows = photos / "truth.json", []
@@ -314,6 +315,7 @@ def test_chosen_keypoints_by_chosen_rules(photos: Path, tmp_path: Path, capsys: 
     assert narrow < 10 < 50 < wide
 
 
+@pytest.mark.slow
 def test_batches_on_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same table as one by one."""
     command = ["evaluate", str(photos / "truth.json"), "--photos", str(photos), "--threads", "1", "--long-side", "128"]

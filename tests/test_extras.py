@@ -28,7 +28,6 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
     "torch": "torch",
-    "jinja2": "jinja2",
     "yaml": "pyyaml",
 }
 

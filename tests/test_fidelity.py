@@ -46,6 +46,7 @@ def test_the_tables_are_whole() -> None:
     assert sum(len(settings_in(cell)) for cell in SWITCHES + SETTINGS) > 70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [*SWITCHES, *SETTINGS, *DEVIATIONS])
 def test_settings_exist(cell: str) -> None:
     """Each value is one that some preset of the paper can be given."""

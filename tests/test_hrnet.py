@@ -46,6 +46,7 @@ def randomise_norms(network: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
+@pytest.mark.slow
 def test_parameters_of_every_part(meta_network: HRNet):
     width = meta_network.channels[0]
     parts = {
@@ -64,6 +65,7 @@ def test_names_and_shapes_of_the_official_checkpoint(meta_network: HRNet):
 
 
 # 640x864 is a 640x480 photo at short side 640.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [(512, 512, {32: 41.229e9, 48: 84.722e9}), (640, 864, {32: 86.967e9, 48: 178.709e9})],
@@ -82,6 +84,7 @@ def test_multiply_adds(meta_network: HRNet, height: int, width: int, expected: d
     assert total == pytest.approx(expected[meta_network.channels[0]], abs=0.6e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160)])
 def test_shapes(meta_network: HRNet, height: int, width: int):
     maps = meta_network(torch.empty(2, 3, height, width, device="meta"))

@@ -354,6 +354,7 @@ def bomb(form: str, side: int) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", PHOTO_FORMATS)
 def test_a_bomb_is_refused_quickly_and_in_little_memory(form: str, tmp_path: Path) -> None:
     """60,000 x 60,000 would be 10.8 GB. In a process of its own, whose peak memory is known."""
@@ -604,6 +605,7 @@ def test_the_input_is_the_letterboxed_photo(form: str, size: tuple[int, int], tm
         assert_array_equal(image, letterbox.apply(photo))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(960, 1280), (1001, 1283), (2003, 997), (480, 643)])
 def test_a_large_jpeg_is_decoded_smaller_without_moving_anything(

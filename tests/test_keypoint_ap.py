@@ -113,6 +113,7 @@ def assert_close(scores: KeypointAP, expected: dict[str, float]) -> None:
     assert got == {name: pytest.approx(value, abs=1e-9, rel=0) for name, value in expected.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_equal_to_the_definition_and_to_pycocotools(seed: int) -> None:
     truth, results = random_case(seed, COCO_SKELETON)
@@ -149,6 +150,7 @@ def test_counts_of_keypoints_may_be_missing_or_written_as_floats() -> None:
     assert score(truth, results, COCO_PROTOCOL) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_crowdpose_equal_to_its_rules(seed: int) -> None:
     """Area 0.53 of the box; AP of easy, medium and hard photos by the evaluator's bins and by the paper's."""
@@ -441,6 +443,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_given_it_is_scored_or_refused_in_one_line(drawn: st.DataObject) -> None:

@@ -533,12 +533,14 @@ def check_finite(config: Config, image: str) -> None:
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", images_of(17))
 @pytest.mark.parametrize("heatmap_form", ["focal", "l2"])
 def test_the_papers_loss_is_finite(image, heatmap_form):
     check_finite(load_config("dla34-coco", [*SMALL_PAPER, f"loss.heatmap_form={heatmap_form}"]), image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", images_of(19))
 def test_our_loss_is_finite(image):
     check_finite(OURS, image)

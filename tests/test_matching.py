@@ -118,6 +118,7 @@ def noisy_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return truth, poses
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_ap_is_that_of_pycocotools(seed: int) -> None:
@@ -345,6 +346,7 @@ def noisy_files(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path / "set.json", tmp_path / "results.json", tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_the_page_is_complete(noisy_files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     truth, results, folder = noisy_files
     hostile = "<script>alert(1)</script>&\"'"
@@ -465,6 +467,7 @@ def test_a_skeleton_of_one_keypoint() -> None:
     assert said[0].headline == "100 % of the people are found, 100 % precisely"
 
 
+@pytest.mark.slow
 def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new" / "errors.html"
     code = main(

@@ -4,6 +4,7 @@ import gc
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from posedet.config import load_config
@@ -15,6 +16,7 @@ from sets import made_up_set
 STEPS = 14  # of four photos: as many epochs
 
 
+@pytest.mark.slow
 def test_epoch_after_epoch_the_same(tmp_path: Path) -> None:
     """Tensors and Python's other objects are counted; photos are prepared in the process itself."""
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints, num_photos=4)

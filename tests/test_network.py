@@ -201,6 +201,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sparse_is_dense_at_the_same_locations(variant):
     network = small(*VARIANTS[variant]).eval()
@@ -249,6 +250,7 @@ def test_scores_in_parts_are_those_of_all_at_once(monkeypatch):
     torch.testing.assert_close(asked[0], dense, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_deployed_gives_the_best_first(variant):
     """Scores, refined poses and visibilities of the dense network, chosen and sorted by plain loops."""
@@ -274,6 +276,7 @@ def test_deployed_gives_the_best_first(variant):
         torch.testing.assert_close(keypoint_scores[b], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["dla34-coco", "posedet-s"])
 @pytest.mark.parametrize("presence", ["true", "false"])
 @pytest.mark.parametrize("score_at", ["coarse", "refined"])

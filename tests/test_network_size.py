@@ -39,6 +39,7 @@ def meta_network(preset: str, skeleton: Skeleton) -> PoseDetNet:
 # --- size (facts 10) ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "skeleton", "expected"),
     [
@@ -118,6 +119,7 @@ def no_autocast(monkeypatch):
 DEAD = {"dla34": 64 * 128 / 8**2 + 128 * 256 / 16**2}  # projections, for each pixel: published, never computed by us
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "skeleton", "expected"),
     [
@@ -137,6 +139,7 @@ def test_multiply_adds_at_512(preset, skeleton, expected, no_autocast):
     assert sum(found.values()) + 512 * 512 * DEAD.get(preset.rpartition("-")[0], 0) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "size", "expected"),
     [
@@ -152,6 +155,7 @@ def test_multiply_adds_of_every_part(preset, size, expected, no_autocast):
     assert [found[part] / 1e9 for part in PARTS] == pytest.approx(expected, abs=0.0006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "expected"), [("dla34-coco", 25_693_069_312), ("hrnet-w32-coco", 80_683_270_144)])
 def test_heatmaps_cost_nothing_after_training(preset, expected, no_autocast):
     network = meta_network(preset, COCO)
@@ -161,6 +165,7 @@ def test_heatmaps_cost_nothing_after_training(preset, expected, no_autocast):
     assert sum(found.values()) + 512 * 512 * DEAD.get(preset.rpartition("-")[0], 0) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "side", "num_locations"),
     [

@@ -206,6 +206,7 @@ def official_network(network: PoseDetNet, tensors: Tensors, images: Tensor) -> l
 # --- names and shapes ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", LAYOUTS, ids=lambda key: " ".join(key))
 def test_our_networks_have_the_official_names_and_shapes(key: tuple[str, ...]):
     shapes = official_shapes(config_of(key))
@@ -216,6 +217,7 @@ def test_our_networks_have_the_official_names_and_shapes(key: tuple[str, ...]):
 # --- values ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [DLA, DLA15, W32], ids=lambda key: " ".join(key))
 def test_a_converted_network_computes_what_the_official_one_does(key: tuple[str, ...]):
     config = config_of(key)

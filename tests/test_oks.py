@@ -85,6 +85,7 @@ def assume_no_ties(similarity, threshold):
     assume(not (np.abs(similarity - threshold) < 1e-9).any() or threshold in (0, 1))
 
 
+@pytest.mark.slow
 @given(problems())
 def test_oks_is_the_formula(problem):
     first, second, sigmas, areas, visible = problem
@@ -105,6 +106,7 @@ def test_oks_is_symmetric_when_the_areas_are(problem):
     np.testing.assert_allclose(oks(first, second, sigmas, 900.0), turned, rtol=1e-12, atol=1e-300)
 
 
+@pytest.mark.slow
 @given(problems())
 def test_oks_of_a_pose_with_itself_is_1(problem):
     _, poses, sigmas, areas, visible = problem
@@ -114,6 +116,7 @@ def test_oks_of_a_pose_with_itself_is_1(problem):
     np.testing.assert_array_equal(np.diag(oks(poses, poses, sigmas, areas, visible))[~seen], 0)
 
 
+@pytest.mark.slow
 @given(problems(), st.randoms(use_true_random=False))
 def test_the_order_of_the_keypoints_does_not_matter(problem, random):
     first, second, sigmas, areas, visible = problem
@@ -217,6 +220,7 @@ def test_vectors_of_kept_poses(threshold, kept):
     assert (5 - backwards).tolist() == kept
 
 
+@pytest.mark.slow
 @given(crowds(), st.one_of(st.none(), st.integers(0, 4)))
 def test_oks_nms_is_the_greedy_walk_over_the_full_matrix(crowd, max_poses):
     poses, scores, sigmas, threshold = crowd
@@ -226,6 +230,7 @@ def test_oks_nms_is_the_greedy_walk_over_the_full_matrix(crowd, max_poses):
     assert got.tolist() == slow_nms(similarity, scores, threshold, max_poses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.01, 0.05, 0.2, 0.3, 0.7])
 @pytest.mark.parametrize("size", [20.0, 60.0, 200.0])
 def test_oks_nms_in_a_full_photo(threshold, size):
@@ -253,6 +258,7 @@ def test_oks_nms_at_the_edge_of_its_reach(threshold, direction):
     assert expected == [0, 1]
 
 
+@pytest.mark.slow
 @given(crowds())
 def test_oks_nms_keeps_the_best_and_changes_nothing_the_second_time(crowd):
     poses, scores, sigmas, threshold = crowd
@@ -267,6 +273,7 @@ def test_oks_nms_keeps_the_best_and_changes_nothing_the_second_time(crowd):
     np.testing.assert_array_equal(poses, before)
 
 
+@pytest.mark.slow
 @given(crowds(), st.randoms(use_true_random=False))
 def test_oks_nms_does_not_depend_on_the_order_of_the_candidates(crowd, random):
     poses, _, sigmas, threshold = crowd

@@ -76,6 +76,7 @@ def test_the_same_people_are_read(twins: Twins) -> None:
             np.testing.assert_array_equal(other.visible, person.visible)
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_same_ap(twins: Twins, said: Callable[..., str], tmp_path: Path) -> None:
     """By the part that is usual, by one that is named, of the folder, and by the option."""
     table = said("evaluate", twins.coco, *FAST)
@@ -94,6 +95,7 @@ def test_evaluate_finds_the_same_ap(twins: Twins, said: Callable[..., str], tmp_
     assert "AP" in said("evaluate", twins.ultralytics, "--protocol", "cropped", *FAST)
 
 
+@pytest.mark.slow
 def test_diagnosis_of_ultralytics_sets(twins: Twins, said: Callable[..., str], tmp_path: Path) -> None:
     errors = [
         said("errors", text, "--output", tmp_path / f"{number}.html", *FAST).partition("\n->")[0]

@@ -78,6 +78,7 @@ def predicted(model: Path, photo: Path, output: Path) -> list[dict]:
     return json.loads((output / "poses.json").read_text())
 
 
+@pytest.mark.slow
 def test_crowdpose_trains_with_the_papers_preset(tmp_path: Path) -> None:
     """14 keypoints are 14, under the skeleton's names, although the file says "head"."""
     annotations = changed(made_up_set(tmp_path / "crowd.json", CROWDPOSE_NAMES), as_crowdpose)

@@ -93,6 +93,7 @@ def test_smoothing_is_the_mean_of_the_last(values: list[float], width: int) -> N
         assert found == pytest.approx(np.mean(known), abs=1e-6) if known else math.isnan(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_command_writes_what_the_name_says(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path, line(0, 2, 0.1))

@@ -148,6 +148,7 @@ def test_to_coco_by_hand():
     assert poses.to_coco(1)[0]["category_id"] == 1
 
 
+@pytest.mark.slow
 @given(some_poses())
 def test_any_poses_survive_both_formats(poses):
     assert_equal(Poses.from_coco(json.loads(json.dumps(poses.to_coco(7))), poses.skeleton), poses)

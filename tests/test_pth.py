@@ -174,6 +174,7 @@ def network_of(preset: str) -> PoseDetNet:
 
 
 # The public files hold a classifier that pose networks do not have.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "classifier", "file_name"),
     [

@@ -28,6 +28,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_the_file_says_the_same_of_itself(int8: Path) -> None:
     before, after = PoseDet(SHIPPED, threads=1).about, PoseDet(int8, threads=1).about
     assert after == before
@@ -60,6 +61,7 @@ def test_the_network_is_in_8_bits_and_the_coordinates_are_not(int8: Path) -> Non
     assert makers[first.input[0]].op_type == "Transpose" and makers[first.input[0]].input[0] == "images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_its_poses_are_those_of_the_float_file(int8: Path, runtime: str, photos: Path) -> None:
     # Weaker ones are looked for among more: a score near the threshold may fall below it.
@@ -74,6 +76,7 @@ def test_its_poses_are_those_of_the_float_file(int8: Path, runtime: str, photos:
     assert np.mean(similarities) > (0.95 if HAS_VNNI else 0.88)
 
 
+@pytest.mark.slow
 def test_both_runtimes_score_alike(int8: Path, photos: Path) -> None:
     """A wrong bias in one of them shows here first: by a tenth."""
     detectors = [PoseDet(int8, threads=1, runtime=runtime) for runtime in ("onnxruntime", "openvino")]

@@ -35,6 +35,7 @@ def places_read(network: PoseDetNet, monkeypatch: pytest.MonkeyPatch) -> tuple[t
     return seen[0], output.poses[0], output.proposals.locations[torch.arange(5) * 7], output.proposals.strides[:1]
 
 
+@pytest.mark.slow
 def test_pose_reads_the_coarse_keypoints(monkeypatch: pytest.MonkeyPatch) -> None:
     places, coarse, _, _ = places_read(network_of("pose"), monkeypatch)
     torch.testing.assert_close(places, coarse)

@@ -104,6 +104,7 @@ def test_the_shipped_model_describes_itself() -> None:
     assert SHIPPED.stat().st_size + weights.stat().st_size < 20_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_shipped_model_runs_at_every_size_and_batch(runtime: Runtime) -> None:
     opened = open_session(SHIPPED, runtime=runtime, threads=1)
@@ -118,6 +119,7 @@ def test_the_shipped_model_runs_at_every_size_and_batch(runtime: Runtime) -> Non
         assert (keypoint_scores >= 0).all() and (keypoint_scores <= 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_sixteen_threads_share_a_session(runtime: Runtime, photos: Path) -> None:
     opened = open_session(SHIPPED, runtime=runtime, threads=1)

@@ -82,6 +82,7 @@ def shown(
     return training_sample(network, stream, number, config), network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "skeleton"), PRESETS)
 def test_samples_are_those_of_training(
     preset: str, skeleton: Skeleton, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ def test_a_photo_without_people_is_shown_as_it_is(photos: Path) -> None:
     np.testing.assert_array_equal(pixels, drawn.batch.images[0].permute(1, 2, 0).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "skeleton"), PRESETS)
 def test_captions_count_the_positives(
     preset: str, skeleton: Skeleton, photos: Path, monkeypatch: pytest.MonkeyPatch

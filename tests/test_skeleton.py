@@ -132,6 +132,7 @@ def skeletons(draw):
     )
 
 
+@pytest.mark.slow
 @given(skeletons())
 def test_any_skeleton_survives_json_and_mirrors_twice(skeleton):
     again = Skeleton.from_dict(json.loads(json.dumps(skeleton.to_dict())))

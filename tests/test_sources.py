@@ -217,6 +217,7 @@ def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.splitlines() == [line]
 
 
+@pytest.mark.slow
 def test_validation_photos_may_lie_elsewhere(tmp_path: Path) -> None:
     def with_areas(content: dict) -> None:
         for person in content["annotations"]:

@@ -228,6 +228,7 @@ def test_a_photo_of_another_size_and_nobody_to_find(photo_set: Path) -> None:
         stress_card(see_dots, (), COCO_PROTOCOL)
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time(photo_set: Path, tmp_path: Path) -> None:
     def run(name: str, count: int | None = None) -> tuple[str, dict]:
         text = stress(
@@ -246,6 +247,7 @@ def test_files_are_the_same_each_time(photo_set: Path, tmp_path: Path) -> None:
         run("fourth", count=0)
 
 
+@pytest.mark.slow
 def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads((photos / "truth.json").read_text())
     data["images"] = [image for image in data["images"] if image["file_name"] == "tennis.jpg"]

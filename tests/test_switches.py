@@ -179,6 +179,7 @@ def everything(settings: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for part in PARTS for name, value in part(config).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "setting", "expected"), SWITCHES, ids=[setting for _, setting, _ in SWITCHES])
 def test_changes_what_it_says_and_nothing_else(given: tuple[str, ...], setting: str, expected: set[str]) -> None:
     before, after = everything(given), everything((*given, setting))

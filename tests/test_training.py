@@ -131,6 +131,7 @@ def test_killed_run_equals_whole_one(tmp_path: Path, optimiser: str) -> None:
         assert torch.equal(tensor, cut[name]), name
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     """A file size limit stands in for the full disk: the write fails in the middle, as there."""
     path = tmp_path / "state.safetensors"
@@ -166,6 +167,7 @@ def test_foreign_state_is_refused(photos: PhotoSet, tmp_path: Path) -> None:
         train(short(1), photos, tmp_path, workers=0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_network(photos: PhotoSet, tmp_path: Path) -> None:
     """Another network or optimiser is refused by name; an average or a precision that it did not have begins then."""
     small = ["data.patch=64", "train.batch_size=1", "train.ema=0.0", "train.amp='none'", "train.warmup=0"]

@@ -217,6 +217,7 @@ def test_evaluate_looks_at_the_cropped_photo(set_on_disk: Path) -> None:
     assert evaluate(inside, photos, CROPPED_PROTOCOL).ap < 0.8 * scores.ap
 
 
+@pytest.mark.slow
 def test_on_the_command_line(set_on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", str(set_on_disk / "val.json"), "--protocol", "cropped", "--threads", "1"]
     assert main(command) == 0

@@ -63,6 +63,7 @@ def face_at(size: tuple[int, int], spots: dict[str, tuple[float, float]]) -> np.
     return photo.round().astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", ["paper", "merged"])
 def test_poses_lie_where_the_person_is_at_every_size_also_in_mirrored_passes(merge: str) -> None:
     """640 is no size that is asked for: a mirror about the resized photo's width would be tens of pixels off."""
@@ -235,6 +236,7 @@ def test_wrong_settings() -> None:
             Augmented(detector, sizes=sizes)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The mean of many views finds at least what one view finds, on the demo photo with the fewest pixels to run."""
     truth = json.loads((photos / "truth.json").read_text())

@@ -43,6 +43,7 @@ def run(sets: dict[str, Path], output: Path, *more: str) -> int:
     return main(["crowds", *options, "--output", str(output), *more])
 
 
+@pytest.mark.slow
 def test_each_row_is_what_evaluate_finds(
     sets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

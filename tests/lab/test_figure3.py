@@ -143,6 +143,7 @@ def test_at_the_threshold_oks_drops_and_overlap_keeps() -> None:
     assert scores.tolist() == [0.5, 0.4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_upper_bounds_equal_the_definition(seed: int) -> None:
     truth = crowdpose(seed)
@@ -210,6 +211,7 @@ def test_duplicates_are_the_same_each_time_and_like_their_person() -> None:
     assert min(likeness) > 0.1 and max(likeness) > 0.95 and 0.5 < np.mean(likeness) < 0.8
 
 
+@pytest.mark.slow
 def test_reproduce_figure3(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     data, output = tmp_path / "val.json.gz", tmp_path / "new" / "figure3"
     data.write_bytes(gzip.compress(json.dumps(crowdpose(1)).encode()))

@@ -49,6 +49,7 @@ def batch_of(photos: Path, long_side: int) -> tuple[torch.Tensor, list[Letterbox
 # --- the same poses ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds_enough", [True, False])
 @pytest.mark.parametrize(("candidates", "threshold", "nms", "clamp"), [(100, 0.05, 0.3, False), (150, 0.02, 0.2, True)])
 def test_poses_of_real_photos_equal_numpys(
@@ -185,6 +186,7 @@ def test_what_waits_is_noticed(call):
         call(torch.zeros(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["posedet-s", "dla34-coco"])
 def test_nothing_waits_for_the_device(preset):
     config = load_config(preset)
@@ -197,6 +199,7 @@ def test_nothing_waits_for_the_device(preset):
         finder(images, placement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["posedet-s", "dla34-coco"])
 def test_shapes_are_known_beforehand(preset, monkeypatch):
     """Without any values: what needs one, or a tensor of another device, is an error."""
@@ -239,6 +242,7 @@ def test_folding_changes_nothing(backbone):
         assert (mine - wanted).norm() < 1e-4 * wanted.norm() and wanted.std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "pixels"), [(torch.bfloat16, 3.0), (torch.float16, 0.4)])
 def test_half_precision_moves_keypoints_little(shipped, photos, dtype, pixels):
     network, config, skeleton = shipped

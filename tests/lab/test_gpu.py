@@ -116,6 +116,7 @@ def test_the_deformable_convolution_is_given_the_right_places():
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_a_photo():
     """The published count at 512 x 512, less dead projections and refinements of most locations, plus the samples."""
     layers = layers_of("dla34-coco", (512, 512))
@@ -217,6 +218,7 @@ def two_rows_and_a_fault(fault: str) -> Iterator[Measurement]:
     yield Measurement("part", "", "second")
 
 
+@pytest.mark.slow
 def test_a_fault_costs_a_part_its_rest():
     """Also one that ends the process, as a fault of the device does."""
     first = Measurement("part", "", "first")
@@ -255,6 +257,7 @@ def toy_rows(photos, tmp_path_factory) -> tuple[list[Measurement], dict]:
     return rows, json.loads((folder / "benchmark.json").read_text())["results"]
 
 
+@pytest.mark.slow
 def test_every_part_runs_to_its_end(toy_rows):
     rows, report = toy_rows
     assert report["rows"] == [row.to_dict() for row in rows]
@@ -270,6 +273,7 @@ def test_every_part_runs_to_its_end(toy_rows):
             assert row.values["images/s"] > 0
 
 
+@pytest.mark.slow
 def test_summary_and_picture(toy_rows, tmp_path):
     rows, _ = toy_rows
     lines = summary(rows).splitlines()
@@ -308,6 +312,7 @@ def test_no_gpu(monkeypatch):
         measure_parts(Plan("cuda", False, (), "", 1), seconds=10, tell=lambda _: None)
 
 
+@pytest.mark.slow
 def test_command(capsys, photos, tmp_path):
     arguments = ["--device", "cpu", "--parts", "loader", "--annotations", f"{photos}/truth.json:{photos}"]
     code = main([*map(str, arguments), str(photos / "group.jpg"), "--output", str(tmp_path)])

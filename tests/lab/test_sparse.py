@@ -38,6 +38,7 @@ def photo_pixels(*paths: Path, long_side: int = 256) -> np.ndarray:
     return np.stack([Letterbox.fit(photo.shape[:2], long_side=long_side).apply(photo) for photo in read])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sparse_is_dense_on_photos(variant, photos: Path, monkeypatch):
     """Every pose, score and visibility of the chosen locations, and none that is better is left out.
@@ -69,6 +70,7 @@ def test_sparse_is_dense_on_photos(variant, photos: Path, monkeypatch):
                     torch.testing.assert_close(found.keypoint_logits[b], wanted, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_shipped_file_is_dense_on_photos(runtime, photos: Path):
     """The shipped graph, which embeds only its best locations, against the shipped weights at all locations."""

@@ -95,6 +95,7 @@ def test_suppression_is_timed_with_as_many_candidates_and_people(monkeypatch):
     assert len(keypoints) == NUM_CANDIDATES and 80 <= len(best) <= 100
 
 
+@pytest.mark.slow
 def test_a_folder_beside_its_network(photos: Path, monkeypatch):
     """What is timed is the command's own work, and of the network alone nothing but that."""
     monkeypatch.setattr(throughput, "NUM_PHOTOS", 3)
@@ -149,6 +150,7 @@ def test_crowds_have_so_many_people_of_one_size():
     assert crowd(person, 1).shape == (960, 1280, 3)
 
 
+@pytest.mark.slow
 def test_a_person_to_make_crowds_of(photos: Path, detector: PoseDet, tmp_path):
     person = standing_person([str(photos / "food.jpg"), str(photos / "skiers.jpg")])
     assert person.shape[0] > 1.3 * person.shape[1]
@@ -163,6 +165,7 @@ def in_this_process(alternative: Alternative) -> Iterator[Subject]:
     yield alternative.open()
 
 
+@pytest.mark.slow
 def test_all_curves(photos: Path, monkeypatch, tmp_path):
     monkeypatch.setattr(growth, "PHOTO_SIDES", (64, 128))
     monkeypatch.setattr(growth, "INPUT_SIDES", (128, 256))

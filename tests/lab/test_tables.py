@@ -113,6 +113,7 @@ def toy(tmp_path: Path) -> list[str]:
     return [*arguments, *(word for setting in TOY for word in ("--set", setting))]
 
 
+@pytest.mark.slow
 def test_trains_each_run_once(
     toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_other_photos_are_evaluated_anew(photos: Path, tmp_path: Path, monkeypat
     assert len(set(folders)) == 2
 
 
+@pytest.mark.slow
 def test_given_weights_are_evaluated_as_by_evaluate(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
