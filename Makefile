@@ -16,8 +16,9 @@ demo: $(RUNTIME)/installed
 	@echo
 	@echo "Annotated pictures and poses.json are in $(CURDIR)/demo-output"
 
+# One thread of PyTorch in each process: more would wait for each other.
 quick: $(DEVELOP)/installed
-	$(DEVELOP)/bin/pytest -q -m "not slow" -n $(JOBS)
+	OMP_NUM_THREADS=1 $(DEVELOP)/bin/pytest -q -m "not slow" -n $(JOBS)
 
 check: $(DEVELOP)/installed
 	$(DEVELOP)/bin/ruff format --check .

@@ -263,6 +263,7 @@ def test_of_other_outputs_the_network_alone_is_timed(tmp_path, photos: Path):
     assert timed.num_people is None and set(timed.ms) == {"decode", "preprocess", "network"}
 
 
+@pytest.mark.slow
 def test_a_file_of_ours_is_run_as_ours():
     assert isinstance(peers.open_peer(Path(SHIPPED), 1), Ours)
 

@@ -65,6 +65,7 @@ def assert_same_keypoints(old: NetworkOutput, new: NetworkOutput, at: list[int],
         torch.testing.assert_close(ours[:, to], theirs[:, at], **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["posedet-s", "dla34-crowdpose"])
 def test_more_keypoints_in_another_order_change_nothing_for_the_old_ones(preset: str, tmp_path: Path) -> None:
     """Coarse and refined poses, scores and heatmaps of all shared keypoints are what they were before."""
@@ -78,6 +79,7 @@ def test_more_keypoints_in_another_order_change_nothing_for_the_old_ones(preset:
     assert_same_keypoints(outputs(old), outputs(new), at, [ours.index(name) for name in theirs.keypoints])
 
 
+@pytest.mark.slow
 def test_fewer_keypoints_keep_their_coarse_places(tmp_path: Path) -> None:
     """What the network reads at the places of keypoints that are gone, it cannot read any more."""
     config = load_config("posedet-s")

@@ -90,6 +90,7 @@ def test_without_dead_projections_only_these_are_gone():
 
 
 # Published, less what the dead projections cost; 640x864 is a 640x480 photo at short side 640.
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "expected"), [(512, 512, 16.052e9), (640, 864, 33.859e9)])
 def test_multiply_adds(height: int, width: int, expected: float):
     dead = height * width * (64 * 128 / 8**2 + 128 * 256 / 16**2)

@@ -69,6 +69,7 @@ def case(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", [0.0, 0.5])
 @pytest.mark.parametrize("exporting", [False, True], ids=["bag", "gather"])
 def test_values_and_gradients(case, origin, exporting, monkeypatch):

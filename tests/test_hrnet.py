@@ -107,6 +107,7 @@ def test_start_values():
             assert parameter.std().item() == pytest.approx(expected, rel=0.02), name
 
 
+@pytest.mark.slow
 def test_gradient_reaches_every_parameter():
     network = HRNet(4)
     maps = network(torch.randn(2, 3, 64, 64))
@@ -195,6 +196,7 @@ def test_fusion_equals_the_flat_computation():
     assert all(torch.equal(x, y) for x, y in zip(maps, before, strict=True))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_equals_the_flat_computation():
     network = HRNet(4).double().eval()
@@ -206,6 +208,7 @@ def test_equals_the_flat_computation():
         torch.testing.assert_close(ours, flat)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_last_and_bfloat16():
     network = HRNet(16).eval()

@@ -366,6 +366,7 @@ def made_up(
     return output, some_owner(generator, batch, num_locations)
 
 
+@pytest.mark.slow
 @settings(laws, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_official_terms_as_in_the_loop(seed):
@@ -401,6 +402,7 @@ def test_official_terms_as_in_the_loop(seed):
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(laws, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
 def test_our_terms_as_in_the_loop(seed, step):

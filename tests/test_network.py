@@ -91,6 +91,7 @@ def images(num_images: int = 2, height: int = 96, width: int = 64) -> Tensor:
     return torch.randint(0, 256, (num_images, 3, height, width)).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "mean", "std"),
     [
@@ -140,6 +141,7 @@ def test_poses_are_in_pixels():
     torch.testing.assert_close(output.poses[1][0], output.poses[0][0] + unit * torch.tensor([-2.0, 1.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("location", "share"), [("corner", 0.0), ("centre", 0.5)])
 def test_locations(location, share):
     """Level after level, row by row; corners as published, or the middle of a cell's pixels (3.5 at stride 8)."""
@@ -163,6 +165,7 @@ def test_heatmaps_only_while_training():
     assert build_network(load_config("dla34-coco", [*SMALL, "model.heatmaps=false"]).model, COCO).heatmap is None
 
 
+@pytest.mark.slow
 def test_images_do_not_meet():
     """A pose of one image reads nothing of another in the batch; the order of sums alone may differ."""
     network = small("posedet-s").eval()
@@ -175,6 +178,7 @@ def test_images_do_not_meet():
             torch.testing.assert_close(together.logits[b : b + 1], alone.logits, atol=1e-2, rtol=0)
 
 
+@pytest.mark.slow
 def test_half_precision_ends_before_the_joints():
     """Under autocast the places are float32 all the same."""
     network = small("posedet-s").train()
@@ -231,6 +235,7 @@ def test_sparse_is_dense_at_the_same_locations(variant):
             )
 
 
+@pytest.mark.slow
 def test_scores_in_parts_are_those_of_all_at_once(monkeypatch):
     """Before the choice every location is scored; 128 locations of two images in parts of 50, the last one smaller."""
     monkeypatch.setattr("posedet.model.network.POSES_IN_CACHE", 100)
@@ -311,6 +316,7 @@ def reached(network: PoseDetNet, output: Tensor) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_who_learns_from_what():
     network = small("dla34-coco").train()
     output = network(images())
@@ -321,6 +327,7 @@ def test_who_learns_from_what():
     assert reached(network, output.heatmaps[0]) == common | {"heatmap"}
 
 
+@pytest.mark.slow
 def test_who_learns_from_what_in_ours():
     """One tower for all; the score judges refined poses without pulling at them."""
     network = small("posedet-s").train()
@@ -334,6 +341,7 @@ def test_who_learns_from_what_in_ours():
     assert reached(network, output.heatmaps[0]) == common | {"score_taps", "heatmap"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("presence", ["true", "false"])
 @pytest.mark.parametrize("branch", ["refinement", "score"])
 def test_a_tenth_reaches_the_bypass(branch, presence):
@@ -369,6 +377,7 @@ def seen(field: Tensor, place: Tensor, cell: int, across: int, down: int) -> Ten
     return slow_bilinear(field, x, y)
 
 
+@pytest.mark.slow
 def test_local_refinement_in_plain_loops():
     """Nine bilinear samples a cell of the finer map apart, two layers for each keypoint, in float64."""
     network = small("posedet-s", "model.local_channels=6").eval()

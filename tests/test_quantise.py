@@ -39,6 +39,7 @@ def test_the_file_says_the_same_of_itself(int8: Path) -> None:
     assert list(int8.parent.iterdir()) == [int8]
 
 
+@pytest.mark.slow
 def test_the_network_is_in_8_bits_and_the_coordinates_are_not(int8: Path) -> None:
     graph = onnx.load(int8).graph
     makers = {name: node for node in graph.node for name in node.output}

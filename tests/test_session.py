@@ -209,6 +209,7 @@ def test_networks_that_compute_something_else(runtime: Runtime, tmp_path: Path) 
     assert refusal(path, runtime) == "has 14 keypoints, but its skeleton 'coco' has 17"
 
 
+@pytest.mark.slow
 def test_a_failure_while_running_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.zeros((1, 128, 160, 4), np.uint8)  # one channel too many
     with pytest.raises(ModelError) as caught:

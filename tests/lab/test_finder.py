@@ -170,6 +170,7 @@ class NothingWaits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -219,6 +220,7 @@ def test_shapes_are_known_beforehand(preset, monkeypatch):
 # --- made quick to run ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [None, HRNet(8)], ids=["dla34", "hrnet"])
 def test_folding_changes_nothing(backbone):
     torch.manual_seed(0)

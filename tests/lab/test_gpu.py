@@ -156,6 +156,7 @@ def test_waiting_suppression_is_oks_nms():
     assert waiting_nms(torch.zeros(0, 17, 2), torch.tensor(COCO.sigmas), 0.2, 1024.0).tolist() == []
 
 
+@pytest.mark.slow
 def test_the_official_style_finds_what_the_network_finds(photos):
     """All candidates of small maps go on, so it is the dense network and NumPy's decoding; the heatmaps are made."""
     torch.manual_seed(0)
