@@ -13,7 +13,7 @@ import pytest
 
 from posedet import PoseDet
 from posedet.benchmark import peers
-from posedet.benchmark.comparison import Comparison, comparison_dict, comparison_table, conditions
+from posedet.benchmark.comparison import comparison_dict, comparison_table, conditions
 from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Ours, Timed, totals
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.benchmark.workers import Alternative, Worker, available_engines
@@ -26,6 +26,7 @@ from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
 from posedet.runtime.model_files import model_file
 from posedet.runtime.session import open_session
+from timings import comparison
 
 SHIPPED = str(model_file("posedet-s"))
 
@@ -293,33 +294,6 @@ def test_models_that_cannot_be_timed(tmp_path):
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
-
-
-def comparison(**changes) -> Comparison:
-    """Ours beside a peer that takes twice as long, and one that only tells its network."""
-
-    def timed(scale: float, *stages: str) -> list[Timed]:
-        return [Timed({stage: scale * slow * 10 for stage in stages}, 3, 100.0 * scale) for slow in (1, 2, 5)]
-
-    alternatives = {
-        "ours": Alternative("ours.onnx", "openvino", 2),
-        "peer": Alternative("peer.tflite", "openvino", 2, foreign=True),
-        "other": Alternative("other.xml", "openvino", 2, foreign=True),
-    }
-    samples = {
-        "ours": timed(1, *STAGES, TOTAL),
-        "peer": timed(2, "decode", "preprocess", "network", "poses", TOTAL),
-        "other": timed(3, "decode", "preprocess", "network"),
-    }
-    fields = {
-        "alternatives": alternatives,
-        "precision": dict.fromkeys(alternatives, "float32"),
-        "samples": samples,
-        "batches": {4: {"ours": timed(0.5, "network")}},
-        "num_photos": 3,
-        "load": 0.0,
-    }
-    return Comparison(**{**fields, **changes})
 
 
 def test_table():

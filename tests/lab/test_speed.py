@@ -22,13 +22,13 @@ from lab.speed.claims import (
 )
 from lab.speed.growth import crowd, standing_person
 from posedet import PoseDet
-from posedet.benchmark.comparison import Comparison
-from posedet.benchmark.stages import STAGES, TOTAL, Subject, Timed
+from posedet.benchmark.stages import TOTAL, Subject, Timed
 from posedet.benchmark.timing import Spread
 from posedet.benchmark.workers import Alternative
 from posedet.errors import DataError, PhotoError, PoseDetError
 from posedet.image import read_photo
 from posedet.runtime.model_files import model_file
+from timings import comparison
 
 SHIPPED = str(model_file("posedet-s"))
 
@@ -44,33 +44,6 @@ class LocalWorker:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def comparison(**changes) -> Comparison:
-    """Ours beside a peer that takes twice as long, and one that only tells its network."""
-
-    def timed(scale: float, *stages: str) -> list[Timed]:
-        return [Timed({stage: scale * slow * 10 for stage in stages}, 3, 100.0 * scale) for slow in (1, 2, 5)]
-
-    alternatives = {
-        "ours": Alternative("ours.onnx", "openvino", 2),
-        "peer": Alternative("peer.tflite", "openvino", 2, foreign=True),
-        "other": Alternative("other.xml", "openvino", 2, foreign=True),
-    }
-    samples = {
-        "ours": timed(1, *STAGES, TOTAL),
-        "peer": timed(2, "decode", "preprocess", "network", "poses", TOTAL),
-        "other": timed(3, "decode", "preprocess", "network"),
-    }
-    fields = {
-        "alternatives": alternatives,
-        "precision": dict.fromkeys(alternatives, "float32"),
-        "samples": samples,
-        "batches": {4: {"ours": timed(0.5, "network")}},
-        "num_photos": 3,
-        "load": 0.0,
-    }
-    return Comparison(**{**fields, **changes})
 
 
 def test_claims():
