@@ -1,14 +1,11 @@
 """The command line as a user meets it: what it leaves, what it prints, what it says when something is wrong."""
 
-import fcntl
 import json
 import os
-import pty
 import shutil
 import struct
 import subprocess
 import sys
-import termios
 import time
 import zlib
 from pathlib import Path
@@ -394,9 +391,14 @@ def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
 def test_the_progress_bar_is_for_terminals_alone(photos: Path, tmp_path: Path) -> None:
     command = ["predict", photos / "tennis.jpg", photos / "food.jpg", "--output", tmp_path, *ONE_CORE]
     assert in_a_process(*command).stderr == ""
+    import fcntl
+    import pty
+    import termios
+
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     try:
