@@ -42,7 +42,7 @@ def open_model(
         raise ConfigError(f"{one_line(source)}: PyTorch weights, but {runtime!r} needs an ONNX file; {remedy}")
     if threads is not None and threads < at_once:
         raise ConfigError(f"threads is {threads}, expected at least {at_once}")
-    needs("posedet ... --model x.safetensors", "export", ("torch", "safetensors"))
+    needs("PyTorch weights", "export", ("torch", "safetensors"))
     import torch
 
     from posedet.weights.torch_session import open_weights
