@@ -7,7 +7,9 @@ length of the lines, not on the size of the photo.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,18 @@ Tile = tuple[slice, slice]  # rows and columns of the picture
 
 LEFT, RIGHT, MIDDLE, OUTLINE = (56, 152, 255), (255, 146, 30), (250, 248, 240), (14, 16, 26)
 OUTLINE_OPACITY = 0.75
+
+# The colours of ids, in turn: neighbours in the list differ also for colour-blind people (after Okabe and Ito, 2008).
+ID_COLOURS: tuple[Colour, ...] = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 158, 115),
+    (240, 228, 66),
+    (204, 121, 167),
+    (213, 94, 0),
+    (120, 150, 255),
+    (150, 220, 120),
+)
 
 # A keypoint with a lower score is probably hidden or outside the photo: its dot is hollow and its limbs are pale.
 SEEN = 0.4
@@ -44,7 +58,8 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
 
     Left is blue, right is orange, and the middle is nearly white. Lines scale with the person, so crowds stay
     readable. A keypoint with a score of 0 is missing and not drawn. A keypoint with a score below 0.4 is probably
-    hidden: its dot is hollow and its limbs are pale.
+    hidden: its dot is hollow and its limbs are pale. Poses with ids have one colour each, that of the id, which is
+    written above.
 
     Args:
         photo: (H, W, 3) uint8 RGB. It is not changed.
@@ -65,10 +80,27 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
     weakest_first = [poses[int(place)] for place in np.argsort(-poses.scores, kind="stable")[::-1]]
     for pose in weakest_first:
         _draw_pose(picture, pose)
-    if scores:
-        for pose in weakest_first:
-            _write_score(picture, pose)
+    for pose in weakest_first:
+        if text := _label(pose, scores):
+            _write(picture, pose, text)
     return picture
+
+
+def draw_trail(picture: NDArray[np.uint8], points: NDArray[np.floating[Any]], number: int) -> None:
+    """Draw the way (n, 2) of the person with the id `number` into a picture, paler where it is older."""
+    width = max(FINEST_LINE, max(picture.shape) / 400)
+    for place, (start, end) in enumerate(pairwise(np.clip(points.astype(np.float64), -1e5, 1e5)), 1):
+        _Stroke(picture, start, end, width + 1).paint(width, id_colour(number), 0.8 * place / len(points))
+
+
+def id_colour(number: int) -> Colour:
+    """The colour of a person with this id."""
+    return ID_COLOURS[number % len(ID_COLOURS)]
+
+
+def _label(pose: Poses, scores: bool) -> str:
+    parts = [str(pose.ids[0])] if "id" in pose.extra else []
+    return "  ".join([*parts, *([f"{pose.scores[0]:.2f}"] if scores else [])])
 
 
 class _Stroke:
@@ -110,6 +142,8 @@ def _draw_pose(picture: NDArray[np.uint8], pose: Poses) -> None:
     outline = max(0.6, OUTLINE_WIDTH * line)
     widths = line * np.sqrt(np.clip(np.array(pose.skeleton.sigmas) / BROAD_SIGMA, 0.2, 1.0))
     sides = _sides(pose.skeleton)
+    if "id" in pose.extra:
+        sides = [id_colour(int(pose.ids[0]))] * pose.skeleton.num_keypoints
 
     def stroke(first: int, second: int, radius: float) -> _Stroke:
         return _Stroke(picture, points[first], points[second], radius + outline + 1)
@@ -205,8 +239,8 @@ def _row(colour: Colour, length: int) -> NDArray[np.float32]:
     return np.resize(np.array(colour, np.float32) + np.float32(0.5), length)
 
 
-def _write_score(picture: NDArray[np.uint8], pose: Poses) -> None:
-    """Write the score of a pose above its highest keypoint, inside the photo."""
+def _write(picture: NDArray[np.uint8], pose: Poses, text: str) -> None:
+    """Write a text above the highest keypoint of a pose, inside the photo."""
     present = pose.keypoint_scores[0] > 0
     if not present.any():
         return
@@ -214,7 +248,7 @@ def _write_score(picture: NDArray[np.uint8], pose: Poses) -> None:
     height, width = picture.shape[:2]
     line = _line_width(picture, points)
     font = ImageFont.load_default(min(max(4.5 * line, 11), max(11, width / 25)))
-    text, edge = f"{pose.scores[0]:.2f}", max(1, round(line / 2))
+    edge = max(1, round(line / 2))
     left, top, right, bottom = (int(side) for side in font.getbbox(text, stroke_width=edge))
     x, y = points[points[:, 1].argmin()]
     x = int(np.clip(x - (right - left) / 2, 0, max(0, width - (right - left))))

@@ -1,0 +1,122 @@
+"""Poses with ids, frame by frame: decode, detect, track and smooth, on all cores."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedet.poses import Poses
+from posedet.runtime.detector import PoseDet
+from posedet.runtime.parallel import available_cores, in_order
+from posedet.tracking.smoothing import Smoother
+from posedet.tracking.tracker import Tracker
+from posedet.video.source import Frame, Source, open_source
+
+# Frames that are decoded ahead of the network.
+DECODED_AHEAD = 4
+# The tracker also uses poses that are too weak to be reported: they continue a track, but never begin one.
+TRACKED_SCORE = 0.1
+
+Item = TypeVar("Item")
+
+
+class TrackedFrame(NamedTuple):
+    """A frame of a video, and the people in it."""
+
+    number: int  # from 0; frames of a live source that were dropped count
+    time: float  # seconds since the beginning
+    image: NDArray[np.uint8]  # (H, W, 3) RGB, upright
+    poses: Poses  # in pixels of the image; `poses.ids` says who is who
+
+
+def track(
+    source: str,
+    *,
+    detector: PoseDet | None = None,
+    tracker: Tracker | None = None,
+    smooth: bool = True,
+    frame_rate: float | None = None,
+) -> Iterator[TrackedFrame]:
+    """Find the people in each frame of a video and follow them.
+
+    Args:
+        source: Path of a video, folder or pattern of frames, camera, address, or `-`; see `open_source`.
+        detector: Default: `posedet-s` with a low score threshold, as the tracker needs it.
+        tracker: Decides who is who. Default: one with the default settings.
+        smooth: Smooth the keypoints of each person over time, see `Smoother`. False: as the network finds them.
+        frame_rate: Frames a second of a folder of frames. Default: 30.
+
+    Yields:
+        The frames in order. Memory does not grow with their number.
+
+    Raises:
+        DataError: If the source cannot be read.
+        ConfigError: If an optional package is missing.
+
+    Examples:
+        >>> for frame in track("clip.mp4"):
+        ...     print(frame.time, frame.poses.ids)
+    """
+    with open_source(source, frame_rate=frame_rate) as opened:
+        if detector is None:
+            cores = 1 if opened.live else available_cores()
+            detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores)
+        tracker, smoother = tracker or Tracker(), Smoother() if smooth else None
+        for frame, poses in detected(opened, detector, detector.at_once):
+            poses = tracker.update(poses, frame.time)
+            yield TrackedFrame(*frame, poses if smoother is None else smoother.update(poses, frame.time))
+
+
+def detected(
+    source: Source, detector: Callable[[NDArray[np.uint8]], Poses], at_once: int
+) -> Iterator[tuple[Frame, Poses]]:
+    """Decode and detect concurrently, and yield in the order of the frames."""
+
+    def find(frame: Frame) -> tuple[Frame, Poses]:
+        return frame, detector(frame.image)
+
+    # A live source waits for nobody: its next frame is the latest one, and its poses are wanted at once.
+    frames = iter(source) if source.live else ahead(source, DECODED_AHEAD)
+    return in_order(find, frames, 1 if source.live else at_once)
+
+
+def ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
+    """Iterate in a thread of its own, `size` items ahead. Errors are raised in their place."""
+    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(size)
+    stopped = threading.Event()
+
+    def put(item: Item | None, error: BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((item, error), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for item in items:
+                if not put(item, None):
+                    return
+        except BaseException as error:
+            put(None, error)
+        else:
+            put(None, StopIteration())
+
+    thread = threading.Thread(target=read, name="posedet-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
