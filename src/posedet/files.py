@@ -1,15 +1,14 @@
-"""Find photos by path, folder or pattern, name the annotated pictures, and write files atomically."""
+"""Find photos by path, folder or pattern, and show their names."""
 
 import glob
 import os
-import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.errors import DataError
 
 PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MAX_STEM_BYTES = 200  # most file systems limit a whole file name to 255 bytes
 
 
 def find_photos(patterns: Sequence[str]) -> list[Path]:
@@ -48,55 +47,14 @@ def _photos_inside(folder: Path) -> list[Path]:
     return photos
 
 
-def picture_names(photos: Sequence[Path]) -> list[str]:
-    """Return one JPEG file name per photo for the annotated picture; duplicate names get a number."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for photo in photos:
-        stem = os.fsdecode(os.fsencode(photo.stem)[:MAX_STEM_BYTES])
-        name, number = f"{stem}.jpg", 1
-        while name.casefold() in taken:  # on many file systems a.jpg and A.jpg are the same file
-            number += 1
-            name = f"{stem}-{number}.jpg"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
 def photo_folder(annotations: Path) -> Path:
     """Return the default photo folder of an annotation file: `set.json` -> `set/`."""
     return annotations.parent / annotations.name.removesuffix(".gz").removesuffix(".json")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file in the same folder, then rename it.
-
-    Several threads and processes may write the same file: the result is one complete version.
-
-    Raises:
-        PoseDetError: If the file cannot be written. An existing file is then unchanged.
-    """
-    # A random name, because `path` may have the maximum length already. Mode "x" never follows a planted link.
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        try:
-            with partial.open("xb") as file:
-                file.write(content)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PoseDetError(f"{one_line(path)}: could not be written ({error.strerror or error})") from None
-
-
-def make_folder(folder: Path) -> None:
-    """Create an output folder and its parents. Raises ConfigError with the reason if that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"{one_line(folder)}: cannot be created ({reason}); choose another folder") from None
+def no_terminal() -> bool:
+    """Whether nobody would see a progress bar: errors go to a file, or nowhere, as in daemons and below pythonw."""
+    return sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty()
 
 
 def one_line(text: object) -> str:

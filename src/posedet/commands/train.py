@@ -11,7 +11,10 @@ from posedet.commands.options import (
     add_annotations,
     add_number,
     add_output,
+    add_overwrite,
     add_settings,
+    claim,
+    never_replace,
     photos_named_by,
     seen_once,
     source_of,
@@ -54,6 +57,7 @@ def add_commands(add: AddCommand) -> None:
     plot = add("plot", "the curves of a training run (needs posedet[evaluate])", "plot runs/a")
     plot.add_argument("run", type=Path, help="folder of the run")
     plot.add_argument("--output", type=Path, help=".png, .svg or .pdf file to write (default: curves.png in the run)")
+    add_overwrite(plot)
     plot.set_defaults(command=_plot)
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
@@ -61,6 +65,7 @@ def add_commands(add: AddCommand) -> None:
     train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
     train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
     train.add_argument("--run", type=Path, help="folder for checkpoints and log; resumes the run if it has any")
+    add_overwrite(train)
     train.add_argument(
         "--start",
         metavar="FILE",
@@ -96,13 +101,15 @@ def _show(options: argparse.Namespace) -> int:
     needs("posedet data show", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
-    from posedet.training.show import show
+    from posedet.training.show import GENERATOR, sample_paths, show
     from posedet.weights.checkpoint import named_skeleton
 
     config = load_config(options.preset, options.set)
+    claim(options, GENERATOR, sample_paths(options.output, options.count), reads=[Path(config.model.skeleton)])
     skeleton = named_skeleton(config.model.skeleton)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(options.data, skeleton)
+    never_replace(options, photos.photos)
     files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
     return 0
@@ -110,9 +117,12 @@ def _show(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     needs("posedet plot", "evaluate", ("matplotlib",))
-    from posedet.training.plot import write_curves
+    from posedet.training.plot import GENERATOR, write_curves
 
-    print(f"curves -> {one_line(write_curves(options.run, options.output))}")
+    output = options.output or options.run / "curves.png"
+    claim(options, GENERATOR, [output], reads=[options.run / name for name in ("log.jsonl", "config.json")])
+    write_curves(options.run, output)
+    print(f"curves -> {one_line(output)}")
     return 0
 
 
@@ -127,13 +137,16 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigError("train needs --data and --run; only --show works without them")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
-    from posedet.training.loop import train
+    from posedet.training.loop import GENERATOR, train
     from posedet.training.setup import reported
-    from posedet.training.state import skeleton_to_train
+    from posedet.training.state import RUN_FILES, skeleton_to_train
 
+    written = [options.run / name for name in RUN_FILES]
+    claim(options, GENERATOR, written, reads=[Path(config.model.skeleton)])
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(options.data, skeleton)
+    never_replace(options, photos.photos)
     weights = train(
         config,
         photos,
@@ -143,14 +156,14 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options.validate, reported(config, skeleton)) if options.validate else None,
+        validate=_validation(options, reported(config, skeleton)) if options.validate else None,
         validate_every=options.validate_every,
     )
     print(f"trained -> {weights}")
     return 0
 
 
-def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """A function that measures a network reporting `skeleton`; raises at once if the annotations are wrong."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
@@ -160,7 +173,8 @@ def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[
     from posedet.runtime.detector import PoseDet
 
     with photos_named_by("--validate JSON:FOLDER"):
-        photos = read_photos(seen_once(source), skeleton)
+        photos = read_photos(seen_once(options.validate), skeleton)
+    never_replace(options, photos)
     protocol = protocol_for(skeleton)
     evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
 

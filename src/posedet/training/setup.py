@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
-from posedet.files import make_folder
 from posedet.model.build import build_network, freeze
 from posedet.model.network import Geometry, PoseDetNet, Proposals
+from posedet.outputs import make_folder
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Selection, choose_locations
 from posedet.training.batches import Batch, PhotoStream, batches
