@@ -22,7 +22,7 @@ from posedet.image import read_photo
 from posedet.skeleton import COCO, CROWDPOSE
 
 ONE_CORE = ("--threads", "1")
-KEPT = "are kept, and the same command goes on from there"
+KEPT = "are kept; the same command resumes from there"
 
 
 class Outcome:

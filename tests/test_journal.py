@@ -19,7 +19,7 @@ from posedet.outputs import LineFile
 from posedet.skeleton import COCO
 
 BY = "posedet predict"
-KEPT = "photos are kept, and the same command goes on from there"
+KEPT = "photos are kept; the same command resumes from there"
 
 
 def journal(folder: Path, **settings: object) -> Journal:
@@ -72,7 +72,7 @@ def test_a_damaged_journal_is_refused(line: bytes, tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes() + line + b"\n")
     with pytest.raises(DataError, match="not a valid journal of an interrupted run; delete it to start again"):
-        journal(tmp_path)
+        _ = journal(tmp_path).kept
     file.write_text("mine")
     with pytest.raises(PoseDetError, match=f"exists, but is no journal of `{BY}`; remove it$"):
         journal(tmp_path)

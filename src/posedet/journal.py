@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,23 +27,59 @@ class Journal:
         stem: The path without digest and suffix.
         generator: The command, as in `posedet.outputs`.
         settings: Everything that all results depend on, as JSON.
-        total: The number of photos that the command will process.
-
-    Attributes:
-        kept: key -> result. A key is a string or a number; a result is anything that JSON can hold. Check results: the
-            file may have been changed.
+        total: The number of items that the command will process; None if that is not known.
+        unit: What an item is.
 
     Raises:
         ForeignFileError: If a file of this name is there, but is no journal of this command.
-        DataError: If the journal is damaged.
     """
 
-    def __init__(self, stem: Path, generator: str, settings: Mapping[str, Any], total: int) -> None:
+    def __init__(
+        self, stem: Path, generator: str, settings: Mapping[str, Any], total: int | None, *, unit: str = "photos"
+    ) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self._lines = LineFile(stem.with_name(f"{stem.name}-{digest[:16]}.jsonl"), generator)
-        self._generator, self._total = generator, total
-        self._has_mark = generator_of(self._lines.path) == generator
-        self.kept: dict[str | int, Any] = self._read()
+        self._generator, self._total, self._unit = generator, total, unit
+        path = self._lines.path
+        self._has_mark = generator_of(path) == generator
+        if not self._has_mark and os.path.lexists(path):
+            raise ForeignFileError(f"{one_line(path)}: exists, but is no journal of `{generator}`; remove it")
+        self._size = path.stat().st_size if self._has_mark else 0
+
+    @cached_property
+    def kept(self) -> dict[str | int, Any]:
+        """What an interrupted run has found: key -> result.
+
+        A key is a string or a number; a result is anything that JSON can hold. Check results: the file may have been
+        changed. Raises DataError if the journal is damaged.
+        """
+        return dict(self.results())
+
+    def results(self) -> Iterator[tuple[str | int, Any]]:
+        """The items of `kept` in the order in which they were found, read one by one."""
+        path = self._lines.path
+        damaged = DataError(f"{one_line(path)}: not a valid journal of an interrupted run; delete it to start again")
+        if self._size > MAX_BYTES:
+            raise damaged
+        if not self._has_mark:
+            return
+        try:
+            with path.open("rb") as file:
+                file.readline()
+                # The last line may be incomplete.
+                while file.tell() < self._size and (line := file.readline()).endswith(b"\n"):
+                    key, result = json.loads(line)
+                    if not isinstance(key, str | int):
+                        raise damaged
+                    yield key, result
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise damaged from None
+
+    def forget(self) -> None:
+        """Start again, without the results of an interrupted run."""
+        if self._has_mark:
+            self._lines.path.unlink()
+        self._has_mark, self._size = False, 0
 
     def keep(self, key: str | int, result: object) -> None:
         """Add a result, and write it to the file. Raises PoseDetError if that is not possible."""
@@ -50,7 +87,6 @@ class Journal:
             self._lines.add({"generator": self._generator})
             self._has_mark = True
         self._lines.add([key, result])
-        self.kept[key] = result
 
     def __enter__(self) -> Self:
         return self
@@ -60,24 +96,17 @@ class Journal:
         if error is None:
             self._lines.path.unlink(missing_ok=True)
             return
-        kept = f"{len(self.kept)} of {self._total} photos are kept, and the same command goes on from there"
+        total = "" if self._total is None else f" of {self._total}"
+        kept = f"{self._number()}{total} {self._unit} are kept; the same command resumes from there"
         if isinstance(error, (PoseDetError, KeyboardInterrupt)):
             raise type(error)(f"{error}; {kept}" if str(error) else kept) from None
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise PoseDetError(f"{one_line(error)}; {kept}") from None
 
-    def _read(self) -> dict[str | int, Any]:
-        path = self._lines.path
-        if not self._has_mark:
-            if os.path.lexists(path):
-                raise ForeignFileError(f"{one_line(path)}: exists, but is no journal of `{self._generator}`; remove it")
-            return {}
-        damaged = DataError(f"{one_line(path)}: not a valid journal of an interrupted run; delete it to start again")
-        if path.stat().st_size > MAX_BYTES:
-            raise damaged
+    def _number(self) -> int:
+        """How many results the file holds."""
         try:
-            # The last line may be incomplete.
-            whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-            return dict(json.loads(line) for line in whole[1:])
-        except (OSError, ValueError, TypeError, RecursionError):
-            raise damaged from None
+            with self._lines.path.open("rb") as file:
+                return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b"")) - 1
+        except OSError:
+            return 0

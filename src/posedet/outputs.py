@@ -31,12 +31,17 @@ _MARK = re.compile(
       | \A <\?xml .*? <dc:title>                        # SVG
       | \A %PDF .* /Creator\ \(
       | \A .{8} \{"__metadata__":\{"posedet":"\{\\"generator\\":\ \\"  # safetensors
+      | \A .{4} ftyp .* \0 generator:\                  # MP4
+      | \A PAR1 .* generator .{1,4}?                    # Parquet
+      | \A PathFileType\t4\t\(X/Y/Z\)\t                # TRC
       | \A \x08 .* \n\x07posedet\x12 .{1,4}? \{"generator":\ "     # ONNX
     ) ( (?:posedet\ |lab\.) [a-z_]+ (?:\ [a-z_]+)* )"""
 )
-# What has no mark: lists without results, logs of training, and what version 0.1 wrote. "posedet" stands for each of its commands.
+# What has no mark: lists without results, logs of training, what version 0.1 wrote, and formats without room for one.
+# "posedet" stands for each of its commands.
 _UNMARKED = (
     (re.compile(rb"\[\n\]\n\Z"), "posedet"),
+    (re.compile(rb"frame,time,id,score,x1,y1,x2,y2,"), "posedet track"),
     (re.compile(rb'\{"step": \d+, "(?:loss|validation)": '), "posedet train"),
     (re.compile(rb'\{\s*"config": \{\s*"model": \{'), "posedet train"),
     (re.compile(rb'(?s).{8}\{"__metadata__":\{"posedet":'), "posedet train"),

@@ -1,12 +1,9 @@
 """The command `posedet track`."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from posedet import __version__
 from posedet.commands.options import (
     AddCommand,
     add_detector_options,
@@ -17,13 +14,7 @@ from posedet.commands.options import (
     settings_of,
 )
 from posedet.errors import ConfigError
-from posedet.files import no_terminal, one_line
-
-if TYPE_CHECKING:
-    from posedet.journal import Journal
-    from posedet.poses import Poses
-    from posedet.runtime.detector import PoseDet
-    from posedet.video.source import Frame, Source
+from posedet.files import one_line
 
 FORMATS = ("csv", "parquet", "openpose", "trc")
 
@@ -66,8 +57,9 @@ def add_commands(add: AddCommand) -> None:
 def _track(options: argparse.Namespace) -> int:
     from posedet.outputs import make_folder
     from posedet.runtime.parallel import available_cores
+    from posedet.tracking.tracker import Tracker
+    from posedet.video.run import follow, outputs
     from posedet.video.source import open_source, source_name
-    from posedet.video.tables import FORMATS as WRITERS
     from posedet.video.tables import GENERATOR
     from posedet.video.track import TRACKED_SCORE
 
@@ -76,77 +68,30 @@ def _track(options: argparse.Namespace) -> int:
     if options.frame_rate is not None and not 0.01 <= options.frame_rate <= 1000:
         raise ConfigError(f"--frame-rate {options.frame_rate:g}: expected 0.01 to 1000 frames a second")
     stems = [options.output / name for name in _numbered([source_name(text) for text in options.sources])]
-    suffixes = [".jsonl", *([] if options.no_video else [".mp4"])]
-    suffixes += [WRITERS[name].suffix for name in options.format if WRITERS[name].suffix]
-    outputs = [stem.with_name(stem.name + suffix) for stem in stems for suffix in suffixes]
-    claim(options, GENERATOR, outputs, reads=[Path(text) for text in options.sources])
-    options.reported = options.score_threshold
-    options.score_threshold = min(TRACKED_SCORE, 1.0 if options.reported is None else options.reported)
+    files = [path for stem in stems for path in outputs(stem, options.format, video=not options.no_video)]
+    claim(options, GENERATOR, files, reads=[Path(text) for text in options.sources])
+    reported = options.score_threshold
+    options.score_threshold = min(TRACKED_SCORE, 1.0 if reported is None else reported)
     detector = open_detector(options, at_once=options.threads or available_cores())
     make_folder(options.output)
     for text, stem in zip(options.sources, stems, strict=True):
         with open_source(text, frame_rate=options.frame_rate) as source:
-            _follow(options, source, stem, detector)
+            done = follow(
+                source,
+                stem,
+                detector,
+                Tracker() if reported is None else Tracker(new_score=reported),
+                settings=settings_of(options, detector),
+                smooth=not options.no_smoothing,
+                video=not options.no_video,
+                trails=options.trails,
+                formats=options.format,
+                most_frames=options.frames,
+                restart=options.restart,
+            )
+        notes = "".join(f"; {note}" for note in source.notes)
+        print(f"{one_line(text)}: {done.num_frames} frames, {done.num_people} people{notes} -> {one_line(stem)}.*")
     return 0
-
-
-def _follow(options: argparse.Namespace, source: "Source", stem: Path, detector: "PoseDet") -> None:
-    """Track one source, and write its files."""
-    from tqdm import tqdm
-
-    from posedet.tracking.smoothing import Smoother
-    from posedet.tracking.tracker import Tracker
-    from posedet.video.tables import FORMATS as WRITERS
-    from posedet.video.tables import GENERATOR, Tracks, TrackWriter
-    from posedet.video.track import detected
-    from posedet.video.writer import Annotator
-
-    path = stem.with_name(f"{stem.name}.jsonl")
-    tracker = Tracker() if options.reported is None else Tracker(new_score=options.reported)
-    smoother = None if options.no_smoothing else Smoother()
-    people: set[int] = set()
-    number = 0
-    with _journal(options, source, stem, detector) as journal:
-        writer = TrackWriter(path, source.place, detector.skeleton, source.frame_rate)
-        video = None
-        if not options.no_video:
-            video = Annotator(stem.with_name(f"{stem.name}.mp4"), GENERATOR, sound=source.path, trails=options.trails)
-        try:
-            found = detected(source, _remembered(detector, journal, source), detector.at_once)
-            frames = islice(found, options.frames)
-            for frame, poses in tqdm(frames, total=source.num_frames, unit="frame", disable=no_terminal()):
-                if not source.live and frame.number not in journal.kept:
-                    journal.keep(frame.number, poses.to_dict()["poses"])
-                poses = tracker.update(poses, frame.time)
-                if smoother is not None:
-                    poses = smoother.update(poses, frame.time)
-                writer.add(frame.number, frame.time, poses)
-                if video is not None:
-                    video.add(frame, poses)
-                people.update(poses.ids.tolist())
-                number += 1
-        finally:
-            writer.close()
-            if video is not None:
-                video.close()
-        for name in options.format:
-            WRITERS[name].write(Tracks(path), stem.with_name(f"{stem.name}{WRITERS[name].suffix}"))
-    notes = "".join(f"; {note}" for note in source.notes)
-    print(f"{one_line(source.place)}: {number} frames, {len(people)} people{notes} -> {one_line(stem)}{suffixes}")
-
-
-def _remembered(detector: "PoseDet", journal: "Journal") -> "Callable[[Frame], Poses]":
-    """The detector, which an interrupted run spares the frames that it has seen."""
-    from posedet.poses import Poses
-
-    skeleton = detector.skeleton.to_dict()
-
-    def find(frame: "Frame") -> Poses:
-        if (kept := journal.kept.get(frame.number)) is not None:
-            return Poses.from_dict({"skeleton": skeleton, "poses": kept})
-        return detector(frame.image)
-
-    return find
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

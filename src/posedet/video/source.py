@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from posedet.errors import ConfigError, DataError
 from posedet.files import PHOTO_SUFFIXES, find_photos, one_line
 from posedet.image import MAX_PIXELS, read_photo
+from posedet.outputs import stamp
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -59,6 +60,7 @@ class Source:
     Attributes:
         place: How the source was named, for messages.
         path: The file; None for all but video files.
+        identity: Tells whether frames are the same as before; None if they cannot be read again.
         live: Frames come at their own pace, and those that come too fast are dropped.
         num_frames: About how many frames there are, if that is known.
         frame_rate: Frames a second, if that is known; 0 otherwise.
@@ -68,6 +70,7 @@ class Source:
     place: str
     frames: Iterator[Frame]
     path: Path | None = None
+    identity: object = None
     live: bool = False
     num_frames: int | None = None
     frame_rate: float = 0.0
@@ -130,7 +133,7 @@ def open_source(text: str, *, frame_rate: float | None = None) -> Source:
     options = {"format_whitelist": FILE_FORMATS, "protocol_whitelist": "file"}
     # FFmpeg would take the beginning of a name such as `concat:a.mp4` for a protocol.
     source = _video(text, lambda: _open(f"file:{text}", text, **options))
-    source.path = path
+    source.path, source.identity = path, [str(path.absolute()), stamp(path)]
     return source
 
 
@@ -141,7 +144,8 @@ def _photos(text: str, rate: float) -> Source:
         for number, path in enumerate(paths):
             yield Frame(number, number / rate, read_photo(path))
 
-    return Source(text, frames(), num_frames=len(paths), frame_rate=rate)
+    identity = [rate, [[str(path.absolute()), stamp(path)] for path in paths]]
+    return Source(text, frames(), identity=identity, num_frames=len(paths), frame_rate=rate)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

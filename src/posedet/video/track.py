@@ -13,7 +13,7 @@ from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
 from posedet.tracking.smoothing import Smoother
 from posedet.tracking.tracker import Tracker
-from posedet.video.source import Frame, Source, open_source
+from posedet.video.source import Frame, open_source
 
 # Frames that are decoded ahead of the network.
 DECODED_AHEAD = 4
@@ -65,13 +65,13 @@ def track(
             cores = 1 if opened.live else available_cores()
             detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores)
         tracker, smoother = tracker or Tracker(), Smoother() if smooth else None
-        for frame, poses in detected(opened, detector, detector.at_once):
+        for frame, poses in detected(opened, detector, detector.at_once, live=opened.live):
             poses = tracker.update(poses, frame.time)
             yield TrackedFrame(*frame, poses if smoother is None else smoother.update(poses, frame.time))
 
 
 def detected(
-    source: Source, detector: Callable[[NDArray[np.uint8]], Poses], at_once: int
+    frames: Iterable[Frame], detector: Callable[[NDArray[np.uint8]], Poses], at_once: int, *, live: bool
 ) -> Iterator[tuple[Frame, Poses]]:
     """Decode and detect concurrently, and yield in the order of the frames."""
 
@@ -79,8 +79,7 @@ def detected(
         return frame, detector(frame.image)
 
     # A live source waits for nobody: its next frame is the latest one, and its poses are wanted at once.
-    frames = iter(source) if source.live else ahead(source, DECODED_AHEAD)
-    return in_order(find, frames, 1 if source.live else at_once)
+    return in_order(find, frames if live else ahead(frames, DECODED_AHEAD), 1 if live else at_once)
 
 
 def ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
