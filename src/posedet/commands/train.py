@@ -143,29 +143,21 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options.validate, reported(config, skeleton)) if options.validate else None,
+        validate=_validation(options, reported(config, skeleton)) if options.validate else None,
         validate_every=options.validate_every,
     )
     print(f"trained -> {weights}")
     return 0
 
 
-def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """A function that measures a network reporting `skeleton`; raises at once if the annotations are wrong."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
-    from posedet.poses import Poses
-    from posedet.runtime.detector import PoseDet
+    from posedet.evaluation.run import validation
+    from posedet.training.processes import Processes
 
     with photos_named_by("--validate JSON:FOLDER"):
-        photos = read_photos(seen_once(source), skeleton)
-    protocol = protocol_for(skeleton)
-    evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
-
-    def validate(session: "Session") -> dict[str, float]:
-        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), photos, protocol)
-        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
-
-    return validate
+        photos = read_photos(seen_once(options.validate), skeleton)
+    return validation(photos, protocol_for(skeleton), Processes.join(options.device))

@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,28 @@ from posedet.evaluation.truncation import cropped_views
 from posedet.files import write_atomically
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
+from posedet.runtime.session import Session
 
 # The lowest pose score that is evaluated. It is low because AP needs the precision at every recall.
 EVALUATED_SCORE = 0.01
 
 Predict = Callable[[Path | NDArray[np.uint8]], Poses]
 Seen = Path | Callable[[], NDArray[np.uint8]]  # the path of a photo, or a function that returns the photo
+
+ItemT = TypeVar("ItemT")
+
+
+class Processes(Interface):
+    """Several processes that share an evaluation, such as `posedet.training.processes.Processes`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def gathered(self, items: list[ItemT]) -> list[ItemT]:
+        """The items of all processes in the order of their ranks."""
 
 
 def evaluate(
@@ -40,6 +57,7 @@ def evaluate(
     truth: str = "",
     settings: Mapping[str, Any] = MappingProxyType({}),
     batch: int = 1,
+    processes: Processes | None = None,
 ) -> KeypointAP:
     """Predict every photo, and score the poses by `protocol`. A protocol of cropped photos crops them first.
 
@@ -54,9 +72,10 @@ def evaluate(
         truth: The name of the annotations in the report.
         settings: All other settings that the poses depend on.
         batch: See `predict_all`.
+        processes: Every process predicts a part of the photos; the first one writes the files. Default: this one alone.
 
     Returns:
-        AP and AR, from 0 to 1.
+        AP and AR of all photos, from 0 to 1.
 
     Raises:
         DataError: If the annotations cannot be evaluated. This is checked before the first prediction.
@@ -67,21 +86,44 @@ def evaluate(
         views = cropped_views(photos)
         photos, seen = [view.photo for view in views], [(view.photo.image_id, view.read) for view in views]
     about = {"model": model, "settings": dict(settings), "truth": truth}
+    rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
     partial = None
     if output is not None:
         make_output(output)
         digest = hashlib.sha256(
             json.dumps(about | {"protocol": protocol.name, "photos": fingerprint(photos)}).encode()
         ).hexdigest()
-        partial = output / f"predictions-{digest[:16]}.jsonl"
+        partial = output / f"predictions-{digest[:16]}{f'-{rank}' if rank else ''}.jsonl"
     category_id = person_category(photos, protocol)
-    results = predict_all(predict, seen, partial, batch=batch, category_id=category_id)
+    results = predict_all(predict, list(seen)[rank::world], partial, batch=batch, category_id=category_id)
+    if processes is not None and world > 1:
+        results = processes.gathered(results)
+        places = {photo.image_id: place for place, photo in enumerate(photos)}
+        results.sort(key=lambda result: places[result["image_id"]])
     scores = evaluate_keypoints(photos, results, protocol)
-    if output is not None and partial is not None:
+    if output is not None and rank == 0:
         write_atomically(output / "results.json", json.dumps(results).encode())
         write_report(output / "report.json", about | scores.to_dict())
+    if partial is not None:
         partial.unlink(missing_ok=True)
     return scores
+
+
+def validation(
+    photos: Sequence[AnnotatedPhoto], protocol: Protocol, processes: Processes | None = None
+) -> Callable[[Session], dict[str, float]]:
+    """Return a function that measures a network during training on annotated photos with the protocol's keypoints.
+
+    Raises DataError at once if the annotations cannot be evaluated.
+    """
+    evaluate_keypoints(photos, [], protocol)
+
+    def validate(session: Session) -> dict[str, float]:
+        detector = PoseDet(session, skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
+        scores = evaluate(detector, photos, protocol, processes=processes)
+        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
+
+    return validate
 
 
 def person_category(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> int:
