@@ -251,6 +251,14 @@ def test_tables_of_presets_show_the_shipped_model(
     assert isinstance(asked[0], PoseDet) and augmented == ["paper"] and asked[1] is None
 
 
+def test_on_a_gpu_the_weights_beside_an_onnx_file_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[Path, object]] = []
+    monkeypatch.setattr(evaluations, "open_model", lambda file, device: opened.append((file, device)))
+    for device in ("cpu", "cuda"):
+        evaluations.open_for(SHIPPED, device)
+    assert opened == [(SHIPPED, None), (WEIGHTS, "cuda")]
+
+
 def test_crowd_columns_follow_crowdpose() -> None:
     measured = Measured(TABLE4.rows[0], [(0, scores(0.5, ap_hard=0.25))], "")
     assert measured.points("AP hard", CROWDPOSE_PROTOCOL.name) == {0: 25.0}

@@ -89,11 +89,7 @@ def evaluate(
     rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
     partial = None
     if output is not None:
-        make_output(output)
-        digest = hashlib.sha256(
-            json.dumps(about | {"protocol": protocol.name, "photos": fingerprint(photos)}).encode()
-        ).hexdigest()
-        partial = output / f"predictions-{digest[:16]}{f'-{rank}' if rank else ''}.jsonl"
+        partial = kept_predictions(output, about | {"protocol": protocol.name, "photos": fingerprint(photos)}, rank)
     category_id = person_category(photos, protocol)
     results = predict_all(predict, list(seen)[rank::world], partial, batch=batch, category_id=category_id)
     if processes is not None and world > 1:
@@ -107,6 +103,16 @@ def evaluate(
     if partial is not None:
         partial.unlink(missing_ok=True)
     return scores
+
+
+def kept_predictions(output: Path, about: Mapping[str, Any], rank: int = 0) -> Path:
+    """Return the file in the folder `output` that keeps predictions until all are made, and create the folder.
+
+    about: everything that the predictions depend on. rank: that of the process that makes them.
+    """
+    make_output(output)
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    return output / f"predictions-{digest[:16]}{f'-{rank}' if rank else ''}.jsonl"
 
 
 def validation(
