@@ -31,10 +31,12 @@ _MARK = re.compile(
       | \A <\?xml .*? <dc:title>                        # SVG
       | \A %PDF .* /Creator\ \(
       | \A .{8} \{"__metadata__":\{"posedet":"\{\\"generator\\":\ \\"  # safetensors
+      | \A PK\x03\x04 .* generator:\                  # ZIP: its comment
       | \A \x08 .* \n\x07posedet\x12 .{1,4}? \{"generator":\ "     # ONNX
     ) ( (?:posedet\ |lab\.) [a-z_]+ (?:\ [a-z_]+)* )"""
 )
-# What has no mark: lists without results, logs of training, and what version 0.1 wrote. "posedet" stands for each of its commands.
+# What has no mark: lists without results, logs of training, and what version 0.1 wrote.
+# "posedet" stands for each of its commands.
 _UNMARKED = (
     (re.compile(rb"\[\n\]\n\Z"), "posedet"),
     (re.compile(rb'\{"step": \d+, "(?:loss|validation)": '), "posedet train"),

@@ -168,18 +168,10 @@ def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
-    from posedet.poses import Poses
-    from posedet.runtime.detector import PoseDet
+    from posedet.evaluation.run import validation
+    from posedet.training.processes import Processes
 
     with photos_named_by("--validate JSON:FOLDER"):
         photos = read_photos(seen_once(options.validate), skeleton)
     never_replace(options, photos)
-    protocol = protocol_for(skeleton)
-    evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
-
-    def validate(session: "Session") -> dict[str, float]:
-        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), photos, protocol)
-        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
-
-    return validate
+    return validation(photos, protocol_for(skeleton), Processes.join(options.device))
