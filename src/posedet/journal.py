@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +51,10 @@ class Journal:
             self._has_mark = True
         self._lines.add([key, result])
         self.kept[key] = result
+
+    def forget_others(self, keys: Iterable[str | int]) -> None:
+        """Forget results of other keys than these, such as those of photos that have changed."""
+        self.kept = {key: self.kept[key] for key in keys if key in self.kept}
 
     def __enter__(self) -> Self:
         return self

@@ -35,8 +35,7 @@ _MARK = re.compile(
       | \A \x08 .* \n\x07posedet\x12 .{1,4}? \{"generator":\ "     # ONNX
     ) ( (?:posedet\ |lab\.) [a-z_]+ (?:\ [a-z_]+)* )"""
 )
-# What has no mark: lists without results, logs of training, and what version 0.1 wrote.
-# "posedet" stands for each of its commands.
+# What has no mark: lists without results, logs of training, and what version 0.1 wrote. "posedet": any of its commands.
 _UNMARKED = (
     (re.compile(rb"\[\n\]\n\Z"), "posedet"),
     (re.compile(rb'\{"step": \d+, "(?:loss|validation)": '), "posedet train"),
@@ -207,7 +206,7 @@ def write_results(path: Path, generator: str, results: Iterable[Mapping[str, Any
 
 def write_markdown(path: Path, generator: str, text: str) -> None:
     """Write Markdown. Raises as `write_atomically`."""
-    write_atomically(path, generator, f"<!-- generator: {generator} -->\n{text}\n".encode())
+    write_atomically(path, generator, f"<!-- generator: {generator} -->\n{text.rstrip()}\n".encode())
 
 
 def write_figure(path: Path, generator: str, figure: Any, *, dpi: int = 110) -> None:

@@ -50,7 +50,7 @@ def test_each_row_is_what_evaluate_finds(
     out = tmp_path / "out"
     assert run(sets, out) == 0
     table = capsys.readouterr().out
-    assert (out / "crowds.md").read_text() == table
+    assert (out / "crowds.md").read_text() == f"<!-- generator: lab.paper -->\n{table}"
     rows = json.loads((out / "crowds.json").read_text())["results"]["sets"]
     for name, path in sets.items():
         protocol = PROTOCOLS[name]

@@ -247,7 +247,7 @@ def test_reproduce_figure3(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("sys.argv", ["posedet", *command])
     assert main(command) == 0
     tables = capsys.readouterr().out
-    assert (output / "figure3.md").read_text() == tables
+    assert (output / "figure3.md").read_text() == f"<!-- generator: lab.paper -->\n{tables}"
     report = json.loads((output / "figure3.json").read_text())
     assert report["command"] == ["posedet", *command]
     points = report["results"]["points"]

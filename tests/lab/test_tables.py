@@ -100,7 +100,7 @@ def test_effects_by_seed_and_their_spread(tmp_path: Path) -> None:
     assert without[:3] == ["| without refinement", "51.7", "85.2"] and without[7] == "25.0 ± 7.1"
     assert with_[1] == "65.9" and with_[7] == "50.0 ± 14.1"
     assert effect_line[1] == "+14.2" and effect_line[7] == "+25.0 ± 7.1"
-    assert (tmp_path / "table4.md").read_text() == text
+    assert (tmp_path / "table4.md").read_text() == f"<!-- generator: lab.paper -->\n{text}"
 
 
 @pytest.fixture
