@@ -12,12 +12,13 @@ HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "sa
 HEAVY |= {"jinja2", "matplotlib", "yaml"}
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
-BASE = {"errors", "skeleton", "oks", "poses", "image", "config", "files"}
+BASE = {"errors", "keypoint_names", "skeleton", "oks", "poses", "image", "config", "files"}
 MAY_IMPORT = {
     "errors": set(),
     "extras": {"errors"},
     "files": {"errors"},
-    "skeleton": {"errors"},
+    "keypoint_names": set(),
+    "skeleton": {"errors", "keypoint_names"},
     "oks": {"errors"},
     "poses": {"errors", "oks", "skeleton", "supervision"},
     "config": {"errors"},

@@ -114,6 +114,13 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def stored_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read the (height, width) as stored, before EXIF data turn the photo. Raises PhotoError as `read_photo` does."""
+    with _file(path) as (file, name):
+        image = _opened(file, name)
+        return image.height, image.width
+
+
 def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
     """Write a JPEG file atomically.
 

@@ -10,9 +10,11 @@ from posedet.commands.options import (
     AddCommand,
     add_annotations,
     add_detector_options,
+    add_keypoints,
     add_number,
     add_output,
     annotated_photos,
+    check_keypoints,
     judged_detector,
     make_folder,
     open_detector,
@@ -68,7 +70,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    """Add the protocols that take COCO-style files as they are."""
+    """Add the protocols that take COCO-style files as they are, and whether they need all keypoints."""
+    add_keypoints(parser)
     parser.add_argument(
         "--protocol", choices=("coco", "crowdpose"), help="rules (default: the ones that fit the keypoints)"
     )
@@ -77,11 +80,13 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 def _errors(options: argparse.Namespace) -> int:
     needs("posedet errors", "evaluate", ("jinja2", "pycocotools", "yaml"))
     from posedet.diagnosis.error_report import report_errors
+    from posedet.evaluation.checked_entries import scored_keypoints
 
     truth, pictures = source_of(options).path.name, True
     if options.results is None:
         results, protocol = judged_detector(options)
         name, photos = results.about.name, annotated_photos(options, protocol.skeleton)
+        check_keypoints(photos, protocol)
     else:
         photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
         results, name = options.results, ""
@@ -89,7 +94,7 @@ def _errors(options: argparse.Namespace) -> int:
     found, costs = report_errors(photos, results, protocol, options.output, truth=truth, name=name, pictures=pictures)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
-    print(f"\n{costs}\n\n-> {one_line(options.output)}")
+    print(f"\n{costs}\n\n{scored_keypoints(photos, protocol)}\n-> {one_line(options.output)}")
     return 0
 
 
@@ -110,6 +115,7 @@ def _stress(options: argparse.Namespace) -> int:
 
     predict, protocol = judged_detector(options)
     photos = annotated_photos(options, protocol.skeleton)
+    check_keypoints(photos, protocol)
     model, truth = options.model or predict.about.name, str(source_of(options).path)
     print(stress(predict, photos, protocol, options.output, truth=truth, count=options.count, model=model))
     return 0

@@ -8,9 +8,11 @@ from posedet.commands.options import (
     AddCommand,
     add_annotations,
     add_detector_options,
+    add_keypoints,
     add_number,
     add_output,
     annotated_photos,
+    check_keypoints,
     judged_detector,
     rules_for_results,
 )
@@ -22,6 +24,7 @@ from posedet.runtime.model_files import model_file
 def add_commands(add: AddCommand) -> None:
     evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
     add_annotations(evaluate)
+    add_keypoints(evaluate)
     evaluate.add_argument(
         "--protocol",
         choices=("coco", "crowdpose", "ochuman", "cropped"),
@@ -60,7 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
         photos, protocol = rules_for_results(options, *refused)
         scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
-        print(score_table({f"{options.results}, {protocol.name}": scores}))
+        print(scores.scored_keypoints, score_table({f"{options.results}, {protocol.name}": scores}), sep="\n\n")
         return 0
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
@@ -71,9 +74,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     with model_file(options.model or DEFAULT_MODEL).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = options.model or detector.about.name
+    photos = annotated_photos(options, protocol.skeleton)
+    check_keypoints(photos, protocol)
     scores = evaluate(
         Augmented(detector, merge=options.tta) if options.tta else detector,
-        annotated_photos(options, protocol.skeleton),
+        photos,
         protocol,
         output=options.output,
         model=name,
@@ -89,5 +94,5 @@ def _evaluate(options: argparse.Namespace) -> int:
         batch=batch,
     )
     label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")
-    print(score_table({label: scores}))
+    print(scores.scored_keypoints, score_table({label: scores}), sep="\n\n")
     return 0

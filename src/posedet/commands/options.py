@@ -1,7 +1,7 @@
 """Options that several commands share, and what they select: the detector, the protocol and the photos."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -74,14 +74,30 @@ def add_annotations(parser: argparse.ArgumentParser, help: str = SOURCE_HELP) ->
     """Add the argument and the option that `source_of` reads."""
     parser.add_argument("annotations", metavar="ANNOTATIONS", help=help)
     parser.add_argument("--photos", metavar="FOLDER", help="folder of the photos, or split of a data.yaml (as after :)")
+    add_category(parser)
+
+
+def add_category(parser: argparse.ArgumentParser) -> None:
+    help = "the only category to read, by name or id (default: all, if they have the same keypoints)"
+    parser.add_argument("--category", metavar="NAME", help=help)
+
+
+def add_keypoints(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `scored_protocol` reads."""
+    parser.add_argument(
+        "--keypoints",
+        choices=("all", "common"),
+        default="all",
+        help="common: score the keypoints that the annotations have, if some are missing (default: refuse that)",
+    )
 
 
 def source_of(options: argparse.Namespace) -> "Source":
     """The annotated photos that the options name."""
-    return seen_once(options.annotations, options.photos)
+    return seen_once(options.annotations, options.photos, options.category)
 
 
-def seen_once(text: str, photos: str | None = None) -> "Source":
+def seen_once(text: str, photos: str | None = None, category: str | None = None) -> "Source":
     """Parse the name of photos to measure on; `photos` overrides the folder or split in it.
 
     Raises ConfigError if the text has a repeat count, which only training supports.
@@ -91,7 +107,7 @@ def seen_once(text: str, photos: str | None = None) -> "Source":
     source = Source.parse(text)
     if source.repeats != 1:
         raise ConfigError(f"{text}: a repeat count (*N) is only for training data; remove it")
-    return source if photos is None else Source(source.path, photos)
+    return replace(source, beside=source.beside if photos is None else photos, category=category)
 
 
 def annotated_photos(
@@ -104,15 +120,28 @@ def annotated_photos(
         return read_photos(source_of(options), skeleton, check_files=check_files)
 
 
+def check_keypoints(photos: "Sequence[AnnotatedPhoto]", protocol: "Protocol") -> None:
+    """Refuse annotations that lack keypoints, unless `--keypoints common` is set."""
+    from posedet.evaluation.checked_entries import MissingKeypointsError, scored_keypoints
+
+    try:
+        scored_keypoints(photos, protocol)
+    except MissingKeypointsError as error:
+        raise MissingKeypointsError(f"{error}; --keypoints common scores the others") from None
+
+
 @contextmanager
 def photos_named_by(option: str) -> Iterator[None]:
-    """Add to an error about missing photos which option gives their location."""
+    """Add to an error about photos or categories which option names them."""
+    from posedet.data.formats.format import CategoryError
     from posedet.data.sources import MissingPhotosError
 
     try:
         yield
     except MissingPhotosError as error:
         raise MissingPhotosError(f"{error}; {option} says where they are") from None
+    except CategoryError as error:
+        raise CategoryError(f"{error}; --category NAME names the one to read") from None
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -164,16 +193,17 @@ def judged_detector(options: argparse.Namespace, *, device: str | None = None) -
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
     detector = open_detector(options, device=device)
-    return detector, _protocol(options.protocol, detector.skeleton, chosen=chosen)
+    return detector, _protocol(options, detector.skeleton, chosen=chosen)
 
 
-def _protocol(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
+def _protocol(options: argparse.Namespace, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
     """The named protocol, with `skeleton` if the user has `chosen` it; for None the protocol that fits `skeleton`."""
     from posedet.evaluation.protocols import PROTOCOLS, protocol_for
 
-    if name is None:
-        return protocol_for(skeleton)
-    return replace(PROTOCOLS[name], skeleton=skeleton) if chosen else PROTOCOLS[name]
+    named = None if options.protocol is None else PROTOCOLS[options.protocol]
+    if named is not None and chosen:
+        named = replace(named, skeleton=skeleton)
+    return replace(named or protocol_for(skeleton), keypoints=options.keypoints)
 
 
 def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
@@ -189,8 +219,9 @@ def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tupl
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --results, which runs no model")
     chosen = options.skeleton is not None
-    protocol = _protocol(options.protocol, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
+    protocol = _protocol(options, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
     photos = annotated_photos(options, protocol.skeleton, check_files=False)
+    check_keypoints(photos, protocol)
     if not chosen and in_another_order(photos, protocol):
         path, name = source_of(options).path, protocol.skeleton.name
         file = path if path.suffix == ".json" else "a .toml"

@@ -1,17 +1,22 @@
 """The commands around training: `posedet data check | data show | train | plot`."""
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet.commands.options import (
     AddCommand,
     add_annotations,
+    add_category,
+    add_keypoints,
     add_number,
     add_output,
     add_settings,
+    check_keypoints,
     photos_named_by,
     seen_once,
     source_of,
@@ -21,8 +26,11 @@ from posedet.extras import needs
 from posedet.files import one_line
 
 if TYPE_CHECKING:
+    from posedet.data.sources import Source
     from posedet.runtime.session import Session
     from posedet.skeleton import Skeleton
+
+log = logging.getLogger(__name__)
 
 DATA = "JSON[:FOLDER][*N]"
 DATA_HELP = (
@@ -46,6 +54,7 @@ def add_commands(add: AddCommand) -> None:
     show = whats.add_parser("show", help="draw patches, labels, positives and heatmaps exactly as training uses them")
     show.add_argument("preset", help="name of a preset, or a TOML file")
     show.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
+    add_category(show)
     add_output(show, "folder for the pictures")
     add_number(show, "--count", "number of samples to draw, from the first (default: %(default)s)", default=12)
     add_settings(show)
@@ -60,6 +69,7 @@ def add_commands(add: AddCommand) -> None:
     train.add_argument("preset", help="name of a preset, or a TOML file")
     train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
     train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
+    add_category(train)
     train.add_argument("--run", type=Path, help="folder for checkpoints and log; resumes the run if it has any")
     train.add_argument(
         "--start",
@@ -67,6 +77,7 @@ def add_commands(add: AddCommand) -> None:
         help="start weights of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
     train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
+    add_keypoints(train)
     add_number(train, "--validate-every", "steps between validations (default: %(default)s)", default=2000)
     train.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     add_settings(train)
@@ -82,6 +93,8 @@ def _check(options: argparse.Namespace) -> int:
 
     skeleton = None if options.skeleton is None else skeleton_for(options.skeleton)
     report = check(source_of(options), skeleton)
+    if report.pairs:
+        print(f"{one_line(options.annotations)}: {one_line(report.pairs)}")
     for finding in report.findings:
         print(one_line(finding.text))
     kinds = Counter(finding.kind for finding in report.findings)
@@ -97,12 +110,12 @@ def _show(options: argparse.Namespace) -> int:
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.show import show
-    from posedet.weights.checkpoint import named_skeleton
+    from posedet.training.state import skeleton_to_train
 
     config = load_config(options.preset, options.set)
-    skeleton = named_skeleton(config.model.skeleton)
+    skeleton = skeleton_to_train(config.model.skeleton, options.output)
     with photos_named_by(f"--data {DATA}"):
-        photos = read_sets(options.data, skeleton)
+        photos = read_sets(_sources(options), skeleton)
     files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
     return 0
@@ -133,7 +146,7 @@ def _train(options: argparse.Namespace) -> int:
 
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     with photos_named_by(f"--data {DATA}"):
-        photos = read_sets(options.data, skeleton)
+        photos = read_sets(_sources(options), skeleton)
     weights = train(
         config,
         photos,
@@ -143,25 +156,34 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options.validate, reported(config, skeleton)) if options.validate else None,
+        validate=_validation(options, reported(config, skeleton)) if options.validate else None,
         validate_every=options.validate_every,
     )
     print(f"trained -> {weights}")
     return 0
 
 
-def _validation(source: str, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
+def _sources(options: argparse.Namespace) -> "list[Source]":
+    from posedet.data.sources import Source
+
+    return [replace(Source.parse(text), category=options.category) for text in options.data]
+
+
+def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
     """A function that measures a network reporting `skeleton`; raises at once if the annotations are wrong."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
+    from posedet.evaluation.checked_entries import scored_keypoints
     from posedet.evaluation.protocols import protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.poses import Poses
     from posedet.runtime.detector import PoseDet
 
     with photos_named_by("--validate JSON:FOLDER"):
-        photos = read_photos(seen_once(source), skeleton)
-    protocol = protocol_for(skeleton)
+        photos = read_photos(seen_once(options.validate, category=options.category), skeleton)
+    protocol = replace(protocol_for(skeleton), keypoints=options.keypoints)
+    check_keypoints(photos, protocol)
+    log.info("validation: %s", scored_keypoints(photos, protocol))
     evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
 
     def validate(session: "Session") -> dict[str, float]:

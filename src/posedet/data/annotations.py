@@ -48,6 +48,7 @@ class AnnotatedPhoto:
     # Category id -> its keypoints in the file's order; empty if the skeleton has none of them.
     categories: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     place: str = ""  # names the photo in messages: `val.json: images[7]`
+    file_name: str = ""  # as the annotations write it, perhaps with folders; results name the photo by it
 
 
 @dataclass(frozen=True)
