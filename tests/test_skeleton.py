@@ -62,6 +62,31 @@ def test_crowdpose_category_has_the_limbs_of_coco():
     assert read.limbs == CROWDPOSE.limbs[:12]
 
 
+@pytest.mark.parametrize(
+    ("limbs", "read"),
+    [
+        ([[1, 2], [2, 3]], ((0, 1), (1, 2))),
+        ([[0, 1], [1, 2]], ((0, 1), (1, 2))),
+        ([["left_toe", "heel"], ["heel", "right_toe"]], ((0, 1), (1, 2))),
+        ([[1, 2], [3, 4], "heel", [1, 1], [1], None, [1.0, 2], [["heel"], 2], ["heel", "knee"]], ((0, 1),)),
+        (None, ()),
+        ("left_toe-heel", ()),
+    ],
+)
+def test_limbs_of_a_category_are_only_drawn(limbs, read):
+    category = {"name": "paw", "keypoints": ["left_toe", "heel", "right_toe"], "skeleton": limbs}
+    assert Skeleton.from_coco_category(category).limbs == read
+
+
+def test_a_category_that_holds_others_together_has_no_keypoints(tmp_path):
+    file = tmp_path / "set.json"
+    others = [{"id": 0, "name": "things", "keypoints": []}, {"id": 2, "name": "more", "keypoints": None}]
+    same = {"id": 3, "name": "twin", "keypoints": ["LeftToe", "right-toe", "Heel"]}
+    paw = {"id": 1, "name": "paw", "keypoints": ["left_toe", "heel", "right_toe"], "skeleton": None}
+    file.write_text(json.dumps({"categories": [*others, paw, same]}))
+    assert Skeleton.from_file(file).keypoints == ("left_toe", "heel", "right_toe")
+
+
 def test_coco_category_without_limbs_and_with_own_sigmas():
     category = {"name": "paw", "keypoints": ["left_toe", "heel", "right_toe"]}
     read = Skeleton.from_coco_category(category, sigmas=[0.1, 0.2, 0.3])

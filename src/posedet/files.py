@@ -1,23 +1,30 @@
 """Find photos by path, folder or pattern, name the annotated pictures, and write files atomically."""
 
 import glob
+import logging
 import os
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from posedet.errors import ConfigError, DataError, PoseDetError
 
-PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PHOTO_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff"),
+    ".webp",
+)
 MAX_STEM_BYTES = 200  # most file systems limit a whole file name to 255 bytes
+
+log = logging.getLogger(__name__)
 
 
 def find_photos(patterns: Sequence[str]) -> list[Path]:
     """List the photos that paths, folders and glob patterns name, without duplicates.
 
     Args:
-        patterns: Paths of photos, folders (their photos are sorted; subfolders are ignored) and glob patterns. The
-            path of a missing file is kept, so that reading it reports the error.
+        patterns: Paths of photos, folders (their photos are sorted) and glob patterns. The path of a missing file is
+            kept, so that reading it reports the error. The log says which files and subfolders a folder leaves out.
 
     Raises:
         DataError: If a folder or a pattern contains no photos, because the name is probably wrong.
@@ -42,7 +49,13 @@ def _photos_inside(folder: Path) -> list[Path]:
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{one_line(folder)}: cannot be read ({error.strerror or error})") from None
+    folders = sum(path.is_dir() for path in inside)
     photos = [path for path in inside if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
+    others = [path for path in inside if path.suffix.lower() not in PHOTO_SUFFIXES and not path.is_dir()]
+    kinds = Counter(path.suffix.lower() or "files without a suffix" for path in others).most_common()
+    left_out = [f"{count} {kind}" for kind, count in (*kinds, ("subfolders", folders)) if count]
+    if left_out:
+        log.info("%s: left out %s", one_line(folder), one_line(", ".join(left_out)))
     if not photos:
         raise DataError(f"{one_line(folder)}: the folder contains no photos (supported: {', '.join(PHOTO_SUFFIXES)})")
     return photos

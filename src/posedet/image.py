@@ -27,6 +27,8 @@ Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Only common photo formats: each further decoder adds attack surface for malicious files.
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# The photos of Apple's telephones, which Pillow reads only with an optional package.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}
 # Padding colour in training and inference: close to the mean colour of photos, so that the network ignores it.
 GREY = 114
 
@@ -288,10 +290,32 @@ def _opened(file: io.BufferedReader, name: str) -> Image.Image:
         with _without_pillow_warnings():
             return Image.open(file, formats=PHOTO_FORMATS)
     except UnidentifiedImageError:
+        if _is_heic(file):
+            return _opened_heic(file, name)
         raise PhotoError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception as error:  # malicious files make Pillow raise almost any exception
+        raise _damaged(name, error) from error
+
+
+def _is_heic(file: io.BufferedReader) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS
+
+
+def _opened_heic(file: io.BufferedReader, name: str) -> Image.Image:
+    try:
+        from pi_heif import HeifImageFile
+    except ImportError:
+        needed = 'reading it needs an optional package: pip install "posedet[heic]"'
+        raise PhotoError(f"{name}: a HEIC photo; {needed}; or convert it to JPEG") from None
+    try:
+        file.seek(0)
+        image: Image.Image = HeifImageFile(file)
+        return image
+    except Exception as error:  # as above
         raise _damaged(name, error) from error
 
 

@@ -100,6 +100,8 @@ def plain_names(names: Sequence[str]) -> list[str]:
 def find_names(wanted: Sequence[str], names: Sequence[str]) -> list[int | None]:
     """Return the index in `names` of each of `wanted`, as spelt or in its plain form; None if it is not there."""
     exact = {name: place for place, name in enumerate(names)}
+    if exact.keys() >= {*wanted}:
+        return [exact[name] for name in wanted]
     plain: dict[str, int | None] = {}
     for place, name in enumerate(plain_names(names)):
         plain[name] = None if name in plain else place  # never one of two

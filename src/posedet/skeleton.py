@@ -81,12 +81,23 @@ class Skeleton:
         Raises:
             DataError: If there is no such keypoint. The message suggests the nearest name.
         """
-        if name in self.keypoints:
-            return self.keypoints.index(name)
-        (place,) = find_names([name], self.keypoints)
-        if place is None:
-            raise DataError(f"skeleton '{self.name}': unknown keypoint {name!r}{_nearest(name, self.keypoints)}")
-        return place
+        return self.indices([name])[0]
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Return the index of each of several keypoints; see `index`.
+
+        Args:
+            names: The names of the keypoints.
+
+        Raises:
+            DataError: If one of them does not exist. The message suggests the nearest name.
+        """
+        places = []
+        for name, place in zip(names, find_names(names, self.keypoints), strict=True):
+            if place is None:
+                raise DataError(f"skeleton '{self.name}': unknown keypoint {name!r}{_nearest(name, self.keypoints)}")
+            places.append(place)
+        return places
 
     def subset(self, names: Sequence[str], *, name: str | None = None) -> "Skeleton":
         """Return a skeleton with some of the keypoints.
@@ -98,7 +109,7 @@ class Skeleton:
         Raises:
             DataError: If there is no such keypoint. The message suggests the nearest name.
         """
-        chosen = [self.index(keypoint) for keypoint in names]
+        chosen = self.indices(names)
         place = {old: new for new, old in enumerate(chosen)}
 
         def kept(links: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:

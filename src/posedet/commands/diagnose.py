@@ -14,7 +14,7 @@ from posedet.commands.options import (
     add_number,
     add_output,
     annotated_photos,
-    check_keypoints,
+    check_scored,
     judged_detector,
     make_folder,
     open_detector,
@@ -80,21 +80,20 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 def _errors(options: argparse.Namespace) -> int:
     needs("posedet errors", "evaluate", ("jinja2", "pycocotools", "yaml"))
     from posedet.diagnosis.error_report import report_errors
-    from posedet.evaluation.checked_entries import scored_keypoints
 
     truth, pictures = source_of(options).path.name, True
     if options.results is None:
         results, protocol = judged_detector(options)
         name, photos = results.about.name, annotated_photos(options, protocol.skeleton)
-        check_keypoints(photos, protocol)
     else:
         photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
         results, name = options.results, ""
         pictures = _has_photo_files(options, photos)
+    scored = check_scored(photos, protocol, source_of(options))
     found, costs = report_errors(photos, results, protocol, options.output, truth=truth, name=name, pictures=pictures)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
-    print(f"\n{costs}\n\n{scored_keypoints(photos, protocol)}\n-> {one_line(options.output)}")
+    print(f"\n{costs}\n\n{scored}\n-> {one_line(options.output)}")
     return 0
 
 
@@ -115,7 +114,7 @@ def _stress(options: argparse.Namespace) -> int:
 
     predict, protocol = judged_detector(options)
     photos = annotated_photos(options, protocol.skeleton)
-    check_keypoints(photos, protocol)
+    check_scored(photos, protocol, source_of(options))
     model, truth = options.model or predict.about.name, str(source_of(options).path)
     print(stress(predict, photos, protocol, options.output, truth=truth, count=options.count, model=model))
     return 0

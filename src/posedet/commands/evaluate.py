@@ -12,9 +12,10 @@ from posedet.commands.options import (
     add_number,
     add_output,
     annotated_photos,
-    check_keypoints,
+    check_scored,
     judged_detector,
     rules_for_results,
+    source_of,
 )
 from posedet.errors import ConfigError
 from posedet.extras import needs
@@ -75,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = options.model or detector.about.name
     photos = annotated_photos(options, protocol.skeleton)
-    check_keypoints(photos, protocol)
+    check_scored(photos, protocol, source_of(options))
     scores = evaluate(
         Augmented(detector, merge=options.tta) if options.tta else detector,
         photos,

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posedet.errors import ConfigError
+from posedet.errors import ConfigError, DataError
 from posedet.files import one_line
 
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
     from posedet.data.sources import Source
+    from posedet.evaluation.checked_entries import ScoredKeypoints
     from posedet.evaluation.protocols import Protocol
     from posedet.runtime.detector import PoseDet
     from posedet.skeleton import Skeleton
@@ -120,14 +121,15 @@ def annotated_photos(
         return read_photos(source_of(options), skeleton, check_files=check_files)
 
 
-def check_keypoints(photos: "Sequence[AnnotatedPhoto]", protocol: "Protocol") -> None:
-    """Refuse annotations that lack keypoints, unless `--keypoints common` is set."""
+def check_scored(photos: "Sequence[AnnotatedPhoto]", protocol: "Protocol", source: "Source") -> "ScoredKeypoints":
+    """Return which keypoints can be scored. Raises DataError, which begins with the file of the annotations."""
     from posedet.evaluation.checked_entries import MissingKeypointsError, scored_keypoints
 
     try:
-        scored_keypoints(photos, protocol)
-    except MissingKeypointsError as error:
-        raise MissingKeypointsError(f"{error}; --keypoints common scores the others") from None
+        return scored_keypoints(photos, protocol)
+    except DataError as error:
+        remedy = "; --keypoints common scores the others" if isinstance(error, MissingKeypointsError) else ""
+        raise DataError(f"{one_line(source.path)}: {error}{remedy}") from None
 
 
 @contextmanager
@@ -221,7 +223,7 @@ def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tupl
     chosen = options.skeleton is not None
     protocol = _protocol(options, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
     photos = annotated_photos(options, protocol.skeleton, check_files=False)
-    check_keypoints(photos, protocol)
+    check_scored(photos, protocol, source_of(options))
     if not chosen and in_another_order(photos, protocol):
         path, name = source_of(options).path, protocol.skeleton.name
         file = path if path.suffix == ".json" else "a .toml"

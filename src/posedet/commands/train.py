@@ -16,7 +16,7 @@ from posedet.commands.options import (
     add_number,
     add_output,
     add_settings,
-    check_keypoints,
+    check_scored,
     photos_named_by,
     seen_once,
     source_of,
@@ -173,17 +173,16 @@ def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[
     """A function that measures a network reporting `skeleton`; raises at once if the annotations are wrong."""
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
-    from posedet.evaluation.checked_entries import scored_keypoints
     from posedet.evaluation.protocols import protocol_for
     from posedet.evaluation.run import EVALUATED_SCORE, evaluate
     from posedet.poses import Poses
     from posedet.runtime.detector import PoseDet
 
     with photos_named_by("--validate JSON:FOLDER"):
-        photos = read_photos(seen_once(options.validate, category=options.category), skeleton)
+        source = seen_once(options.validate, category=options.category)
+        photos = read_photos(source, skeleton)
     protocol = replace(protocol_for(skeleton), keypoints=options.keypoints)
-    check_keypoints(photos, protocol)
-    log.info("validation: %s", scored_keypoints(photos, protocol))
+    log.info("validation: %s", check_scored(photos, protocol, source))
     evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
 
     def validate(session: "Session") -> dict[str, float]:

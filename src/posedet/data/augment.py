@@ -93,7 +93,7 @@ def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator:
     if not people:
         return np.array([size[1], size[0]]) / 2
     people.sort(key=lambda person: -int(person.labelled.sum()))
-    box = people[generator.integers((len(people) + 1) // 2)].box
+    box = people[generator.integers((len(people) + 1) // 2)].region
     return np.array([box[0] + box[2], box[1] + box[3]], np.float64) / 2
 
 
@@ -104,7 +104,7 @@ def _centre_near_people(
     height, width = size
     people = [person for person in photo.persons if not person.ignore]
     if people:
-        box = people[generator.integers(len(people))].box
+        box = people[generator.integers(len(people))].region
         centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + generator.uniform(-0.3, 0.3, 2) * window
     else:
         centre = generator.random(2) * (width, height)
@@ -145,7 +145,7 @@ def _labelled(
     persons: list[tuple[Any, ...]] = []
     ignored: list[tuple[Any, float]] = []
     for person in photo.persons:
-        box = _moved_box(person.box, matrix)
+        box = _moved_box(person.region, matrix)
         # The official code clips to the size, not to the last pixel.
         clipped = np.clip(box, 0, side if config.geometry == "official" else side - 1)
         keypoints, weights, visible = _moved_keypoints(person, matrix, side, config)

@@ -87,8 +87,6 @@ def read_entries(
     if len({photo.image_id for photo in photos}) < len(photos):
         raise DataError("two photos have the same image id")
     scored_keypoints(photos, protocol)
-    if all(person.ignore for photo in photos for person in photo.persons):
-        raise DataError(f"no labelled people in {len(photos)} photos, so there is nothing to evaluate")
     place, data = (str(results), read_json(results)) if isinstance(results, str | Path) else ("results", results)
     return CheckedEntries(
         protocol=protocol,
@@ -101,7 +99,8 @@ def read_entries(
 def scored_keypoints(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> ScoredKeypoints:
     """Return which of the protocol's keypoints the annotations have.
 
-    Raises MissingKeypointsError if the protocol scores all keypoints and some are missing.
+    Raises MissingKeypointsError if the protocol scores all keypoints and some are missing, and DataError if nobody is
+    labelled.
     """
     names = protocol.skeleton.keypoints
     known = [find_names(names, own) for own in categories_of(photos, protocol).values()]
@@ -110,6 +109,8 @@ def scored_keypoints(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> Sc
     if scored.missing and protocol.keypoints == "all":
         few = f"{len(names) - len(missing)} of the {len(names)} keypoints to score"
         raise MissingKeypointsError(f"the annotations have {few}; missing: {', '.join(missing)}")
+    if all(person.ignore for photo in photos for person in photo.persons):
+        raise DataError(f"no labelled people in {len(photos)} photos, so there is nothing to evaluate")
     return scored
 
 
