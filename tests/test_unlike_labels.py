@@ -292,9 +292,15 @@ def scaled(truth: Data, unit: float) -> None:
         person["keypoints"] = [value / size[k % 3] for k, value in enumerate(person["keypoints"])]
 
 
-def far_away(truth: Data) -> None:
+def enlarged(truth: Data) -> None:
     for person in truth["annotations"]:
-        person["keypoints"] = [v if k % 3 == 2 else 3 * v for k, v in enumerate(person["keypoints"])]
+        person["bbox"] = [1.5 * value for value in person["bbox"]]
+        person["keypoints"] = [v if k % 3 == 2 else 1.5 * v for k, v in enumerate(person["keypoints"])]
+
+
+def exchanged(truth: Data) -> None:
+    for person in truth["annotations"]:
+        person["keypoints"] = np.reshape(person["keypoints"], (-1, 3))[:, [1, 0, 2]].ravel().tolist()
 
 
 @pytest.mark.parametrize(
@@ -306,7 +312,11 @@ def far_away(truth: Data) -> None:
             lambda truth: scaled(truth, 100),
             "keypoints from 0 to 100, as those of all people; expected pixels, not p",
         ),
-        (far_away, "most keypoints lie far outside"),
+        (
+            enlarged,
+            "most keypoints lie far outside the photo, as those of 8 of 32 people; expected pixels of the photo",
+        ),
+        (exchanged, "most keypoints lie far outside the person's own box, as those of "),
     ],
 )
 def test_labels_that_do_not_fit_the_pixels(

@@ -107,7 +107,7 @@ def find_names(wanted: Sequence[str], names: Sequence[str]) -> list[int | None]:
         plain[name] = None if name in plain else place  # never one of two
 
     def find(name: str, form: str) -> int | None:
-        forms = (form, *(other for other in _SYNONYMS.get(form, ())))
+        forms = (form, *_SYNONYMS.get(form, ()))
         return exact.get(name, next((plain[each] for each in forms if each in plain), None))
 
     return [find(name, form) for name, form in zip(wanted, plain_names(wanted), strict=True)]
@@ -154,13 +154,12 @@ def _read(names: tuple[str, ...]) -> _Names:
             if not all(found):
                 continue
             (left, left_name), (right, right_name) = found[0][0], found[1][0]
-            if rank == 2 or len(found[0]) > 1 or len(found[1]) > 1:
-                if rank == 2:
-                    alike.append((left, right))
-                continue
-            partners[left] = right
-            sided[left], sided[right] = left_name, right_name
-            free -= {left, right}
+            if rank == 2:
+                alike.append((left, right))
+            elif len(found[0]) == len(found[1]) == 1:
+                partners[left] = right
+                sided[left], sided[right] = left_name, right_name
+                free -= {left, right}
     plain = [SidedName(" ".join(each) or name, "middle") for each, name in zip(words, names, strict=True)]
     return _Names([each or other for each, other in zip(sided, plain, strict=True)], partners, alike)
 

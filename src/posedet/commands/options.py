@@ -84,7 +84,7 @@ def add_category(parser: argparse.ArgumentParser) -> None:
 
 
 def add_keypoints(parser: argparse.ArgumentParser) -> None:
-    """Add the option that `scored_protocol` reads."""
+    """Add the option that says which keypoints `check_scored` asks for."""
     parser.add_argument(
         "--keypoints",
         choices=("all", "common"),

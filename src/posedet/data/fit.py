@@ -16,7 +16,8 @@ from posedet.image import size_of, stored_size_of
 PHOTO_MARGIN = 0.1
 BOX_MARGIN = 0.5
 MIN_PEOPLE = 10  # so many are not all in the corner of their photos
-MIN_WRONG = 3  # fewer may be mistakes of their own
+# Fewer people may be labelled wrongly, or beyond the border. In 30,337 people of seven sets there is nobody like that.
+MIN_WRONG, MIN_WRONG_SHARE = 3, 0.1
 
 
 class Outside(NamedTuple):
@@ -59,10 +60,7 @@ def size_problem(photo: AnnotatedPhoto, size: tuple[int, ...]) -> str:
 
 
 def misplaced(photos: Sequence[AnnotatedPhoto]) -> str:
-    """Return why the labels of most people cannot be pixels of their photos; an empty string if they can be.
-
-    Single people may be labelled wrongly, or beyond the border, but not most of them.
-    """
+    """Return why the labels cannot be pixels of their photos; an empty string if they can be."""
     people = [(person, photo) for photo in photos for person in photo.persons if not person.ignore]
     points = np.concatenate([np.zeros((0, 2)), *(person.keypoints[person.labelled] for person, _ in people)])
     shortest = min((min(photo.size) for _, photo in people), default=0)
@@ -75,7 +73,7 @@ def misplaced(photos: Sequence[AnnotatedPhoto]) -> str:
         found = outside(person, photo.size)
         if found is not None and found.which.sum() * 2 > person.labelled.sum():
             wrong.append(f"{person.place}: most keypoints lie far outside {found.what}")
-    if len(wrong) < MIN_WRONG or len(wrong) * 2 <= len(people):
+    if len(wrong) < max(MIN_WRONG, MIN_WRONG_SHARE * len(people)):
         return ""
     return f"{wrong[0]}, as those of {len(wrong)} of {len(people)} people; expected pixels of the photo"
 

@@ -34,9 +34,7 @@ class Source:
     path: Path
     beside: str | None = None  # the folder of the photos, or the part of the set (train, val); None: the usual one
     repeats: int = 1  # how often each photo is seen in an epoch
-    category: str | None = (
-        None  # name or id of the only category to read; None: all, which must have the same keypoints
-    )
+    category: str | None = None  # name or id of the only category to read; None: all, with the same keypoints
 
     def __str__(self) -> str:
         return str(self.path) if self.beside is None else f"{self.path}:{self.beside}"
@@ -75,7 +73,7 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
 
     Raises:
         DataError: For the first mistake in the annotations, in one line that names the file and the entry; if the
-            keypoints of most people cannot be pixels of the photos; or if a photo has another size than annotated.
+            keypoints of many people cannot be pixels of the photos; or if a photo has another size than annotated.
         PhotoError: If the header of a photo cannot be read.
         MissingPhotosError: If `check_files` is set and photos do not exist.
     """

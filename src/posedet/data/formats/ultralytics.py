@@ -276,19 +276,15 @@ def _columns(names: Any, data: dict[str, Any], file: Path, num_keypoints: int, s
 def _chosen_class(data: dict[str, Any], file: Path, wanted: str | None) -> int | None:
     """Return the number of the only class to read, whose name or number is `wanted`; None: all, with one skeleton."""
     listed, keypoints = data.get("names"), data.get("kpt_names")
-    classes = dict(
-        enumerate(listed) if isinstance(listed, list) else listed.items() if isinstance(listed, dict) else ()
-    )
+    classes = listed if isinstance(listed, dict) else dict(enumerate(listed if isinstance(listed, list) else []))
     named = ", ".join(f"{name!s:.80} ({number})" for number, name in classes.items())
     if wanted is not None:
         fitting = [each for each, name in classes.items() if wanted in (str(name), str(each)) and isinstance(each, int)]
         if len(fitting) != 1:
             raise CategoryError(f"{file}: names: {len(fitting)} are {wanted!r:.80}, expected one of {named or 'none'}")
         return fitting[0]
-    several = isinstance(keypoints, dict) and [
-        tuple(map(str, each)) for each in keypoints.values() if isinstance(each, list)
-    ]
-    if several and len({tuple(plain_names(each)) for each in several}) > 1:
+    by_class = keypoints.values() if isinstance(keypoints, dict) else ()
+    if len({tuple(plain_names([str(name) for name in each])) for each in by_class if isinstance(each, list)}) > 1:
         raise CategoryError(f"{file}: kpt_names: classes with different keypoints: {named}; choose one category")
     if len(classes) > 1:
         log.info("%s: classes with the same keypoints, read together: %s", file, named)
