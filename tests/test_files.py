@@ -32,7 +32,7 @@ def test_a_folder_gives_its_own_photos_sorted(tmp_path: Path, caplog: pytest.Log
     touched(tmp_path, "b.JPG", "a.png", "c.txt", "d.TXT", "e.mov", "noise", "deeper/d.jpg", ".hidden.jpg", ".0f.part")
     (tmp_path / "folder.jpg").mkdir()
     assert find_photos([str(tmp_path)]) == [tmp_path / "a.png", tmp_path / "b.JPG"]
-    assert caplog.messages == [f"{tmp_path}: left out 2 .txt, 1 .mov, 1 files without a suffix, 2 subfolders"]
+    assert caplog.messages == [f"{tmp_path}: left out 2 .txt, 1 .mov, 1 without a suffix, 2 subfolders"]
 
 
 def test_a_folder_of_photos_leaves_nothing_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

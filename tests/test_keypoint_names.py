@@ -10,7 +10,13 @@ PAIRS = [
     *[("Left Knee", "Right Knee"), ("leftknee", "rightknee"), ("kneeleft", "kneeright"), ("left1", "right1")],
     *[("l_knee", "r_knee"), ("knee.L", "knee.R"), ("LKnee", "RKnee"), ("kneeL", "kneeR"), ("knee_1_l", "knee_1_r")],
     *[("Lknee", "Rknee"), ("lknee", "rknee"), ("LKNEE", "RKNEE"), ("kneel", "kneer"), ("lear", "rear"), ("L1", "R1")],
-    *[("LASI", "RASI"), ("LF_paw", "RF_paw"), ("J_Bip_L_Hand", "J_Bip_R_Hand"), ("Lt. Knee", "Rt. Knee")],
+    *[
+        ("LASI", "RASI"),
+        ("LF_paw", "RF_paw"),
+        ("lbigtoe", "rbigtoe"),
+        ("J_Bip_L_Hand", "J_Bip_R_Hand"),
+        ("Lt. Knee", "Rt. Knee"),
+    ],
     *[("mixamorig:LeftArm", "mixamorig:RightArm"), ("left_eye_right_corner", "right_eye_left_corner")],
     *[("linkes_knie", "rechtes_knie"), ("linkesKnie", "rechtesKnie"), ("knie_li", "knie_re"), ("lknie", "rknie")],
     *[("linkerknie", "rechterknie"), ("genou gauche", "genou droit"), ("genou_g", "genou_d")],
@@ -43,6 +49,10 @@ ALIKE = "names that differ in one letter or word, but are no pair"
     [
         (["nose", "ear", "collar", "rear", "clear"], "no pairs of left and right"),
         (["lip", "rip"], f"no pairs of left and right; {ALIKE}: lip - rip; a skeleton file can pair them"),
+        (
+            ["bright", "bleft", "lipring", "ripring", "g", "d"],
+            f"no pairs of left and right; {ALIKE}: lipring - ripring; ",
+        ),
         (["lower", "rower"], f"no pairs of left and right; {ALIKE}: lower - rower; a skeleton file can pair them"),
         ([f"point_{letter}" for letter in "abcdefg"], "no pairs of left and right"),
         ([f"joint {letter}" for letter in "klqrs"], f"no pairs of left and right; {ALIKE}: joint l - joint r; a skele"),

@@ -52,8 +52,9 @@ def _photos_inside(folder: Path) -> list[Path]:
     folders = sum(path.is_dir() for path in inside)
     photos = [path for path in inside if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
     others = [path for path in inside if path.suffix.lower() not in PHOTO_SUFFIXES and not path.is_dir()]
-    kinds = Counter(path.suffix.lower() or "files without a suffix" for path in others).most_common()
-    left_out = [f"{count} {kind}" for kind, count in (*kinds, ("subfolders", folders)) if count]
+    kinds = Counter(path.suffix.lower() or "without a suffix" for path in others).most_common()
+    subfolders = [("subfolder" if folders == 1 else "subfolders", folders)] if folders else []
+    left_out = [f"{count} {kind}" for kind, count in (*kinds, *subfolders)]
     if left_out:
         log.info("%s: left out %s", one_line(folder), one_line(", ".join(left_out)))
     if not photos:

@@ -32,10 +32,13 @@ _SHORT = (
 # What may follow or precede a single letter in one word, as in `lknee`, `RSHO` and `LF_paw`. Other words that differ in
 # such a letter, as `lip` and `rip`, are probably no pair.
 _PARTS = re.compile(
-    r".*(ankle|arm|brow|cheek|ear|elbow|eye|finger|foot|hand|heel|hip|hoof|index|knee|leg|mouth|palm|paw|pinky|ring|"
-    r"shoulder|thigh|thumb|toe|wing|wrist|auge|ellbogen|fuss|hüfte|knie|knöchel|ohr|schulter|coude|épaule|genou|hanche|"
-    r"oeil|oreille|poignet|cadera|codo|hombro|muñeca|ojo|oreja|rodilla)|"  # codespell:ignore codo
-    r"ank|ankl|asi|b|bhd|elb|f|fhd|fin|fra|h|kne|psi|sho|shldr|thi|tib|wra|wrb|wri"  # codespell:ignore thi
+    r"(big|small|little|upper|lower|up|low|fore|hind|front|back|inner|outer|mid)?"
+    r"(ankle|antenna|arm|back|breast|brow|buttock|calf|cheek|chest|clavicle|collar|corner|ear|elbow|eye|eyebrow|eyelid|"
+    r"finger|foot|front|gill|hand|heel|hip|hock|hoof|horn|index|jaw|knee|leg|mouth|nostril|palm|paw|pelvis|pinky|pupil|"
+    r"rear|ring|shin|shoulder|side|temple|thigh|thumb|tip|toe|top|wing|wrist|auge|ellbogen|fuss|hüfte|knie|knöchel|ohr|"
+    r"schulter|coude|épaule|genou|hanche|oeil|oreille|poignet|"
+    r"cadera|codo|hombro|muñeca|ojo|oreja|rodilla)|"  # codespell:ignore codo
+    r"ank|ankl|asi|b|bhd|elb|f|fhd|fin|fra|h|kne|psi|sho|shldr|thi|tib|wr|wra|wrb|wri"  # codespell:ignore thi
 )
 
 _UPPER, _LOWER = "A-ZÀ-ÖØ-ÞΑ-ΩА-ЯЁ", "a-zß-öø-ÿα-ωа-яё"
@@ -195,13 +198,14 @@ def _readings(words: list[str], letters: dict[tuple[str, ...], set[str]]) -> Ite
             yield reading(place, marked[place], 0 if len(marked) == 1 else 1)
             continue
         for left, right in _PAIRS:
-            if word in (left, right) and not (len(word) == 1 and numbered(place, left, right)):
+            if word in (left, right) and not (len(word) == 1 and (len(words) == 1 or numbered(place, left, right))):
                 yield reading(place, "left" if word == left else "right", 1, kind=left + right)
         if word in _LETTERS:
             yield reading(place, _LETTERS[word], 2)
         if within := _WITHIN.fullmatch(word):
-            side = within["start"] or within["end"]
-            yield reading(place, _SIDE_OF[side], 1, rest=within["rest"] or within["before"])
+            side, rest = within["start"] or within["end"], within["rest"] or within["before"]
+            if len(rest) > 1 or not rest.isascii():  # `bright` is no side
+                yield reading(place, _SIDE_OF[side], 1, rest=rest)
         for letter, rest in ((word[0], word[1:]), (word[-1], word[:-1])):
             if letter in _LETTERS and rest:
                 yield reading(place, _LETTERS[letter], 1 if _PARTS.fullmatch(rest) else 2, rest=rest)
