@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from posedet.config import DataConfig, load_config
-from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
 from posedet.data.augment import Patch, make_patch
-from posedet.skeleton import Skeleton, find_skeleton
+from posedet.skeleton import COCO, Skeleton, find_skeleton
+from posedet.training.batches import PhotoStream
 
 HEIGHT, WIDTH = 200, 250
 FIVE = Skeleton(
@@ -508,3 +509,21 @@ def test_officially_a_photo_without_people_is_shown_about_its_middle(tmp_path: P
     for persons in ([], [crowd]):
         way = way_of(patch_of(coded_photo(tmp_path, persons), STILL).image)
         assert_allclose(way(np.array([WIDTH / 2, HEIGHT / 2])), (32, 32), atol=0.02)
+
+
+def test_early_patches_are_smaller_and_show_people_at_the_same_scale(tmp_path: Path) -> None:
+    """A square of 40 x 40 pixels in a photo of 256 x 256, in patches whose side is the photo's."""
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[108:148, 108:148] = 255
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    square = person([(108, 108)] + [(147, 147)] * (COCO.num_keypoints - 1))
+    photo = AnnotatedPhoto(1, tmp_path / "square.png", (256, 256), (square,))
+    settings = ["patch=256", "early_patch=128", "zoom=[1.0, 1.0]", "rotation_deg=0.0", "colour=0.0", "mosaic=0.0"]
+    config = load_config("posedet-s", [f"data.{each}" for each in settings]).data
+    stream = PhotoStream(PhotoSet((photo,)), COCO, config, 5, early_samples=3)
+    patches = [stream[number] for number in range(6)]
+    assert [len(patch.image) for patch in patches] == [128] * 3 + [256] * 3
+    for patch in patches:
+        width = np.abs(patch.keypoints[0, 1] - patch.keypoints[0, 0])
+        np.testing.assert_allclose(width, 39, atol=0.01)
+        assert patch.image[..., 0].max() > 200

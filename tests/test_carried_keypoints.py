@@ -36,7 +36,7 @@ def network_for(config: Config, skeleton: Skeleton, seed: int) -> PoseDetNet:
 
 
 def started(config: Config, old: PoseDetNet, theirs: Skeleton, ours: Skeleton, folder: Path) -> tuple[PoseDetNet, str]:
-    save_weights(folder / "old.safetensors", old.state_dict(), config, theirs, {})
+    save_weights(folder / "old.safetensors", "posedet train", old.state_dict(), config, theirs, {})
     new = network_for(config, ours, 1)
     return new, load_start(new, folder / "old.safetensors", ours)
 
@@ -162,7 +162,7 @@ def test_older_files_are_turned_once(tmp_path: Path) -> None:
     tensors, config, info = load_weights(SHIPPED)
     for name, tensor in stored.items():
         assert torch.equal(tensors[name][0::2], tensor[1::2]) and torch.equal(tensors[name][1::2], tensor[0::2])
-    save_weights(tmp_path / "copy.safetensors", tensors, config, stored_skeleton(info, SHIPPED), info)
+    save_weights(tmp_path / "copy.safetensors", "posedet train", tensors, config, stored_skeleton(info, SHIPPED), info)
     again, _, _ = load_weights(tmp_path / "copy.safetensors")
     for name, tensor in tensors.items():
         assert torch.equal(again[name], tensor), name

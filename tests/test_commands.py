@@ -22,6 +22,7 @@ from posedet.image import read_photo
 from posedet.skeleton import COCO, CROWDPOSE
 
 ONE_CORE = ("--threads", "1")
+KEPT = "are kept, and the same command goes on from there"
 
 
 class Outcome:
@@ -269,15 +270,19 @@ def test_outputs_that_cannot_be(posedet, photos: Path, tmp_path: Path, monkeypat
     file.touch()
     for output, reason in ((file, "File exists"), (file / "deeper", "Not a directory")):
         text = complaint(posedet("predict", photo, "--output", output, *ONE_CORE))
-        assert text == f"--output {output}: cannot be made ({reason}); choose another folder"
+        assert text == f"{output}: cannot be written to ({reason}); choose another folder"
 
-    def read_only(self: Path, *_: object) -> None:
-        raise OSError(30, "Read-only file system")
+    opened = Path.open
+
+    def read_only(self: Path, mode: str = "r", *more: object, **options: object) -> object:
+        if "x" in mode:
+            raise OSError(30, "Read-only file system")
+        return opened(self, mode, *more, **options)
 
     monkeypatch.setattr(Path, "open", read_only)
     (tmp_path / "out").mkdir()
     text = complaint(posedet("predict", photo, "--output", tmp_path / "out", *ONE_CORE))
-    assert text.endswith(" (Read-only file system)")
+    assert text.endswith(f" (Read-only file system); 0 of 1 photos {KEPT}")
     assert not any((tmp_path / "out").iterdir())
 
 
@@ -290,7 +295,7 @@ def test_photos_are_never_overwritten(posedet, photos: Path, tmp_path: Path) -> 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for output in (folder, tmp_path / "link", folder / "deeper" / ".."):
         text = complaint(posedet("predict", folder, "--output", output, *ONE_CORE))
-        assert text == f"--output {output}: would overwrite the photo {output / 'other.jpg'}; choose another folder"
+        assert text == f"{output / 'other.jpg'}: is read by this command and never replaced; name another output"
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
@@ -337,7 +342,7 @@ def test_an_interruption_is_no_traceback(
         with monkeypatch.context() as patch:
             patch.setattr("posedet.runtime.bulk.read_photo", interrupted)
             outcome = posedet("predict", photos, "--output", tmp_path, "--threads", cores)
-        assert (outcome.code, outcome.out, outcome.err) == (130, [], ["posedet: interrupted"])
+        assert (outcome.code, outcome.out, outcome.err) == (130, [], [f"posedet: interrupted; 0 of 8 photos {KEPT}"])
         assert not any(tmp_path.iterdir())
 
 

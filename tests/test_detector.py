@@ -297,7 +297,7 @@ def test_weights_that_do_not_fit_their_settings(wrong: str, tmp_path: Path) -> N
         "of another shape": {name: tensors[name][:1]},
     }
     changed = {key: x for key, x in tensors.items() if key != name} | changes[wrong]
-    save_weights(tmp_path / "odd.safetensors", changed, config, stored_skeleton(info, WEIGHTS), {})
+    save_weights(tmp_path / "odd.safetensors", "posedet train", changed, config, stored_skeleton(info, WEIGHTS), {})
     with pytest.raises(ModelError, match=rf"odd\.safetensors: tensor '({name}|extra)': missing, unknown or of another"):
         open_weights(tmp_path / "odd.safetensors")
 

@@ -1,19 +1,11 @@
-"""Finding photos, naming pictures, and writing that is never seen half done."""
+"""Finding photos, and showing names."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from posedet.errors import DataError, PoseDetError
-from posedet.files import find_photos, one_line, picture_names, write_atomically
+from posedet.errors import DataError
+from posedet.files import find_photos, one_line
 
 
 def touched(folder: Path, *names: str) -> list[Path]:
@@ -79,139 +71,7 @@ def test_impossible_names_are_left_to_the_reader(name: str) -> None:
 # --- naming ----------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_the_same_name_are_numbered() -> None:
-    photos = ["a.jpg", "x/a.jpg", "x/a-2.png", "y/A.PNG", "y/b.tar.gif", "none"]
-    expected = ["a.jpg", "a-2.jpg", "a-2-2.jpg", "A-3.jpg", "b.tar.jpg", "none.jpg"]
-    assert picture_names([Path(photo) for photo in photos]) == expected
-
-
-@given(st.lists(st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1), max_size=12))
-def test_every_picture_has_a_name_of_its_own_that_fits(names: list[str]) -> None:
-    pictures = picture_names([Path("folder") / (name * 60) for name in names if name not in (".", "..")])
-    assert len({name.casefold() for name in pictures}) == len(pictures)
-    for name in pictures:
-        assert name.endswith(".jpg") and "/" not in name
-        assert len(os.fsencode(name)) < 255
-
-
 def test_a_name_of_two_lines_is_shown_on_one() -> None:
     assert one_line("été.jpg") == "été.jpg"
     assert one_line(Path("two\nlines\x1b[2J")) == r"'two\nlines\x1b[2J'"
     assert one_line("\udcff") == r"'\udcff'"
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 255)  # as long as a name can be
-    for content in (b"first", b"", b"third" * 100_000):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert path.stat().st_mode == plain.stat().st_mode
-    assert {each.name for each in tmp_path.iterdir()} == {path.name, "plain"}
-
-
-def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
-    other, link = tmp_path / "other", tmp_path / "link"
-    other.write_bytes(b"precious")
-    link.symlink_to(other)
-    write_atomically(link, b"new")
-    assert (other.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"precious", b"new", False)
-
-
-@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), OSError("strange"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["write", "replace"])
-def test_a_failure_leaves_the_earlier_file_alone(
-    problem: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "poses.json"
-    path.write_bytes(b"earlier")
-
-    def failing(*_: object) -> None:
-        raise problem
-
-    class HalfWritten:
-        """A file that takes half of what it is given."""
-
-        def __init__(self, path: Path) -> None:
-            self.path = path
-
-        def __enter__(self) -> "HalfWritten":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def write(self, content: bytes) -> None:
-            with open(self.path, "wb") as file:
-                file.write(content[: len(content) // 2])
-            raise problem
-
-    with monkeypatch.context() as patch:
-        if where == "replace":
-            patch.setattr(os, "replace", failing)
-        else:
-            patch.setattr(Path, "open", lambda self, mode: HalfWritten(self))
-        if isinstance(problem, OSError):
-            with pytest.raises(PoseDetError) as caught:
-                write_atomically(path, b"content")
-            assert str(caught.value) == f"{path}: could not be written ({problem.strerror or problem})"
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                write_atomically(path, b"content")
-    assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").touch()
-    for path, reason in (
-        (tmp_path / "none" / "a.jpg", "No such file or directory"),
-        (tmp_path / "file" / "a.jpg", "Not a directory"),
-        (tmp_path / "folder", "Is a directory"),
-    ):
-        with pytest.raises(PoseDetError) as caught:
-            write_atomically(path, b"content")
-        assert str(caught.value) == f"{path}: could not be written ({reason})"
-    assert not any((tmp_path / "folder").iterdir())
-
-
-def test_threads_that_write_the_same_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    contents = [bytes([i]) * 200_000 for i in range(16)]
-    with ThreadPoolExecutor(16) as pool:
-        for _ in range(5):
-            list(pool.map(lambda content: write_atomically(path, content), contents))
-            assert path.read_bytes() in contents
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_reader_never_meets_half_a_file_even_when_the_writer_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    code = f"""
-from pathlib import Path
-from posedet.files import write_atomically
-while True:
-    for letter in (b"a", b"b"):
-        write_atomically(Path({str(path)!r}), letter * 5_000_000)
-"""
-    writer = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        patience = time.monotonic() + 30
-        while not path.exists() and time.monotonic() < patience:
-            time.sleep(0.01)
-        seen = set()
-        for _ in range(60):
-            content = path.read_bytes()
-            assert content == content[:1] * 5_000_000
-            seen.add(content[:1])
-            time.sleep(0.003)
-    finally:
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-    assert seen == {b"a", b"b"}
-    assert len(path.read_bytes()) == 5_000_000

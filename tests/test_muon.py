@@ -1,14 +1,18 @@
 """Muon: all directions of a step are equally long, what is no matrix is stepped by AdamW, memory order says nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributed as dist
 
 from posedet.config import load_config
 from posedet.model.build import build_network
 from posedet.skeleton import find_skeleton
-from posedet.training.muon import Muon, is_matrix, orthogonal
+from posedet.training.muon import Muon, _shares, is_matrix, orthogonal
+from posedet.training.processes import ALONE, Processes
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000), st.floats(1e-6, 1e6))
@@ -99,3 +103,38 @@ def test_which_parameters_of_the_network_are_matrices(name: str, matrix: bool) -
     assert is_matrix(name, parameters[name]) is matrix
     depthwise = [n for n, p in parameters.items() if p.ndim == 4 and p.shape[1] == 1 and n.startswith("backbone.")]
     assert depthwise and not any(is_matrix(n, parameters[n]) for n in depthwise)
+
+
+SHAPES = ((8, 3), (4, 4), (2, 5, 6), (4, 3, 3, 3), (7,))
+
+
+def muon(parameters: list[torch.Tensor], processes: Processes = ALONE) -> Muon:
+    groups = [
+        {"params": [each for each in parameters if (each.ndim > 1) == matrices], "matrices": matrices, "lr": 0.1}
+        for matrices in (False, True)
+    ]
+    return Muon(groups, processes)
+
+
+def step_together(rank: int, folder: Path) -> None:
+    """What one of two processes does."""
+    dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=2)
+    parameters = [torch.ones(shape, requires_grad=True) for shape in SHAPES]
+    torch.save(stepped(parameters, muon(parameters, Processes(rank, 2))), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_share_the_work_and_take_the_same_steps(tmp_path: Path) -> None:
+    alone = [torch.ones(shape, requires_grad=True) for shape in SHAPES]
+    wanted = stepped(alone, muon(alone))
+    torch.multiprocessing.spawn(step_together, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_work_is_shared_evenly() -> None:
+    matrices = [torch.empty(size, size) for size in (10, 10, 8, 8, 5)]
+    shares = _shares(matrices, 2)
+    assert sorted(shares[:2]) == sorted(shares[2:4]) == [0, 1]
+    assert set(_shares(matrices, 1)) == {0}

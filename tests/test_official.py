@@ -17,7 +17,7 @@ from posedet.errors import ConfigError, ModelError, PoseDetError
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
 from posedet.skeleton import find_skeleton
-from posedet.weights.checkpoint import load_weights
+from posedet.weights.checkpoint import load_weights, save_tensors
 from posedet.weights.official import OFFICIAL_HEAD, convert, place
 
 Tensors = dict[str, Tensor]
@@ -394,14 +394,15 @@ def test_the_small_preset_has_no_official_checkpoint(checkpoint: Tensors):
 
 def test_nothing_is_written_when_something_is_wrong(checkpoint: Tensors, tmp_path: Path, capsys):
     source, output = tmp_path / "a.pth", tmp_path / "weights.safetensors"
-    output.write_bytes(b"earlier")
+    save_tensors(output, "posedet convert", {}, {"earlier": True})
+    earlier = output.read_bytes()
     torch.save({"state_dict": {n: t for n, t in checkpoint.items() if not n.startswith("neck.lateral")}}, source)
     assert main(["convert", str(source), str(output), "--preset", "dla34-coco"]) == 2
     message = "a.pth: 9 of 289 tensors are missing: neck.lateral_convs.0.conv.weight, neck.lateral_convs.0.gn.weight"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
-    assert output.read_bytes() == b"earlier"
+    assert output.read_bytes() == earlier
     with pytest.raises(PoseDetError, match="could not be written"):
         convert(_small_file(checkpoint, tmp_path), tmp_path / "nowhere" / "w.safetensors", config_of(DLA))
 

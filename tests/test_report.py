@@ -57,8 +57,8 @@ def test_table_by_crowd_index() -> None:
 def test_report_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["posedet", "evaluate", "val.json"])
     path = tmp_path / "report.json"
-    path.write_text("an earlier report")
-    write_report(path, {"coco": SCORES.to_dict(), "photos_per_s": 12.5})
+    path.write_text('{"generator": "posedet evaluate", "an": "earlier report"}')
+    write_report(path, "posedet evaluate", {"coco": SCORES.to_dict(), "photos_per_s": 12.5})
     report = json.loads(path.read_text())
     assert report["command"] == ["posedet", "evaluate", "val.json"]
     assert report["results"]["photos_per_s"] == 12.5
@@ -74,7 +74,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) 
     path = tmp_path / "report.json"
     path.write_text("an earlier report")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_report(path, {"ap": float("nan")}, command=["x"])
+        write_report(path, "posedet evaluate", {"ap": float("nan")}, command=["x"])
     assert path.read_text() == "an earlier report"
     with pytest.raises(PoseDetError, match=r"no/report\.json: could not be written \(No such file or directory\)"):
-        write_report(tmp_path / "no" / "report.json", {}, command=["x"])
+        write_report(tmp_path / "no" / "report.json", "posedet evaluate", {}, command=["x"])

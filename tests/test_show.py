@@ -200,7 +200,7 @@ def test_nothing_to_show(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(DataError, match=r"^there are no photos to train on$"):
         show(config, PhotoSet(tuple(nobody)), COCO, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file: cannot be created \(File exists\); choose another folder"):
+    with pytest.raises(ConfigError, match=r"file: cannot be written to \(File exists\); choose another folder"):
         show(load_config("posedet-s"), PhotoSet(tuple(nobody)), BODY19, tmp_path / "file")
     data = f"{photos / 'truth.json'}:{photos}"
     command = ["data", "show", "posedet-s", "--data", data, "--output", str(tmp_path), "--count", "0"]

@@ -213,7 +213,7 @@ def test_options_that_cannot_be(
 def test_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = made_up_set(tmp_path / "set.json", BODY19.keypoints)
     assert main(["train", "posedet-s", "--data", str(annotations), "--run", str(annotations), "--workers", "0"]) == 2
-    line = f"posedet: error: {annotations}: cannot be created (File exists); choose another folder"
+    line = f"posedet: error: {annotations}: cannot be written to (File exists); choose another folder"
     assert capsys.readouterr().err.splitlines() == [line]
 
 

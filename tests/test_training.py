@@ -58,7 +58,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped backbone alone: pyramid and head start fresh."""
     path = tmp_path_factory.mktemp("start") / "backbone.safetensors"
     tensors, _ = load_tensors(WEIGHTS)
-    save_tensors(path, {name: x for name, x in tensors.items() if name.startswith("backbone.")}, {})
+    save_tensors(path, "posedet train", {name: x for name, x in tensors.items() if name.startswith("backbone.")}, {})
     return path
 
 
@@ -135,7 +135,7 @@ def test_killed_run_equals_whole_one(tmp_path: Path, optimiser: str) -> None:
 def test_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     """A file size limit stands in for the full disk: the write fails in the middle, as there."""
     path = tmp_path / "state.safetensors"
-    save_tensors(path, {"x": torch.arange(10.0)}, {"step": 1})
+    save_tensors(path, "posedet train", {"x": torch.arange(10.0)}, {"step": 1})
     code = f"""
 import resource, signal, torch
 from pathlib import Path
@@ -144,7 +144,7 @@ from posedet.weights.checkpoint import save_tensors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    save_tensors(Path({str(path)!r}), {{"x": torch.zeros(1_000_000)}}, {{"step": 2}})
+    save_tensors(Path({str(path)!r}), "posedet train", {{"x": torch.zeros(1_000_000)}}, {{"step": 2}})
 except ModelError as error:
     print(error)
 """

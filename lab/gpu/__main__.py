@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posedet.commands.benchmark import PHOTOS, add_photos, add_report, cores, timed_photos, write_results
+from lab.gpu import GENERATOR
+from posedet.commands.benchmark import PHOTOS, add_photos, add_report, claim_report, cores, timed_photos, write_results
 from posedet.commands.main import run
-from posedet.commands.options import add_threads, make_folder
+from posedet.commands.options import add_threads
 from posedet.errors import ConfigError
 from posedet.extras import needs
 
@@ -46,12 +47,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    if options.output is not None:
-        make_folder(options.output)
     needs("python -m lab.gpu", "train", ("torch", "cv2", "safetensors", "yaml"))
     from lab.gpu.parts import PARTS, draw_rates, measure_parts, results_dict, summary
     from lab.gpu.rows import Plan
 
+    claim_report(options, GENERATOR)
     parts = options.parts.split(",") if options.parts else PARTS
     for part in parts:
         if part not in PARTS:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lab.gpu import GENERATOR
 from lab.gpu.accuracy import accuracy
 from lab.gpu.baseline import baseline
 from lab.gpu.inference import COMPILED, inference
@@ -16,9 +17,10 @@ from lab.gpu.rows import Measurement, Plan
 from lab.gpu.sampling import sampling
 from lab.gpu.subjects import MODELS, PAPER_MODELS, Model
 from lab.gpu.training_speed import COMPILED_BACKBONE, estimates, loader, training
-from posedet.benchmark.comparison import aligned, write_figure
+from posedet.benchmark.comparison import aligned
 from posedet.errors import ConfigError
 from posedet.evaluation.report import write_report
+from posedet.outputs import write_figure
 
 PARTS = ("limits", "inference", "accuracy", "sampling", "training", "loader", "compiled")
 MIN_SECONDS = 5.0  # no further part starts with less time left
@@ -74,7 +76,7 @@ def measure_parts(
             rows.append(row)
             tell(str(row))
             if output is not None:
-                write_report(output / "benchmark.json", results_dict(plan, rows))
+                write_report(output / "benchmark.json", GENERATOR, results_dict(plan, rows))
     return rows
 
 
@@ -156,4 +158,4 @@ def draw_rates(rows: Sequence[Measurement], path: Path) -> None:
         axis.set(xscale="log", xlabel="photos per second", title=model.name)
         axis.legend(fontsize="small")
         axis.invert_yaxis()
-    write_figure(figure, path)
+    write_figure(path, GENERATOR, figure)

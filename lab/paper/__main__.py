@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from lab.paper import GENERATOR
 from lab.paper.tables import TABLES
 from posedet.commands.main import run
-from posedet.commands.options import add_number, add_output, add_settings, seen_once
+from posedet.commands.options import add_number, add_output, add_settings, claim, seen_once
 from posedet.extras import needs
 from posedet.runtime.model_files import model_file
 
@@ -87,6 +88,7 @@ def _figure3(options: argparse.Namespace) -> int:
     needs("python -m lab.paper figure3", "evaluate", ("matplotlib", "pycocotools", "yaml"))
     from lab.paper.figure3 import reproduce_figure3
 
+    claim(options, GENERATOR, [options.output / f"figure3.{kind}" for kind in ("json", "md", "png")])
     print(reproduce_figure3(seen_once(options.data), options.output))
     return 0
 
@@ -95,6 +97,7 @@ def _crowds(options: argparse.Namespace) -> int:
     needs("python -m lab.paper crowds", "evaluate", ("pycocotools", "yaml"))
     from lab.paper.crowds import reproduce_crowds
 
+    claim(options, GENERATOR, [options.output / f"crowds.{kind}" for kind in ("json", "md")])
     sets = {name: seen_once(given) for name in _CROWDS if (given := getattr(options, name)) is not None}
     print(reproduce_crowds(model_file(options.model), sets, options.output, device=options.device), end="")
     return 0
@@ -105,6 +108,7 @@ def _table(options: argparse.Namespace) -> int:
     needs(f"python -m lab.paper {name}", "train", ("torch", "cv2", "safetensors", "pycocotools", "yaml"))
     from lab.paper.table_runs import Request, reproduce
 
+    claim(options, GENERATOR, [options.output / f"{name}.{kind}" for kind in ("json", "md")])
     request = Request(
         table=options.table,
         data=seen_once(options.data, options.photos),

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lab.paper import GENERATOR
 from lab.paper.evaluations import evaluated, open_for
 from posedet.commands.options import photos_named_by
 from posedet.data.sources import Source, read_photos
 from posedet.errors import ConfigError, PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import PROTOCOLS
-from posedet.evaluation.report import make_output, markdown_table, write_report
-from posedet.files import write_atomically
+from posedet.evaluation.report import markdown_table, write_report
+from posedet.outputs import make_folder, write_markdown
 from posedet.runtime.detector import PoseDet
 
 # Protocol -> label of its row. The command has an option for each protocol.
@@ -51,7 +52,7 @@ def reproduce_crowds(model: Path, sets: Mapping[str, Source], output: Path, *, d
             PoseDet(session, skeleton=PROTOCOLS[name].skeleton)
         except PoseDetError as error:
             raise ConfigError(f"--{name} does not go with {model.name}: {error}") from None
-    make_output(output)
+    make_folder(output)
     found = {
         name: evaluated(session, model, photos[name], PROTOCOLS[name], output, truth=str(sets[name]), label=label)
         for name, label in SETS.items()
@@ -62,8 +63,8 @@ def reproduce_crowds(model: Path, sets: Mapping[str, Source], output: Path, *, d
         name: {"data": str(sets[name]), **found[name].to_dict()} if name in found else {"note": _why_not(name)}
         for name in SETS
     }
-    write_report(output / "crowds.json", {"model": str(model), "sets": rows})
-    write_atomically(output / "crowds.md", text.encode())
+    write_report(output / "crowds.json", GENERATOR, {"model": str(model), "sets": rows})
+    write_markdown(output / "crowds.md", GENERATOR, text)
     return text
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.paper import GENERATOR
 from posedet.config import DecodeConfig
 from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.run import EVALUATED_SCORE, evaluate
-from posedet.files import write_atomically
+from posedet.outputs import write_json
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import About, Outputs, Session
 from posedet.runtime.tta import Augmented
@@ -79,7 +80,7 @@ def evaluated(
     detector = PoseDet(session, skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
     predict = Augmented(detector, merge="paper") if tta else detector
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "asked.json", json.dumps(asked, indent=1).encode())
+    write_json(folder / "asked.json", GENERATOR, asked)
     return evaluate(predict, photos, protocol, output=folder, model=str(weights), truth=truth, settings=asked)
 
 

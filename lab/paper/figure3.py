@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.benchmark.comparison import write_figure
+from lab.paper import GENERATOR
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import Source, read_photos
 from posedet.errors import DataError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import CROWDPOSE_PROTOCOL
-from posedet.evaluation.report import make_output, markdown_table, write_report
-from posedet.files import write_atomically
+from posedet.evaluation.report import markdown_table, write_report
+from posedet.files import no_terminal
 from posedet.oks import oks
+from posedet.outputs import make_folder, write_figure, write_markdown
 
 Floats = NDArray[np.float64]
 
@@ -165,7 +166,7 @@ def upper_bounds(
     doubled = with_duplicates(people)
     return [
         _point(photos, doubled if duplicates else alone, rule, threshold, duplicates=duplicates)
-        for duplicates, rule, threshold in tqdm(cases, unit="point", disable=None)
+        for duplicates, rule, threshold in tqdm(cases, unit="point", disable=no_terminal())
     ]
 
 
@@ -190,11 +191,11 @@ def _point(
 
 def reproduce_figure3(data: Source, output: Path) -> str:
     """Write figure3.png, figure3.json and figure3.md into the folder `output`; returns the Markdown."""
-    make_output(output)
+    make_folder(output)
     points = upper_bounds(read_photos(data, CROWDPOSE_PROTOCOL.skeleton, check_files=False))
     tables = "\n\n".join(_tables(points))
-    write_report(output / "figure3.json", {"data": str(data), "points": [vars(point) for point in points]})
-    write_atomically(output / "figure3.md", (tables + "\n").encode())
+    write_report(output / "figure3.json", GENERATOR, {"data": str(data), "points": [vars(point) for point in points]})
+    write_markdown(output / "figure3.md", GENERATOR, tables)
     draw_figure3(points, output / "figure3.png")
     return tables
 
@@ -236,4 +237,4 @@ def draw_figure3(points: Sequence[Point], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("upper bound of AP hard")
     axes[0].legend()
-    write_figure(figure, path)
+    write_figure(path, GENERATOR, figure)

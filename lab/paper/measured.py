@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.paper import GENERATOR
 from lab.paper.tables import Effect, Table, TableRow
 from posedet.evaluation.keypoint_ap import KeypointAP
 from posedet.evaluation.report import markdown_table, write_report
-from posedet.files import write_atomically
+from posedet.outputs import write_markdown
 
 # Column -> field of the scores.
 FIELDS = {
@@ -68,8 +69,10 @@ def write_table(table: Table, measured: Sequence[Measured], output: Path, about:
         }
         for effect in table.effects
     ]
-    write_report(output / f"{table.name}.json", {"table": table.title, **about, "rows": rows, "effects": effects})
-    write_atomically(output / f"{table.name}.md", text.encode())
+    write_report(
+        output / f"{table.name}.json", GENERATOR, {"table": table.title, **about, "rows": rows, "effects": effects}
+    )
+    write_markdown(output / f"{table.name}.md", GENERATOR, text)
     return text
 
 

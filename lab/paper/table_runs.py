@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.paper import GENERATOR
 from lab.paper.evaluations import Decoded, evaluated, open_for
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Table, TableRow
@@ -21,8 +22,7 @@ from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import ConfigError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import PROTOCOLS
-from posedet.evaluation.report import make_output
-from posedet.files import write_atomically
+from posedet.outputs import make_folder, write_json
 from posedet.runtime.model_files import RELEASES, model_file
 from posedet.runtime.session import Session, open_session
 from posedet.training.loop import train
@@ -85,7 +85,7 @@ def reproduce(request: Request) -> str:
     with photos_named_by("--photos FOLDER"):
         photos = read_photos(request.data, protocol.skeleton)
     evaluate_keypoints(photos, [], protocol)  # reports errors before days of training
-    make_output(request.output)
+    make_folder(request.output)
     # Decided before anything runs, because processes that train together must agree.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
     for trial in [trial for trial in wanted if not trial.finished]:
@@ -224,9 +224,8 @@ def _train(trial: Trial, request: Request) -> None:
     log.info("training %s, seed %d", trial.run, trial.seed)
     skeleton = skeleton_to_train(trial.config.model.skeleton, trial.folder)
     photos = read_sets(request.train_data, skeleton)
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    plan = json.dumps(_plan(trial, request.train_data), indent=1)
-    write_atomically(trial.folder / "plan.json", plan.encode())
+    make_folder(trial.folder)
+    write_json(trial.folder / "plan.json", GENERATOR, _plan(trial, request.train_data))
     train(
         trial.config,
         photos,

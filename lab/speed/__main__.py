@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from lab.speed import GENERATOR
 from posedet.commands.benchmark import (
     add_against,
     add_report,
     add_rounds,
     add_timing_options,
+    claim_report,
     cores,
     own,
     timed_photos,
@@ -16,7 +18,7 @@ from posedet.commands.benchmark import (
     write_results,
 )
 from posedet.commands.main import run
-from posedet.commands.options import add_annotations, annotated_photos, make_folder
+from posedet.commands.options import add_annotations, annotated_photos
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.skeleton import COCO
@@ -58,17 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_report_folder(options: argparse.Namespace) -> None:
-    if options.output is not None:
-        make_folder(options.output)
-
-
 def _claims(options: argparse.Namespace) -> int:
     from lab.speed.claims import against_peers, claims_table, of_a_folder, of_one_model
     from lab.speed.throughput import time_folder
     from posedet.benchmark.comparison import columns, compare, comparison_dict, conditions
 
-    _make_report_folder(options)
+    claim_report(options, GENERATOR)
     photos = timed_photos(options)
     claims, details, lines = [], {}, ""
     if options.against:
@@ -88,7 +85,7 @@ def _claims(options: argparse.Namespace) -> int:
 def _growth(options: argparse.Namespace) -> int:
     from lab.speed.growth import draw_growth, growth_table, measure_growth
 
-    _make_report_folder(options)
+    claim_report(options, GENERATOR)
     alternatives = own(options, "onnxruntime")
     if len(alternatives) != 1:
         raise ConfigError(f"--engines {options.engines}: growth needs exactly one engine")
@@ -100,7 +97,7 @@ def _growth(options: argparse.Namespace) -> int:
 
 
 def _sparse(options: argparse.Namespace) -> int:
-    _make_report_folder(options)
+    claim_report(options, GENERATOR)
     needs("python -m lab.speed sparse", "export", ("torch", "safetensors"))
     from lab.speed.sparse import refinement_table, time_refinement
 
@@ -112,7 +109,7 @@ def _sparse(options: argparse.Namespace) -> int:
 
 def _first_stage(options: argparse.Namespace) -> int:
     needs("python -m lab.speed first-stage", "train", ("torch", "safetensors", "pycocotools", "yaml"))
-    _make_report_folder(options)
+    claim_report(options, GENERATOR)
     from lab.speed.sparse import first_stage, first_stage_table
     from posedet.benchmark.workers import file_for
     from posedet.runtime.detector import DEFAULT_MODEL

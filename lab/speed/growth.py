@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from posedet.benchmark.comparison import aligned, write_figure
+from lab.speed import GENERATOR
+from posedet.benchmark.comparison import aligned
 from posedet.benchmark.stages import TOTAL, Timed
 from posedet.benchmark.timing import Spread, interleaved
 from posedet.benchmark.workers import Alternative, Worker
 from posedet.errors import DataError
 from posedet.image import GREY, read_photo
+from posedet.outputs import write_figure
 from posedet.runtime.detector import PoseDet
 
 PHOTO_SIDES = (320, 640, 1280, 2560, 5120)
@@ -196,4 +198,4 @@ def draw_growth(curves: Sequence[Growth], path: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in panels[len(curves) :]:
         axis.set_axis_off()
-    write_figure(figure, path)
+    write_figure(path, GENERATOR, figure)

@@ -26,6 +26,7 @@ from posedet.errors import ModelError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.evaluation.run import EVALUATED_SCORE
+from posedet.files import no_terminal
 from posedet.image import Letterbox, read_photo
 from posedet.model.build import build_network
 from posedet.model.embedding import TapTable, sample
@@ -166,7 +167,7 @@ def first_stage(weights: Path, photos: Sequence[AnnotatedPhoto]) -> list[FirstSt
     columns = [skeleton.index(name) for name in COCO_PROTOCOL.skeleton.keypoints]
     best: list[tuple[int, list[float]]] = []  # per person: rank of the best pose, best OKS among the first N
     results: dict[int | None, list[dict[str, Any]]] = {count: [] for count in (*CANDIDATES, None)}
-    for photo in tqdm(photos, unit="photo", disable=None):
+    for photo in tqdm(photos, unit="photo", disable=no_terminal()):
         letterbox, scores, keypoints, visibility = _ranked(network, photo, config.decode.long_side)
         best += _people(photo, letterbox.to_photo(keypoints[:, columns]))
         for count, found in results.items():

@@ -3,7 +3,6 @@
 The bare network is a plain loop over prepared inputs, one after the other, each on all cores.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from posedet.benchmark.stages import TOTAL, Timed, peak_memory_mb
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.benchmark.workers import Alternative, Worker
 from posedet.errors import PhotoError
-from posedet.files import write_atomically
-from posedet.runtime.bulk import best_at_once, find_all, results
+from posedet.outputs import write_results
+from posedet.runtime.bulk import GENERATOR, best_at_once, find_all, results
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import Session
 
@@ -71,7 +70,7 @@ class _Opened:
             if isinstance(poses, PhotoError):
                 raise poses
             entries += results(poses, place + 1, photos[place])
-        write_atomically(folder / "poses.json", json.dumps(entries).encode())
+        write_results(folder / "poses.json", GENERATOR, entries)
         return watch.stop(len(entries))
 
 

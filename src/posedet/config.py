@@ -76,6 +76,7 @@ class DataConfig:
     """Training photos and their augmentation."""
 
     patch: Annotated[int, Range(64, 8192), "side of the square training patch, in pixels"]
+    early_patch: Annotated[int, Range(0, 8192), "side in the first 70 % of the steps, at the same scale; 0: as patch"]
     crop: Annotated[Literal["person", "photo"], "centred on a person's box (official code), or anywhere near people"]
     zoom: Annotated[tuple[float, float], "crop 'person': 1 / magnification; 'photo': its long side, in patches"]
     flip: Annotated[float, SHARE, "probability of mirroring"]
@@ -180,6 +181,7 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 # longer exists is fixed at this value; a file with another value is refused.
 OLD_FILES: dict[str, Any] = {
     "assign.least_side": 0.0,
+    "data.early_patch": 0,
     "assign.level_divisor": 4.0,
     "assign.positive_oks": 0.6,
     "assign.negative_oks": 0.5,
@@ -414,10 +416,14 @@ def _check_fit(config: Config, source: str) -> None:
                 refuse(f"model.{key}", "a multiple of 32, the groups of model.norm 'group'")
     if model.presence and not config.assign.selected:
         refuse("assign.selected", "at least 1 with model.presence")
-    if model.backbone != "mobilenetv2" and config.data.patch % 32:
-        refuse("data.patch", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
-    if config.data.mosaic and config.data.patch % 2:
-        refuse("data.patch", "an even number, because data.mosaic halves it")
+    if 0 < config.data.early_patch < 64:
+        refuse("data.early_patch", "0, or at least 64")
+    for key in ("patch", "early_patch"):
+        side = getattr(config.data, key)
+        if model.backbone != "mobilenetv2" and side % 32:
+            refuse(f"data.{key}", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
+        if config.data.mosaic and side % 2:
+            refuse(f"data.{key}", "an even number, because data.mosaic halves it")
     low, high = config.data.zoom
     if not 0 < low <= high < math.inf:
         refuse("data.zoom", "two numbers above 0, the smaller one first")

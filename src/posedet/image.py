@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from posedet.errors import PhotoError
-from posedet.files import one_line, write_atomically
+from posedet.files import one_line
+from posedet.outputs import write_atomically
 
 Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -123,19 +124,26 @@ def stored_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
         return image.height, image.width
 
 
-def write_photo(path: Path, photo: NDArray[np.uint8]) -> None:
+def write_photo(
+    path: Path, photo: NDArray[np.uint8], *, generator: str = "posedet write_photo", comment: str = ""
+) -> None:
     """Write a JPEG file atomically.
 
     Args:
         path: The file to write.
         photo: (H, W, 3) uint8 RGB. It is reduced if a side is longer than a JPEG file supports.
+        generator: The command that writes it; the JPEG comment begins with it.
+        comment: The rest of the JPEG comment.
+
+    Raises:
+        PoseDetError: If the file cannot be written, or is there already and was not written by `generator`.
     """
     image = Image.fromarray(photo)
     if max(image.size) > MAX_JPEG_SIDE:
         image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92, subsampling=0)
-    write_atomically(path, buffer.getvalue())
+    image.save(buffer, "JPEG", quality=92, subsampling=0, comment=f"{generator}\n{comment}")
+    write_atomically(path, generator, buffer.getvalue())
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def test_what_a_user_reads_when_it_cannot_be(
     expected = rf"{sets['ochuman']}: images\[0\]: '{tmp_path}/ochuman/.*': no such photo \(3 of 3 are missing\); "
     assert re.fullmatch(rf"{expected}--ochuman {sets['ochuman']}:FOLDER says where they are", said(sets))
     (tmp_path / "elsewhere").rename(tmp_path / "ochuman")
-    assert said(sets, output=sets["cropped"]) == f"{sets['cropped']}: File exists; choose another folder"
+    reason = "cannot be written to (File exists); choose another folder"
+    assert said(sets, output=sets["cropped"]) == f"{sets['cropped']}: {reason}"
     assert said(sets, "--model", "no.onnx") == "no.onnx: no such model file"
     assert said(sets, "--device", "cuda") == "--device cuda needs PyTorch weights: --model x.safetensors"
 

@@ -245,7 +245,11 @@ def test_what_a_user_reads_when_it_cannot_be(tmp_path: Path, capsys: pytest.Capt
             "x",
             f"posedet: error: {tmp_path}/plain.json: images[2]: the crowd index ('crowdIndex') is missing",
         ),
-        ("val.json", "file", f"posedet: error: {tmp_path}/file: File exists; choose another folder"),
+        (
+            "val.json",
+            "file",
+            f"posedet: error: {tmp_path}/file: cannot be written to (File exists); choose another folder",
+        ),
     ):
         command = ["figure3", "--data", str(tmp_path / data), "--output", str(tmp_path / output)]
         assert main(command) == 2

@@ -172,7 +172,9 @@ def test_first_stage_of_the_shipped_model(one_photo, photos: Path):
 def test_a_model_without_first_stage(tmp_path):
     path = tmp_path / "paper.safetensors"
     network = small("dla34-coco")
-    save_weights(path, network.state_dict(), load_config("dla34-coco", SMALL), COCO_PROTOCOL.skeleton, {})
+    save_weights(
+        path, "posedet train", network.state_dict(), load_config("dla34-coco", SMALL), COCO_PROTOCOL.skeleton, {}
+    )
     with pytest.raises(
         ModelError, match=r"paper\.safetensors: has no first stage, because 'model\.presence' is false$"
     ):

@@ -74,18 +74,18 @@ def test_a_folder_beside_its_network(photos: Path, monkeypatch):
     monkeypatch.setattr(throughput, "NUM_PHOTOS", 3)
     monkeypatch.setattr(throughput, "Worker", LocalWorker)
     written: dict[str, list] = {}
-    real = throughput.write_atomically
+    real = throughput.write_results
     monkeypatch.setattr(
         throughput,
-        "write_atomically",
-        lambda path, content: (written.update({path.name: content}), real(path, content)),
+        "write_results",
+        lambda path, generator, entries: (written.update({path.name: entries}), real(path, generator, entries)),
     )
     paths = [str(photos / "skiers.jpg"), str(photos / "group.jpg")]
     samples = throughput.time_folder(Alternative(SHIPPED, "onnxruntime", 2), paths, 1)
     assert [len(each) for each in samples.values()] == [1, 1, 1]
     wanted = [len(PoseDet(threads=1)(path)) for path in (*paths, paths[0])]
     assert [timed.num_people for timed in (*samples["poses"], *samples["pictures"])] == [sum(wanted)] * 2
-    numbers = [entry["image_id"] for entry in json.loads(written["poses.json"])]
+    numbers = [entry["image_id"] for entry in written["poses.json"]]
     assert [numbers.count(place) for place in (1, 2, 3)] == wanted
     assert all(min(timed.ms.values()) > 0 for each in samples.values() for timed in each)
 

@@ -1,6 +1,5 @@
 """The results of a benchmark: a table, JSON with every sample, and a chart of the stages."""
 
-import io
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import Any
 from posedet.benchmark.stages import MODEL_STAGES, STAGES, TOTAL, Timed, totals
 from posedet.benchmark.timing import Spread, interleaved, ratio
 from posedet.benchmark.workers import TITLES, Alternative, open_all
-from posedet.files import write_atomically
+from posedet.outputs import write_figure
 
 MODEL_ROW = "model (network + poses + NMS), as papers measure speed"
 TOTAL_ROW = "file to poses, as users experience it"
@@ -158,11 +157,4 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("ms per photo (medians)")
     figure.legend(ncols=len(STAGES), loc="outside upper center", fontsize="small", frameon=False)
-    write_figure(figure, path)
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    write_atomically(path, png.getvalue())
+    write_figure(path, "posedet benchmark", figure)

@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posedet.commands.options import AddCommand, add_number, add_output, add_threads, make_folder
+from posedet.commands.options import AddCommand, add_number, add_output, add_threads, claim
 from posedet.errors import ConfigError, DataError
 from posedet.extras import needs
 from posedet.files import find_photos, one_line
+from posedet.outputs import make_folder
 
 if TYPE_CHECKING:
     from posedet.benchmark.workers import Alternative
@@ -127,8 +128,7 @@ def with_peers(options: argparse.Namespace) -> "dict[str, Alternative]":
 def _benchmark(options: argparse.Namespace) -> int:
     from posedet.benchmark.comparison import compare, comparison_dict, comparison_table, conditions, draw_comparison
 
-    if options.output is not None:
-        make_folder(options.output)
+    claim_report(options, "posedet benchmark")
     try:
         batches = [int(size) for size in options.batch.split(",") if int(size) != 1]
     except ValueError:
@@ -141,6 +141,13 @@ def _benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def claim_report(options: argparse.Namespace, generator: str) -> None:
+    """Claim what `write_results` writes, and make its folder."""
+    if options.output is not None:
+        claim(options, generator, [options.output / f"benchmark.{kind}" for kind in ("json", "png")])
+        make_folder(options.output)
+
+
 def write_results(
     options: argparse.Namespace, results: dict[str, Any], draw: Callable[[Path], None] | None = None
 ) -> None:
@@ -149,7 +156,7 @@ def write_results(
         return
     from posedet.evaluation.report import write_report
 
-    write_report(options.output / "benchmark.json", results)
+    write_report(options.output / "benchmark.json", options.generator, results)
     if draw is None:
         return
     if find_spec("matplotlib") is None:

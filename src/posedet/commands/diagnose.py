@@ -15,8 +15,8 @@ from posedet.commands.options import (
     add_output,
     annotated_photos,
     check_scored,
+    claim,
     judged_detector,
-    make_folder,
     open_detector,
     photos_named_by,
     rules_for_results,
@@ -25,6 +25,7 @@ from posedet.commands.options import (
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
+from posedet.outputs import make_folder
 
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
@@ -79,8 +80,9 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 
 def _errors(options: argparse.Namespace) -> int:
     needs("posedet errors", "evaluate", ("jinja2", "pycocotools", "yaml"))
-    from posedet.diagnosis.error_report import report_errors
+    from posedet.diagnosis.error_report import GENERATOR, report_errors
 
+    claim(options, GENERATOR, [options.output])
     truth, pictures = source_of(options).path.name, True
     if options.results is None:
         results, protocol = judged_detector(options)
@@ -110,8 +112,9 @@ def _has_photo_files(options: argparse.Namespace, photos: "Sequence[AnnotatedPho
 
 def _stress(options: argparse.Namespace) -> int:
     needs("posedet stress", "evaluate", ("matplotlib", "pycocotools", "yaml"))
-    from posedet.diagnosis.stress import stress
+    from posedet.diagnosis.stress import GENERATOR, stress
 
+    claim(options, GENERATOR, [options.output / f"stress.{kind}" for kind in ("md", "json", "png")])
     predict, protocol = judged_detector(options)
     photos = annotated_photos(options, protocol.skeleton)
     check_scored(photos, protocol, source_of(options))
@@ -122,20 +125,24 @@ def _stress(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     needs("posedet calibrate", "evaluate", ("matplotlib", "yaml"))
-    from posedet.diagnosis.calibration import calibration, keypoint_scores, plot_reliability
+    from posedet.diagnosis.calibration import GENERATOR, calibration, keypoint_scores, plot_reliability
     from posedet.evaluation.report import write_report
     from posedet.runtime.model_files import model_file
 
     weights = None if options.model is None else model_file(options.model)
     if options.write is not None and (weights is None or weights.suffix != ".safetensors"):
         raise ConfigError("--write: needs --model x.safetensors; `posedet export` turns the result into ONNX")
+    reports = [options.output / f"calibration.{kind}" for kind in ("json", "png")]
+    claim(options, GENERATOR, reports if options.write is None else [*reports, options.write])
     make_folder(options.output)
     detector = open_detector(options)
     photos = annotated_photos(options, detector.skeleton)
     found = keypoint_scores(detector, photos)
     measured = calibration(found, labelled=options.labelled)
     people = {"num_photos": len(photos), "num_people": len(found.photos), "labelled": options.labelled}
-    write_report(options.output / "calibration.json", {"model": detector.about.name, **people, **measured.to_dict()})
+    write_report(
+        options.output / "calibration.json", GENERATOR, {"model": detector.about.name, **people, **measured.to_dict()}
+    )
     plot_reliability(measured, options.output / "calibration.png")
     what = "labelled keypoints" if options.labelled else "keypoints"
     slope, offset = measured.correction
@@ -150,6 +157,6 @@ def _calibrate(options: argparse.Namespace) -> int:
 
         tensors, config, info = load_weights(weights)
         corrected = corrected_keypoint_scores(tensors, *measured.correction)
-        save_weights(options.write, corrected, config, stored_skeleton(info, weights), info)
+        save_weights(options.write, GENERATOR, corrected, config, stored_skeleton(info, weights), info)
         print(f"weights with this correction -> {one_line(options.write)}")
     return 0

@@ -1,7 +1,6 @@
 """The command `posedet evaluate`."""
 
 import argparse
-import hashlib
 from pathlib import Path
 
 from posedet.commands.options import (
@@ -13,13 +12,14 @@ from posedet.commands.options import (
     add_output,
     annotated_photos,
     check_scored,
+    claim,
     judged_detector,
     rules_for_results,
+    settings_of,
     source_of,
 )
 from posedet.errors import ConfigError
 from posedet.extras import needs
-from posedet.runtime.model_files import model_file
 
 
 def add_commands(add: AddCommand) -> None:
@@ -54,10 +54,12 @@ def add_commands(add: AddCommand) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     needs("posedet evaluate", "evaluate", ("pycocotools", "yaml"))
     from posedet.evaluation.report import score_table
-    from posedet.evaluation.run import evaluate, evaluate_file
-    from posedet.runtime.detector import DEFAULT_MODEL
+    from posedet.evaluation.run import GENERATOR, evaluate, evaluate_file
     from posedet.runtime.tta import Augmented
 
+    if options.output is not None:
+        written = ("report.json",) if options.results is not None else ("report.json", "results.json")
+        claim(options, GENERATOR, [options.output / name for name in written])
     if options.results is not None:
         if options.protocol == "cropped":
             raise ConfigError("--protocol cropped does not go with --results: it cuts photos before they are predicted")
@@ -72,8 +74,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.tta and batch > 1:
         raise ConfigError("--batch does not go with --tta, which takes one photo at a time")
     detector, protocol = judged_detector(options, device=options.device)
-    with model_file(options.model or DEFAULT_MODEL).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = options.model or detector.about.name
     photos = annotated_photos(options, protocol.skeleton)
     check_scored(photos, protocol, source_of(options))
@@ -84,14 +84,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         output=options.output,
         model=name,
         truth=options.annotations,
-        settings={
-            "sha256": digest,
-            "runtime": options.runtime or "onnxruntime",
-            "tta": options.tta,
-            "long_side": detector.config.long_side,
-            "score_threshold": detector.config.score_threshold,
-            "keypoints": detector.skeleton.keypoints,
-        },
+        settings=settings_of(options, detector) | {"tta": options.tta},
         batch=batch,
     )
     label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")

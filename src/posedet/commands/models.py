@@ -4,9 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from posedet.commands.options import AddCommand, add_settings
+from posedet.commands.options import AddCommand, add_overwrite, add_settings, claim
 from posedet.extras import needs
 from posedet.files import find_photos, one_line
+from posedet.outputs import make_folder
 
 
 def add_commands(add: AddCommand) -> None:
@@ -23,6 +24,7 @@ def add_commands(add: AddCommand) -> None:
     export.add_argument("weights", type=Path, help="weights.safetensors of a training run")
     export.add_argument("output", type=Path, help="ONNX file to write")
     export.add_argument("--half", action="store_true", help="store weights as float16: half the file size")
+    add_overwrite(export)
     export.set_defaults(command=_export)
 
     quantise = add(
@@ -39,6 +41,7 @@ def add_commands(add: AddCommand) -> None:
         metavar="PATH",
         help="photos, folders or quoted patterns for calibration: a few hundred typical photos",
     )
+    add_overwrite(quantise)
     quantise.set_defaults(command=_quantise)
 
     convert = add(
@@ -50,6 +53,7 @@ def add_commands(add: AddCommand) -> None:
     convert.add_argument("output", type=Path, help="safetensors file to write")
     convert.add_argument("--preset", required=True, help="network of the checkpoint: name of a preset, or a TOML file")
     add_settings(convert)
+    add_overwrite(convert)
     convert.set_defaults(command=_convert)
 
     info = add("info", "metadata of a model file", "info model.onnx")
@@ -79,8 +83,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     needs("posedet export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
-    from posedet.weights.export import export
+    from posedet.weights.export import GENERATOR, export
 
+    beside = [options.output.with_suffix(".safetensors")] if options.half else []
+    claim(options, GENERATOR, [options.output, *beside])
+    make_folder(options.output.parent)
     difference = export(options.weights, options.output, half=options.half)
     size = options.output.stat().st_size / 1e6
     print(f"{options.output}: {size:.1f} MB, keypoints within {difference:.1g} pixels of PyTorch's")
@@ -89,8 +96,9 @@ def _export(options: argparse.Namespace) -> int:
 
 def _quantise(options: argparse.Namespace) -> int:
     needs("posedet quantise", "quantise", ("onnx",))
-    from posedet.weights.quantise import quantise
+    from posedet.weights.quantise import GENERATOR, quantise
 
+    claim(options, GENERATOR, [options.output])
     photos = find_photos(options.photos)
     quantise(options.model, options.output, photos)
     before, after = (path.stat().st_size / 1e6 for path in (options.model, options.output))
@@ -101,8 +109,10 @@ def _quantise(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     needs("posedet convert", "export", ("torch", "safetensors"))
     from posedet.config import load_config
-    from posedet.weights.official import convert
+    from posedet.weights.official import GENERATOR, convert
 
+    claim(options, GENERATOR, [options.output])
+    make_folder(options.output.parent)
     conversion = convert(options.checkpoint, options.output, load_config(options.preset, options.set))
     for name, reason in conversion.dropped.items():
         print(f"dropped {name}: {reason}")

@@ -1,14 +1,17 @@
 """Options that several commands share, and what they select: the detector, the protocol and the photos."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posedet.errors import ConfigError, DataError
-from posedet.files import one_line
+from posedet.files import find_photos, one_line
+from posedet.outputs import ForeignFileError, check_outputs
 
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
@@ -60,15 +63,60 @@ def add_settings(parser: argparse.ArgumentParser, help: str = "change a setting 
 
 def add_output(parser: argparse.ArgumentParser, help: str, *, metavar: str = "FOLDER", required: bool = True) -> None:
     parser.add_argument("--output", type=Path, required=required, metavar=metavar, help=help)
+    add_overwrite(parser)
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder that `--output` names. Raises ConfigError, which says why that is not possible."""
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `claim` reads."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files that are already there, also those that this command did not write, but never its inputs",
+    )
+
+
+def claim(options: argparse.Namespace, generator: str, outputs: Sequence[Path], *, reads: Sequence[Path] = ()) -> None:
+    """Refuse outputs that would replace an input or a file of somebody else, see `check_outputs`.
+
+    Every command that writes calls this before any work. The inputs are the files that the options name, and `reads`.
+    The photos of annotation files are compared when the annotations have been read, by `never_replace`.
+    """
+    options.generator, options.outputs = generator, outputs
+    _check_claim(options, chain(reads, _inputs(options)))
+
+
+def never_replace(options: argparse.Namespace, photos: "Iterable[AnnotatedPhoto]") -> None:
+    """Refuse claimed outputs that would replace one of the annotated photos."""
+    if "outputs" in options:
+        _check_claim(options, (photo.path for photo in photos))
+
+
+def _check_claim(options: argparse.Namespace, reads: Iterable[Path]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"cannot be made ({error.strerror or error}); choose another folder"
-        raise ConfigError(f"--output {one_line(folder)}: {reason}") from None
+        check_outputs(options.outputs, options.generator, reads=reads, overwrite=options.overwrite)
+    except ForeignFileError as error:
+        raise ForeignFileError(f"{error}, or replace it with --overwrite") from None
+
+
+def _inputs(options: argparse.Namespace) -> Iterator[Path]:
+    """The files that the options name as inputs."""
+    from posedet.data.sources import Source
+    from posedet.runtime.model_files import RELEASES, available_file
+
+    given = vars(options)
+    for name in ("annotations", "data", "validate"):
+        for text in _listed(given.get(name)):
+            source = Source.parse(text)
+            yield from (source.path, Path(text))
+    if isinstance(given.get("photos"), list):
+        yield from find_photos(options.photos, quiet=True)
+    for name in ("model", "skeleton", "results", "weights", "checkpoint", "start", "preset", "against"):
+        for value in _listed(given.get(name)):
+            yield (available_file(str(value)) if str(value) in RELEASES else None) or Path(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def add_annotations(parser: argparse.ArgumentParser, help: str = SOURCE_HELP) -> None:
@@ -118,7 +166,9 @@ def annotated_photos(
     from posedet.data.sources import read_photos
 
     with photos_named_by("--photos FOLDER"):
-        return read_photos(source_of(options), skeleton, check_files=check_files)
+        photos = read_photos(source_of(options), skeleton, check_files=check_files)
+    never_replace(options, photos)
+    return photos
 
 
 def check_scored(photos: "Sequence[AnnotatedPhoto]", protocol: "Protocol", source: "Source") -> "ScoredKeypoints":
@@ -182,6 +232,22 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str 
         long_side=options.long_side,
         at_once=at_once,
     )
+
+
+def settings_of(options: argparse.Namespace, detector: "PoseDet") -> dict[str, Any]:
+    """Everything that the poses of `open_detector` depend on; the contents of model files are told apart."""
+    from posedet.runtime.detector import DEFAULT_MODEL
+    from posedet.runtime.model_files import model_file
+
+    with model_file(options.model or DEFAULT_MODEL).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "sha256": digest,
+        "runtime": options.runtime or "onnxruntime",
+        "long_side": detector.config.long_side,
+        "score_threshold": detector.config.score_threshold,
+        "keypoints": detector.skeleton.keypoints,
+    }
 
 
 def judged_detector(options: argparse.Namespace, *, device: str | None = None) -> "tuple[PoseDet, Protocol]":

@@ -15,8 +15,11 @@ from posedet.commands.options import (
     add_keypoints,
     add_number,
     add_output,
+    add_overwrite,
     add_settings,
     check_scored,
+    claim,
+    never_replace,
     photos_named_by,
     seen_once,
     source_of,
@@ -63,6 +66,7 @@ def add_commands(add: AddCommand) -> None:
     plot = add("plot", "the curves of a training run (needs posedet[evaluate])", "plot runs/a")
     plot.add_argument("run", type=Path, help="folder of the run")
     plot.add_argument("--output", type=Path, help=".png, .svg or .pdf file to write (default: curves.png in the run)")
+    add_overwrite(plot)
     plot.set_defaults(command=_plot)
 
     train = add("train", "train a preset (needs posedet[train])", "train posedet-s --data train.json --run runs/a")
@@ -71,6 +75,7 @@ def add_commands(add: AddCommand) -> None:
     train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
     add_category(train)
     train.add_argument("--run", type=Path, help="folder for checkpoints and log; resumes the run if it has any")
+    add_overwrite(train)
     train.add_argument(
         "--start",
         metavar="FILE",
@@ -109,13 +114,15 @@ def _show(options: argparse.Namespace) -> int:
     needs("posedet data show", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.config import load_config
     from posedet.data.sources import read_sets
-    from posedet.training.show import show
+    from posedet.training.show import GENERATOR, sample_paths, show
     from posedet.training.state import skeleton_to_train
 
     config = load_config(options.preset, options.set)
+    claim(options, GENERATOR, sample_paths(options.output, options.count), reads=[Path(config.model.skeleton)])
     skeleton = skeleton_to_train(config.model.skeleton, options.output)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(_sources(options), skeleton)
+    never_replace(options, photos.photos)
     files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
     return 0
@@ -123,9 +130,12 @@ def _show(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     needs("posedet plot", "evaluate", ("matplotlib",))
-    from posedet.training.plot import write_curves
+    from posedet.training.plot import GENERATOR, write_curves
 
-    print(f"curves -> {one_line(write_curves(options.run, options.output))}")
+    output = options.output or options.run / "curves.png"
+    claim(options, GENERATOR, [output], reads=[options.run / name for name in ("log.jsonl", "config.json")])
+    write_curves(options.run, output)
+    print(f"curves -> {one_line(output)}")
     return 0
 
 
@@ -140,13 +150,16 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigError("train needs --data and --run; only --show works without them")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
-    from posedet.training.loop import train
+    from posedet.training.loop import GENERATOR, train
     from posedet.training.setup import reported
-    from posedet.training.state import skeleton_to_train
+    from posedet.training.state import RUN_FILES, skeleton_to_train
 
+    written = [options.run / name for name in RUN_FILES]
+    claim(options, GENERATOR, written, reads=[Path(config.model.skeleton)])
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(_sources(options), skeleton)
+    never_replace(options, photos.photos)
     weights = train(
         config,
         photos,
@@ -181,6 +194,7 @@ def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[
     with photos_named_by("--validate JSON:FOLDER"):
         source = seen_once(options.validate, category=options.category)
         photos = read_photos(source, skeleton)
+    never_replace(options, photos)
     protocol = replace(protocol_for(skeleton), keypoints=options.keypoints)
     log.info("validation: %s", check_scored(photos, protocol, source))
     evaluate(lambda _: Poses.empty(skeleton), photos, protocol)

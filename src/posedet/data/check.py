@@ -14,6 +14,7 @@ from posedet.data.annotations import BOX_FILL, AnnotatedPhoto, Person
 from posedet.data.fit import misplaced, outside, size_problem
 from posedet.data.sources import Source, read_source
 from posedet.errors import PhotoError, PoseDetError
+from posedet.files import no_terminal
 from posedet.image import read_photo
 from posedet.keypoint_names import pairs_in_words, sided_names
 from posedet.oks import oks
@@ -102,7 +103,9 @@ def _check_files(photos: Sequence[AnnotatedPhoto], report: Report) -> None:
     """Check that every photo exists, can be decoded, and has the annotated size."""
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(_size_or_fault, [photo.path for photo in photos])
-        for photo, size in tqdm(zip(photos, found, strict=True), total=len(photos), unit="photo", disable=None):
+        for photo, size in tqdm(
+            zip(photos, found, strict=True), total=len(photos), unit="photo", disable=no_terminal()
+        ):
             if isinstance(size, str):
                 report.add("photo", f"{photo.place}: {size}")
             elif problem := size_problem(photo, size):

@@ -5,7 +5,6 @@ found (OKS of at least 0.5): 2 is visible, 1 is hidden, and 0 is not labelled, b
 or cannot be located. Over all keypoints, 0 counts as not visible; over labelled keypoints it is left out.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,14 @@ from tqdm import tqdm
 
 from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.errors import DataError, PoseDetError
-from posedet.files import write_atomically
+from posedet.files import no_terminal
 from posedet.oks import oks
+from posedet.outputs import write_figure
 from posedet.poses import Poses
 
 Floats = NDArray[np.float64]
 
+GENERATOR = "posedet calibrate"
 NUM_BINS = 15  # as in Guo et al., On calibration of modern neural networks, 2017
 FOUND_OKS = 0.5
 
@@ -108,7 +109,7 @@ def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[Annotated
     Raises DataError if no person is found.
     """
     rows: list[tuple[int, NDArray[np.float32], Person]] = []
-    for number, photo in enumerate(tqdm(photos, unit="photo", disable=None)):
+    for number, photo in enumerate(tqdm(photos, unit="photo", disable=no_terminal())):
         persons = [person for person in photo.persons if not person.ignore]
         poses = predict(photo.path)
         rows += [(number, poses.keypoint_scores[pose], persons[person]) for pose, person in matches(poses, persons)]
@@ -198,9 +199,7 @@ def plot_reliability(measured: Calibration, path: Path) -> None:
         xlabel="keypoint score", ylabel="share that is visible (bars: share of the keypoints)", xlim=(0, 1), ylim=(0, 1)
     )
     axes.legend(loc="upper left")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100)
-    write_atomically(path, png.getvalue())
+    write_figure(path, GENERATOR, figure, dpi=100)
 
 
 def _logit(probabilities: ArrayLike) -> Floats:

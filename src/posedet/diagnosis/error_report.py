@@ -24,10 +24,12 @@ from posedet.diagnosis.pictures import Case, best_cases, picture, worst_cases
 from posedet.errors import ConfigError, DataError
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import make_output, markdown_table
+from posedet.evaluation.report import markdown_table
 from posedet.evaluation.run import Predict, person_category, predict_all
-from posedet.files import one_line, write_atomically
+from posedet.files import one_line
+from posedet.outputs import make_folder, write_atomically
 
+GENERATOR = "posedet errors"
 COLOURS = ("#3a9d5d", "#e6c34a", "#d9483b", "#8b5fbf", "#9aa3ad")  # of `KINDS`
 BLUE, ORANGE, GREY = "#2f6fde", "#e07b1f", "#9aa3ad"
 
@@ -74,7 +76,7 @@ def report_errors(
     poses, ConfigError if `output` is a folder, and PhotoError if a photo cannot be read.
     """
     match(photos, [], protocol)  # finds mistakes before minutes of predicting
-    make_output(output.parent)
+    make_folder(output.parent)
     if output.is_dir():
         raise ConfigError(f"{one_line(output)}: is a folder; name a file in it, such as errors.html")
     files = {photo.image_id: photo.path for photo in photos}
@@ -88,7 +90,7 @@ def report_errors(
         model=name or Path(str(results)).name,
         truth=truth,
     )
-    write_atomically(output, content.encode(errors="backslashreplace"))  # file names may be invalid Unicode
+    write_atomically(output, GENERATOR, content.encode(errors="backslashreplace"))  # file names may be invalid Unicode
     return said, _costs_in_short(matching, costs)
 
 

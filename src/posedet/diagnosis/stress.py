@@ -5,7 +5,6 @@ pixels, x right, y down, pixel centres at whole numbers. Labels are moved with t
 """
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +32,12 @@ from posedet.diagnosis.matching import INVERSION, Matching, match
 from posedet.errors import ConfigError, PoseDetError
 from posedet.evaluation.checked_entries import scored_keypoints
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import make_output, write_report
+from posedet.evaluation.report import write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
-from posedet.files import write_atomically
+from posedet.outputs import make_folder, write_figure, write_markdown
 
+GENERATOR = "posedet stress"
 CUTS = (0.25, 0.5, 0.75)  # share of a person
 HEIGHTS = (64, 32, 16)  # pixels of a person
 BLURS = (2, 4)  # pixels: the standard deviation of a Gaussian
@@ -279,7 +279,7 @@ def stress(
     count: the number of photos to use, evenly spread (None: all). truth, model: the names of photos and model in the
     report. Raises ConfigError for a count below 1, and the errors of `stress_card`.
     """
-    make_output(output)
+    make_folder(output)
     if count is not None:
         if count < 1:
             raise ConfigError(f"count is {count}, expected at least 1 photo")
@@ -288,8 +288,8 @@ def stress(
     scored = scored_keypoints(photos, protocol)
     text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}, {scored}:\n\n{stress_table(rows)}"
     about = {"model": model, "truth": truth, "num_photos": len(photos), **scored._asdict()}
-    write_report(output / "stress.json", {**about, "rows": [row._asdict() for row in rows]})
-    write_atomically(output / "stress.md", (text + "\n").encode())
+    write_report(output / "stress.json", GENERATOR, {**about, "rows": [row._asdict() for row in rows]})
+    write_markdown(output / "stress.md", GENERATOR, text)
     plot_stress(rows, output / "stress.png")
     return text
 
@@ -336,6 +336,4 @@ def plot_stress(rows: Sequence[StressRow], path: Path) -> None:
         for place, row in enumerate(shown):
             axes.text(100 * row.ap, place, f" {100 * row.ap:.1f}", va="center", fontsize=8)
     all_axes[-1].set_xlabel("AP")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    write_atomically(path, png.getvalue())
+    write_figure(path, GENERATOR, figure)

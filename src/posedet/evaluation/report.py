@@ -1,10 +1,8 @@
 """Reports of evaluations: Markdown tables and JSON."""
 
-import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from posedet import __version__
-from posedet.errors import PoseDetError
 from posedet.evaluation.keypoint_ap import KeypointAP
-from posedet.files import one_line, write_atomically
+from posedet.outputs import write_json
 
 _COLUMNS = {
     "ap": "AP",
@@ -42,16 +39,6 @@ _CROWD_COLUMNS = {
 _LIBRARIES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "pycocotools")
 
 
-def make_output(folder: Path) -> None:
-    """Create the folder if it does not exist. Raises PoseDetError if that fails or nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # finds out before hours of work
-            pass
-    except OSError as error:
-        raise PoseDetError(f"{one_line(folder)}: {error.strerror}; choose another folder") from None
-
-
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     """Format lines of cells, of which the first is the head, as a Markdown table."""
     head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines]
@@ -75,11 +62,13 @@ def score_table(scores: Mapping[str, KeypointAP]) -> str:
     return "\n".join([head, line, *body])
 
 
-def write_report(path: Path, results: Mapping[str, Any], *, command: Sequence[str] | None = None) -> None:
+def write_report(
+    path: Path, generator: str, results: Mapping[str, Any], *, command: Sequence[str] | None = None
+) -> None:
     """Write `results` as JSON, with the command, versions, hardware and time needed to reproduce them.
 
-    `command` is by default that of this process. Raises PoseDetError if the file cannot be written, and ValueError for
-    a number that is not finite.
+    `generator` is the command that `write_json` needs; `command` is by default that of this process, with arguments.
+    Raises PoseDetError if the file cannot be written, and ValueError for a number that is not finite.
     """
     report = {
         "command": list(sys.argv if command is None else command),
@@ -92,7 +81,7 @@ def write_report(path: Path, results: Mapping[str, Any], *, command: Sequence[st
         },
         "results": dict(results),
     }
-    write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_json(path, generator, report)
 
 
 def _points(score: float | None) -> str:

@@ -1,8 +1,7 @@
 """Evaluate a detector on annotated photos: predict, score and report. Interrupted evaluations can be resumed."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,16 +12,19 @@ from tqdm import tqdm
 
 from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.data.keypoint_columns import keypoint_columns
-from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.errors import ConfigError
 from posedet.evaluation.checked_entries import categories_of
 from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
 from posedet.evaluation.protocols import Protocol
-from posedet.evaluation.report import make_output, write_report
+from posedet.evaluation.report import write_report
 from posedet.evaluation.truncation import cropped_views
-from posedet.files import write_atomically
+from posedet.files import no_terminal
+from posedet.journal import Journal
+from posedet.outputs import make_folder, write_results
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 
+GENERATOR = "posedet evaluate"
 # The lowest pose score that is evaluated. It is low because AP needs the precision at every recall.
 EVALUATED_SCORE = 0.01
 
@@ -67,20 +69,18 @@ def evaluate(
         views = cropped_views(photos)
         photos, seen = [view.photo for view in views], [(view.photo.image_id, view.read) for view in views]
     about = {"model": model, "settings": dict(settings), "truth": truth}
-    partial = None
+    journal = None
     if output is not None:
-        make_output(output)
-        digest = hashlib.sha256(
-            json.dumps(about | {"protocol": protocol.name, "photos": fingerprint(photos)}).encode()
-        ).hexdigest()
-        partial = output / f"predictions-{digest[:16]}.jsonl"
+        make_folder(output)
+        everything = about | {"protocol": protocol.name, "photos": fingerprint(photos)}
+        journal = Journal(output / "predictions", GENERATOR, everything, len(photos))
     category_id = person_category(photos, protocol)
-    results = predict_all(predict, seen, partial, batch=batch, category_id=category_id)
-    scores = evaluate_keypoints(photos, results, protocol)
-    if output is not None and partial is not None:
-        write_atomically(output / "results.json", json.dumps(results).encode())
-        write_report(output / "report.json", about | scores.to_dict())
-        partial.unlink(missing_ok=True)
+    with journal or nullcontext():
+        results = predict_all(predict, seen, journal, batch=batch, category_id=category_id)
+        scores = evaluate_keypoints(photos, results, protocol)
+        if output is not None:
+            write_results(output / "results.json", GENERATOR, results)
+            write_report(output / "report.json", GENERATOR, about | scores.to_dict())
     return scores
 
 
@@ -112,8 +112,8 @@ def evaluate_file(
         )
     scores = evaluate_keypoints(photos, results, protocol)
     if output is not None:
-        make_output(output)
-        write_report(output / "report.json", {"results": str(results), "truth": truth, **scores.to_dict()})
+        make_folder(output)
+        write_report(output / "report.json", GENERATOR, {"results": str(results), "truth": truth, **scores.to_dict()})
     return scores
 
 
@@ -130,7 +130,7 @@ def in_another_order(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> bo
 def predict_all(
     predict: Predict,
     photos: Iterable[tuple[int, Seen]],
-    partial: Path | None = None,
+    journal: Journal | None = None,
     *,
     batch: int = 1,
     label: str | None = None,
@@ -141,7 +141,7 @@ def predict_all(
     Args:
         predict: A detector.
         photos: Pairs of image id and photo.
-        partial: A file to which the results of each photo are appended, and from which a later call resumes.
+        journal: Keeps the results of each photo under its image id.
         batch: Number of photos of one size that the network processes together, see `PoseDet.grouped`.
         label: The label of the progress bar.
         category_id: The category of all results.
@@ -151,11 +151,11 @@ def predict_all(
 
     Raises:
         ConfigError: If `batch` is not 1, but `predict` is not a `PoseDet`.
-        PoseDetError: If `partial` cannot be written.
+        PoseDetError: If the journal cannot be written.
     """
     if batch != 1 and not isinstance(predict, PoseDet):
         raise ConfigError(f"batch is {batch}, but {type(predict).__name__} takes one photo at a time")
-    done = _done(partial) if partial is not None else {}
+    done = {} if journal is None else dict(journal.kept)
     photos = list(photos)
     missing = [(image_id, photo) for image_id, photo in photos if image_id not in done]
     read = ((image_id, photo() if callable(photo) else photo) for image_id, photo in missing)
@@ -164,34 +164,9 @@ def predict_all(
     else:
         found = ((image_id, predict(photo)) for image_id, photo in read)
     done_before = len(photos) - len(missing)
-    progress = tqdm(found, label, initial=done_before, total=len(photos), unit="photo", disable=None)
+    progress = tqdm(found, label, initial=done_before, total=len(photos), unit="photo", disable=no_terminal())
     for image_id, poses in progress:
         done[image_id] = poses.to_coco(image_id, category_id=category_id)
-        if partial is not None:
-            _keep(partial, json.dumps([image_id, done[image_id]]) + "\n")
+        if journal is not None:
+            journal.keep(image_id, done[image_id])
     return [result for image_id, _ in photos for result in done[image_id]]
-
-
-def _keep(partial: Path, line: str) -> None:
-    try:
-        with partial.open("a") as file:
-            file.write(line)
-    except OSError as error:
-        reason = error.strerror or error
-        raise PoseDetError(
-            f"{partial}: could not be written ({reason}); run the same evaluation again to resume it"
-        ) from None
-
-
-def _done(partial: Path) -> dict[int, list[dict[str, Any]]]:
-    """Read the predictions of an interrupted run, whose last line may be incomplete."""
-    if not partial.exists():
-        return {}
-    try:
-        lines = partial.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            write_atomically(partial, "".join(whole).encode())
-        return dict(json.loads(line) for line in whole)
-    except (OSError, ValueError, TypeError):
-        raise DataError(f"{partial}: not a valid file of an interrupted evaluation; delete it to start again") from None

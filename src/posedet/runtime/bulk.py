@@ -1,15 +1,20 @@
 """Process many photos concurrently, from file to poses, as `posedet predict` does."""
 
+import hashlib
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from posedet.draw import draw
 from posedet.errors import PhotoError
 from posedet.image import read_photo, size_of, write_photo
+from posedet.outputs import generator_of, plain_name
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
@@ -17,6 +22,8 @@ from posedet.runtime.parallel import available_cores, in_order
 # Limit of photos processed concurrently, because each needs memory for its pixels and feature maps.
 MOST_AT_ONCE = 8
 HUGE_PIXELS = 50_000_000
+GENERATOR = "posedet predict"
+MAX_STEM_BYTES = 200  # most file systems limit a whole file name to 255 bytes
 
 
 def best_at_once(num_photos: int, threads: int | None) -> int:
@@ -50,7 +57,8 @@ def find_all(
                     return detector(photo)
                 array = read_photo(photo)
                 poses = detector(array)
-                write_photo(pictures[place], draw(array, poses, scores=scores))
+                picture = draw(array, poses, scores=scores)
+                write_photo(pictures[place], picture, generator=GENERATOR, comment=_mark(photo))
                 return poses
         except PhotoError as error:
             return error
@@ -61,3 +69,36 @@ def find_all(
 def results(poses: Poses, image_id: int, photo: Path) -> list[dict[str, Any]]:
     """Convert the poses of one photo to COCO's result format, with the name of its file."""
     return [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
+
+
+def picture_paths(photos: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a JPEG file in `folder` for the picture of each photo.
+
+    Its name is that of the photo. A number is added if another photo has this picture, in this call or in an earlier
+    one: each picture says in its comment which photo it shows.
+    """
+    paths: list[Path] = []
+    taken: set[str] = set()
+    for photo in photos:
+        stem = os.fsdecode(os.fsencode(photo.stem)[:MAX_STEM_BYTES])
+        name, number = f"{stem}.jpg", 1
+        while plain_name(name) in taken or _shown_by(folder / name) not in (None, _mark(photo)):
+            number += 1
+            name = f"{stem}-{number}.jpg"
+        taken.add(plain_name(name))
+        paths.append(folder / name)
+    return paths
+
+
+def _mark(photo: Path) -> str:
+    """Tells photos apart without telling where they are: pictures are passed on."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(photo))).hexdigest()[:16]
+
+
+def _shown_by(picture: Path) -> str | None:
+    """The mark of the photo that a picture shows; None if `find_all` did not write it."""
+    if generator_of(picture) != GENERATOR:
+        return None
+    with suppress(OSError), Image.open(picture) as image:
+        return str(image.info.get("comment", b""), "latin-1").rpartition("\n")[2]
+    return None

@@ -1,7 +1,7 @@
 """Annotated photos -> augmented patches -> batches of padded tensors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,13 +42,14 @@ class PhotoStream(Dataset[Patch]):
     """An endless stream of patches, in which sample n depends only on the seed and n.
 
     Each epoch has a new permutation of the photos, and the augmentation uses a generator seeded by (seed, n). Workers,
-    processes and resumed runs therefore need no state.
+    processes and resumed runs therefore need no state. The first `early_samples` have the side `data.early_patch`.
     """
 
     photos: PhotoSet
     skeleton: Skeleton
     config: DataConfig
     seed: int
+    early_samples: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_epoch", (-1, np.empty(0, np.int64)))
@@ -70,7 +71,17 @@ class PhotoStream(Dataset[Patch]):
         generator = np.random.default_rng((self.seed, 1_000_003, number))
         photo = self.photo_at(number)
         others = [self.photos.photos[i] for i in generator.integers(len(self.photos), size=3)]
-        return make_patch(photo, others, self.skeleton, self.config, generator)
+        config = _smaller(self.config) if number < self.early_samples else self.config
+        return make_patch(photo, others, self.skeleton, config, generator)
+
+
+def _smaller(config: DataConfig) -> DataConfig:
+    """The settings of early patches, which show people at the same scale."""
+    side = config.early_patch or config.patch
+    if config.crop == "person":  # its zoom does not depend on the patch
+        return replace(config, patch=side)
+    low, high = (zoom * config.patch / side for zoom in config.zoom)
+    return replace(config, patch=side, zoom=(low, high))
 
 
 def collate(patches: list[Patch]) -> Batch:

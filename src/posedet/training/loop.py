@@ -1,12 +1,11 @@
 """The training loop, top to bottom: the same for a CPU, one GPU, or `torchrun`."""
 
-import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,20 @@ from posedet import __version__
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import PhotoSet
 from posedet.errors import DataError
-from posedet.files import write_atomically
+from posedet.files import no_terminal
 from posedet.model.build import build_network
+from posedet.outputs import LineFile, write_json
 from posedet.runtime.session import Session
 from posedet.skeleton import Skeleton
 from posedet.training.batches import next_batch
 from posedet.training.setup import Run, prepare_run
-from posedet.training.state import STATE_FILE, training_state
+from posedet.training.state import STATE_FILE, WEIGHTS_FILE, training_state
 from posedet.weights.checkpoint import save_tensors, save_weights
 from posedet.weights.torch_session import TorchSession
 
 log = logging.getLogger(__name__)
+
+GENERATOR = "posedet train"
 
 
 def train(
@@ -77,34 +79,32 @@ def train(
     run.network.train()
     if run.leads:
         about = {"config": run.config.to_dict(), "command": sys.argv, "version": __version__}
-        about["torch"] = torch.__version__
-        write_atomically(folder / "config.json", json.dumps(about, indent=1).encode())
+        write_json(folder / "config.json", GENERATOR, about | {"torch": torch.__version__})
     progress = tqdm(
         total=settings.steps * settings.batch_size,
         initial=run.first_step * settings.batch_size,
         unit="photo",
         smoothing=0.05,
-        disable=None if run.leads else True,
+        disable=not run.leads or no_terminal(),
     )
     began = time.monotonic()
-    with (folder / "log.jsonl").open("a") if run.leads else nullcontext() as log_file:
+    with closing(LineFile(folder / "log.jsonl", GENERATOR)) if run.leads else nullcontext() as log_file:
         for step in range(run.first_step, settings.steps):
             line = _take_step(run, step)
             progress.update(settings.batch_size)
             if log_file is not None:
                 line["seconds"] = round(time.monotonic() - began, 2)
-                log_file.write(json.dumps(line) + "\n")
+                log_file.add(line)
                 if step % 20 == 0:
-                    log_file.flush()
                     progress.set_postfix_str(f"loss {line['loss']:.2f}")
             if after_step is not None:
                 after_step(step)
             if run.leads and ((step + 1) % checkpoint_every == 0 or step + 1 == settings.steps):
                 _save(run, folder, step + 1)
             if log_file is not None and validate is not None and (step + 1) % validate_every == 0:
-                log_file.write(json.dumps({"step": step, "validation": _validated(run, validate)}) + "\n")
+                log_file.add({"step": step, "validation": _validated(run, validate)})
     progress.close()
-    return folder / "weights.safetensors"
+    return folder / WEIGHTS_FILE
 
 
 def _take_step(run: Run, step: int) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def _take_step(run: Run, step: int) -> dict[str, Any]:
 def _save(run: Run, folder: Path, step: int) -> None:
     info = {"step": step, "config": run.config.to_dict(), "scaler": run.scaler.state_dict()}
     info["skeleton"] = run.skeleton.to_dict()
-    save_tensors(folder / STATE_FILE, training_state(run.network, run.optimiser, run.average), info)
-    save_weights(folder / "weights.safetensors", run.averaged(), run.config, run.skeleton, {"step": step})
+    save_tensors(folder / STATE_FILE, GENERATOR, training_state(run.network, run.optimiser, run.average), info)
+    save_weights(folder / WEIGHTS_FILE, GENERATOR, run.averaged(), run.config, run.skeleton, {"step": step})
 
 
 def _validated(run: Run, validate: Callable[[Session], dict[str, float]]) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """Muon (Jordan et al., 2024) for matrices: momentum, all its directions made equally long. AdamW for the rest."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from posedet.training.precision import computes_bfloat16
+from posedet.training.processes import ALONE, Processes
 
 MOMENTUM = 0.95
 # What AdamW's steps measure, as a share of the learning rate (Liu et al., 2025): one learning rate fits both.
@@ -27,7 +30,13 @@ class Muon(torch.optim.AdamW):
     """An optimiser whose parameter groups with `"matrices": True` are stepped by Muon and all others by AdamW.
 
     A linear map is one matrix, so is a convolution (outputs x inputs and places); a (K, m, n) parameter is K matrices.
+    Each process computes the directions of a share of the matrices and receives the others.
     """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], processes: Processes = ALONE) -> None:
+        """groups: as for AdamW. processes: must all take the same steps, with the same gradients."""
+        super().__init__(groups)
+        self.processes = processes
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -36,22 +45,53 @@ class Muon(torch.optim.AdamW):
         self.param_groups = [group for group in groups if not group["matrices"]]
         super().step()
         self.param_groups = groups
-        for group in groups:
-            for parameter in group["params"] if group["matrices"] else ():
-                if parameter.grad is not None:
-                    self._step(parameter, group)
+        stepped = [
+            (parameter, group)
+            for group in groups
+            if group["matrices"]
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        ahead = [self._ahead(parameter) for parameter, _ in stepped]
+        for (parameter, group), direction in zip(stepped, self._directions(ahead), strict=True):
+            size = STEP_SIZE * math.sqrt(max(direction.shape[-2:]))
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(direction.view(parameter.shape), alpha=-group["lr"] * size)
 
-    def _step(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _ahead(self, parameter: Tensor) -> Tensor:
+        """Update the momentum of a parameter, and return its next gradient, as matrices."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if not state:
             state["exp_avg"] = torch.zeros_like(parameter)
         average = state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(average, MOMENTUM)
-        direction = orthogonal(ahead.flatten(1) if ahead.ndim == 4 else ahead)
-        size = STEP_SIZE * math.sqrt(max(direction.shape[-2:]))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(direction.view(parameter.shape), alpha=-group["lr"] * size)
+        return ahead.flatten(1) if ahead.ndim == 4 else ahead
+
+    def _directions(self, matrices: list[Tensor]) -> list[Tensor]:
+        """`orthogonal` of each, computed once over all processes."""
+        world, rank = self.processes.world, self.processes.rank
+        shares = _shares(matrices, world)
+        found = [orthogonal(x) if share == rank else x for x, share in zip(matrices, shares, strict=True)]
+        for owner in range(world if world > 1 else 0):
+            numbers = [number for number, share in enumerate(shares) if share == owner]
+            if not numbers:
+                continue
+            packed = torch.cat([found[number].flatten() for number in numbers])
+            dist.broadcast(packed, owner)
+            for number, part in zip(numbers, torch.split(packed, [found[n].numel() for n in numbers]), strict=True):
+                found[number] = part.view(found[number].shape)
+        return found
+
+
+def _shares(matrices: list[Tensor], world: int) -> list[int]:
+    """The process that computes each direction; all get about the same work, the largest matrices first."""
+    work = [x.numel() * min(x.shape[-2:]) for x in matrices]
+    shares, sums = [0] * len(matrices), [0] * world
+    for number in sorted(range(len(matrices)), key=lambda n: -work[n]):
+        shares[number] = sums.index(min(sums))
+        sums[shares[number]] += work[number]
+    return shares
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:

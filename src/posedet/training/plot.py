@@ -1,6 +1,5 @@
 """Draw the curves of a training run from its log."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -13,8 +12,9 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from posedet.errors import DataError
-from posedet.files import write_atomically
+from posedet.outputs import write_figure
 
+GENERATOR = "posedet plot"
 MAX_LOG_BYTES = 1 << 30
 # The bold curve is the mean over this fraction of all steps; single steps are drawn faintly.
 SMOOTHING = 0.02
@@ -49,9 +49,7 @@ def write_curves(run: Path, output: Path | None = None) -> Path:
     kind = output.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise DataError(f"{output}: expected a name that ends in .png, .svg or .pdf")
-    picture = io.BytesIO()
-    draw_curves(log, _batch_size(run), str(run)).savefig(picture, format=kind, dpi=110)
-    write_atomically(output, picture.getvalue())
+    write_figure(output, GENERATOR, draw_curves(log, _batch_size(run), str(run)))
     return output
 
 

@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
-from posedet.files import make_folder
 from posedet.keypoint_names import find_names, pairs_in_words
 from posedet.model.build import build_network, freeze
 from posedet.model.network import Geometry, PoseDetNet, Proposals
+from posedet.outputs import make_folder
 from posedet.skeleton import Skeleton, find_skeleton
 from posedet.training.assignment import Selection, choose_locations
 from posedet.training.batches import Batch, PhotoStream, batches
@@ -31,6 +31,8 @@ from posedet.training.targets import Assigner
 from posedet.weights.checkpoint import load_start, load_tensors
 from posedet.weights.torch_session import local_device
 
+# Share of all steps that train on patches of `data.early_patch`.
+EARLY_SHARE = 0.7
 # Size of a person on its level: 8 to 16 cells with the official divisor; the geometric mean.
 CELLS_OF_A_PERSON = 11.3
 
@@ -96,14 +98,15 @@ def prepare_run(
     freeze(network, config.train.frozen_blocks)
     if config.model.representation == "anchors":
         network.anchor_pose.copy_(mean_pose(photos.photos))
-    optimiser = make_optimiser(network, config.train)
+    optimiser = make_optimiser(network, config.train, processes)
     average = MovingAverage(network, config.train.ema) if config.train.ema else None
     # Scaling keeps small gradients above float16's smallest number; a no-op for the other precisions.
     scaler = torch.amp.GradScaler(place.type, enabled=config.train.amp == "fp16")
     first_step = _resume(state, config, network, optimiser, average, scaler) if state.exists() else 0
     if compiled:
         network.backbone.compile()
-    stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
+    early = round(EARLY_SHARE * config.train.steps) * config.train.batch_size
+    stream = PhotoStream(photos, skeleton, config.data, config.train.seed, early_samples=early)
     loader = batches(
         stream,
         batch_size=config.train.batch_size // (processes.world * config.train.accumulate),
@@ -229,7 +232,7 @@ def mean_pose(photos: Sequence[AnnotatedPhoto]) -> Tensor:
     return sums / counts.clamp(min=1)[:, None]
 
 
-def make_optimiser(network: PoseDetNet, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimiser(network: PoseDetNet, config: TrainConfig, processes: Processes = ALONE) -> torch.optim.Optimizer:
     """Adam, AdamW or Muon; the backbone at a rate of its own, no decay for biases and normalisation."""
     groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
@@ -244,4 +247,6 @@ def make_optimiser(network: PoseDetNet, config: TrainConfig) -> torch.optim.Opti
     # Not fused: it reads raw memory, in which restored moments may lie in another order than the weights.
     if config.optimiser == "adam":
         return torch.optim.Adam(list(groups.values()))
-    return (Muon if config.optimiser == "muon" else torch.optim.AdamW)(list(groups.values()))
+    if config.optimiser == "muon":
+        return Muon(groups.values(), processes)
+    return torch.optim.AdamW(list(groups.values()))

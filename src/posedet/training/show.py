@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from posedet.config import Config
 from posedet.data.annotations import PhotoSet
 from posedet.draw import Colour
 from posedet.errors import DataError
-from posedet.files import make_folder, write_atomically
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet, Proposals
+from posedet.outputs import make_folder, write_atomically
 from posedet.skeleton import Skeleton
 from posedet.training.assignment import NOBODY, Selection, person_centres
 from posedet.training.batches import Batch, PhotoStream, collate
@@ -26,6 +27,7 @@ LEVELS: tuple[Colour, ...] = ((255, 220, 60), (90, 230, 120), (240, 110, 240), (
 IGNORED = (255, 70, 70)
 PAPER, INK = (24, 24, 28), (235, 235, 235)
 
+GENERATOR = "posedet data show"
 PANEL = 640  # pixels, about: patches are enlarged by a whole number
 LINE, GAP = 18, 8  # pixels: height of a line of text, space between panels
 FAR = 10_000.0  # pixels of the patch
@@ -55,14 +57,19 @@ def show(config: Config, photos: PhotoSet, skeleton: Skeleton, folder: Path, *, 
     stream = PhotoStream(photos, skeleton, config.data, config.train.seed)
     # Only the network's locations and heatmap cells matter, not its weights.
     network = build_network(config.model, skeleton).train()
-    files = []
-    for number in range(count):
+    files = sample_paths(folder, count)
+    for number, path in enumerate(files):
         picture = draw_sample(training_sample(network, stream, number, config), network, skeleton, number)
-        files.append(folder / f"sample-{number:04}.png")
-        png = io.BytesIO()
-        picture.save(png, "PNG")
-        write_atomically(files[-1], png.getvalue())
+        png, text = io.BytesIO(), PngInfo()
+        text.add_text("Software", f"{GENERATOR}\n")
+        picture.save(png, "PNG", pnginfo=text)
+        write_atomically(path, GENERATOR, png.getvalue())
     return files
+
+
+def sample_paths(folder: Path, count: int) -> list[Path]:
+    """Return the files that `show` writes."""
+    return [folder / f"sample-{number:04}.png" for number in range(count)]
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from posedet.errors import ModelError
 from posedet.skeleton import Skeleton
 from posedet.weights.checkpoint import load_info, named_skeleton, stored_skeleton
 
-STATE_FILE = "state.safetensors"
+STATE_FILE, WEIGHTS_FILE = "state.safetensors", "weights.safetensors"
+RUN_FILES = ("config.json", "log.jsonl", STATE_FILE, WEIGHTS_FILE)
 
 
 class MovingAverage:

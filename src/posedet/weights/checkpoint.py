@@ -17,6 +17,7 @@ from posedet.errors import DataError, ModelError
 from posedet.keypoint_names import find_names
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
+from posedet.outputs import replace
 from posedet.runtime.model_files import MAX_BYTES, local_file
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.weights.keypoints import carry_over
@@ -27,22 +28,27 @@ FORMAT, Y_FIRST = "posedet-2", "posedet-1"
 _DISPLACEMENTS = re.compile(r"(^|/)(bypass\.offsets|refinements\.\d+\.output)\.(weight|bias)$")
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Write a temporary file and rename it, so that `path` is always a complete file, old or new."""
+def save_tensors(path: Path, generator: str, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Write a temporary file and rename it, so that `path` is always a complete file, old or new.
+
+    generator: the command, as in `posedet.outputs`. Raises ModelError if the file cannot be written, and
+    ForeignFileError if a file is there that `generator` did not write.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             partial,
-            # The format comes last: `info` may be from an older file, whose tensors were converted on reading.
-            {"posedet": json.dumps({**info, "format": FORMAT})},
+            # `info` may be from another file: of another command, or an older one, converted on reading.
+            {"posedet": json.dumps({"generator": generator} | info | {"generator": generator, "format": FORMAT})},
         )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        replace(partial, path, generator)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise ModelError(f"{path}: could not be written ({error}); an existing file is unchanged") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -89,10 +95,10 @@ def _info(file: Any) -> dict[str, Any]:
 
 
 def save_weights(
-    path: Path, weights: dict[str, Tensor], config: Config, skeleton: Skeleton, info: dict[str, Any]
+    path: Path, generator: str, weights: dict[str, Tensor], config: Config, skeleton: Skeleton, info: dict[str, Any]
 ) -> None:
-    """Write the weights of a network with its settings and its skeleton."""
-    save_tensors(path, weights, {"config": config.to_dict(), "skeleton": skeleton.to_dict(), **info})
+    """Write the weights of a network with its settings and its skeleton. See `save_tensors`."""
+    save_tensors(path, generator, weights, {"config": config.to_dict(), "skeleton": skeleton.to_dict(), **info})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:

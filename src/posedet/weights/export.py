@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,9 +15,11 @@ from posedet import __version__
 from posedet.errors import ModelError
 from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet
+from posedet.outputs import replace
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
+GENERATOR = "posedet export"
 # (batch, height, width) of the inputs on which the file is compared with PyTorch.
 CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
 TOLERANCE_PIXELS = 0.05
@@ -38,6 +39,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
 
     Raises:
         ModelError: If the exported network differs from PyTorch by more than 0.05 pixels. Nothing is written then.
+        ForeignFileError: If a file is there that no export wrote.
     """
     tensors, config, info = load_weights(weights)
     if half:
@@ -47,6 +49,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
     fill(network, tensors, weights)
     deployed = DeployedNet(network, config.decode.candidates).eval()
     about = {
+        "generator": GENERATOR,
         "name": output.stem,
         "version": __version__,
         "skeleton": skeleton.to_dict(),
@@ -66,8 +69,8 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written, because it differs from PyTorch by {difference:.3f} pixels")
         if half:
-            save_weights(output.with_suffix(".safetensors"), tensors, config, skeleton, info)
-        os.replace(partial, output)
+            save_weights(output.with_suffix(".safetensors"), GENERATOR, tensors, config, skeleton, info)
+        replace(partial, output, GENERATOR)
     return difference
 
 

@@ -14,6 +14,8 @@ from posedet.weights.checkpoint import is_displacement, load_named, save_weights
 
 Shape = tuple[int, ...]
 
+GENERATOR = "posedet convert"
+
 # Settings of all official networks; with other settings, the same tensors would compute something else.
 OFFICIAL_HEAD = {
     "norm": "group",
@@ -59,7 +61,7 @@ def convert(checkpoint: str | Path, output: Path, config: Config) -> Conversion:
     """
     conversion = place(load_named(checkpoint), config.model, str(checkpoint))
     skeleton = skeleton_for(config.model.skeleton)
-    save_weights(output, conversion.weights, config, skeleton, {"converted_from": Path(checkpoint).name})
+    save_weights(output, GENERATOR, conversion.weights, config, skeleton, {"converted_from": Path(checkpoint).name})
     return conversion
 
 

@@ -1,7 +1,7 @@
 """Convert a posedet ONNX file to INT8 with calibration photos: only the convolutions, not the coordinates."""
 
+import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +16,12 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from posedet.errors import DataError, ModelError
 from posedet.files import one_line
+from posedet.outputs import make_folder, replace
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import INPUT
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
 
+GENERATOR = "posedet quantise"
 ACTIVATIONS = ("Relu", "Clip")
 QUANTISED = ("Conv", *ACTIVATIONS)
 # Inserted maps: the photo's bytes with channels first, and the same values centred at zero, in float.
@@ -43,6 +45,7 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
         ModelError: If the model cannot be read or is already in INT8.
         PhotoError: If a photo cannot be read.
         DataError: If there are no photos.
+        ForeignFileError: If a file is there that `quantise` did not write.
     """
     if not photos:
         raise DataError("no calibration photos; use a folder with a few hundred photos")
@@ -50,7 +53,7 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
     original = onnx.load(model)
     if any(node.op_type == "QuantizeLinear" for node in original.graph.node):
         raise ModelError(f"{one_line(model)}: is already in INT8; use the float file")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         plain, partial = Path(folder) / "plain.onnx", Path(folder) / output.name
         prepared = _optimised(original, plain)
@@ -79,9 +82,11 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
             _read_bytes(quantised.graph)
         forget_sources(quantised)
         store_as_half(quantised)
-        onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in original.metadata_props})
+        properties = {entry.key: entry.value for entry in original.metadata_props}
+        about = {"generator": GENERATOR} | json.loads(properties["posedet"]) | {"generator": GENERATOR}
+        onnx.helper.set_model_props(quantised, properties | {"posedet": json.dumps(about)})
         onnx.save(quantised, partial)
-        os.replace(partial, output)
+        replace(partial, output, GENERATOR)
 
 
 class _Inputs(CalibrationDataReader):  # type: ignore[misc]
