@@ -113,7 +113,7 @@ CROPPED_LINES = type(CROPPED_PROTOCOL)(**{**vars(RULES), "name": "cropped", "vie
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_interrupted_evaluation_goes_on(photo_set: Path, tmp_path: Path, batch: int) -> None:
     sixth = (tmp_path / "val" / "6.png").read_bytes()
-    (tmp_path / "val" / "6.png").write_bytes(b"no photo")
+    (tmp_path / "val" / "6.png").write_bytes(sixth[:100])
     output = tmp_path / "out"
 
     def run(network: Lines, model: str = "m", **settings: Any) -> None:
@@ -147,7 +147,7 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
     sixth = (tmp_path / "val" / "6.png").read_bytes()
 
     def run(damaged: bool, **settings: Any) -> int:
-        (tmp_path / "val" / "6.png").write_bytes(b"no photo" if damaged else sixth)
+        (tmp_path / "val" / "6.png").write_bytes(sixth[:100] if damaged else sixth)
         network = Lines()
         rest = {"output": tmp_path / "out", "settings": settings}
         if damaged:
@@ -166,15 +166,16 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
 @pytest.mark.parametrize("change", ["photos", "annotations"])
 def test_nor_with_what_was_found_in_other_photos(change: str, photo_set: Path, tmp_path: Path) -> None:
     """Only the settings' sha256 changed above; here the same model sees other photos under the same ids."""
-    (tmp_path / "val" / "7.png").write_bytes(b"no photo")
+    seventh = (tmp_path / "val" / "7.png").read_bytes()
+    (tmp_path / "val" / "7.png").write_bytes(seventh[:100])
     with pytest.raises(PhotoError):
         evaluate(PoseDet(Lines()), people_in(photo_set), RULES, output=tmp_path / "out")
     folder = tmp_path / "val"
-    Image.new("RGB", (256, 256), (70,) * 3).save(folder / "7.png")
+    (folder / "7.png").write_bytes(seventh)
     if change == "photos":
         folder = folder.rename(tmp_path / "renamed")
     else:
-        changed(photo_set, lambda truth: truth["images"][0].update(file_name="2.png"))
+        changed(photo_set, lambda truth: truth["images"][0].update(file_name="3.png"))
     network = Lines()
     evaluate(PoseDet(network), people_in(photo_set, folder), RULES, output=tmp_path / "out")
     assert len(network.shapes) == 7

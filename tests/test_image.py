@@ -1,5 +1,6 @@
 """Reading photos of every kind, good and bad, and the letterbox's way there and back."""
 
+import base64
 import io
 import json
 import re
@@ -22,7 +23,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.errors import PhotoError
-from posedet.image import GREY, MAX_FILE_BYTES, PHOTO_FORMATS, Letterbox, network_input, read_photo, write_photo
+from posedet.image import (
+    GREY,
+    MAX_FILE_BYTES,
+    PHOTO_FORMATS,
+    Letterbox,
+    network_input,
+    read_photo,
+    size_of,
+    write_photo,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -667,3 +677,47 @@ def test_colours_stay_in_their_channels_at_any_size(tmp_path: Path) -> None:
     for image, (height, width) in zip(images, ((160, 240), (320, 480), (67, 100), (107, 160)), strict=True):
         seen = [image[int(y * height), int(x * width)].astype(int) for y in (0.25, 0.75) for x in (0.25, 0.75)]
         assert_allclose(seen, [RED, GREEN, BLUE, (250, 140, 20)], atol=4)
+
+
+# 64 x 32 pixels, the left half blue and the right half red.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAX5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABogABAAAAAAAAAHEAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA/mlwcnAAAADeaXBjbwAAAHdodmNDAQQIAAAAnjgAAAAAHvAA/P/4+AAADwNgAAEAF0ABDAH//wQIAAADAJ44AAAD"
+    "AAAeugJAYQABACpCAQEECAAAAwCeOAAAAwAAHpAEECCy3VyU1zcBDQYEAAADAGQAAAMABCBiAAEACEQBwXMYMAiQAAAAE2NvbHJu"
+    "Y2x4AAEADQAGgAAAABRpc3BlAAAAAAAAAEAAAABAAAAAKGNsYXAAAABAAAAAAQAAACAAAAABAAAAAAAAAAL////gAAAAAgAAABBw"
+    "aXhpAAAAAAMICAgAAAAYaXBtYQAAAAAAAAABAAEFgQIDBYQAAAB5bWRhdAAAAG0oAa8J4DkjJL///F3/3v9Pbv/8rE3BOP4PFv/+"
+    "Ff43/s3vURjWLK9I+I+L8vyvs5xViMcxh2hSD3qaar4kMOFTcD+J7afasFYUXBXGLAKvy0Fydv/pjFLbkwUbPgd+AZsWzY3RYTKg"
+    "mAS6s1I8"
+)
+
+
+def test_heic_photos_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    for read in (read_photo, size_of):
+        with pytest.raises(PhotoError) as caught:
+            read(tmp_path / "a.heic")
+        assert str(caught.value) == (
+            f"{tmp_path}/a.heic: a HEIC photo; reading it needs an optional package: "
+            'pip install "posedet[heic]"; or convert it to JPEG'
+        )
+
+
+def test_heic_photos(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif")
+    path = tmp_path / "a.jpg"  # telephones and tools often name them so
+    path.write_bytes(HEIC)
+    photo = read_photo(path)
+    assert size_of(path) == photo.shape[:2] == (32, 64)
+    assert photo[16, 10].argmax() == 2 and photo[16, 50].argmax() == 0
+    path.write_bytes(HEIC[:300])
+    with pytest.raises(PhotoError, match=r"a\.jpg: damaged or truncated"):
+        read_photo(path)
+
+
+def test_photos_of_stereo_cameras_are_their_first_picture(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (60, 40), "lime")
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second])
+    photo = read_photo(tmp_path / "a.mpo")
+    assert photo.shape == (40, 60, 3) and photo[20, 30].argmax() == 0

@@ -28,6 +28,8 @@ Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 # Only common photo formats: each further decoder adds attack surface for malicious files.
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# The photos of Apple's telephones, which Pillow reads only with an optional package.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}
 # Padding colour in training and inference: close to the mean colour of photos, so that the network ignores it.
 GREY = 114
 
@@ -113,6 +115,13 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
         image = _opened(file, name)
         turned = _orientation(image) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def stored_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read the (height, width) as stored, before EXIF data turn the photo. Raises PhotoError as `read_photo` does."""
+    with _file(path) as (file, name):
+        image = _opened(file, name)
+        return image.height, image.width
 
 
 def write_photo(
@@ -289,10 +298,32 @@ def _opened(file: io.BufferedReader, name: str) -> Image.Image:
         with _without_pillow_warnings():
             return Image.open(file, formats=PHOTO_FORMATS)
     except UnidentifiedImageError:
+        if _is_heic(file):
+            return _opened_heic(file, name)
         raise PhotoError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception as error:  # malicious files make Pillow raise almost any exception
+        raise _damaged(name, error) from error
+
+
+def _is_heic(file: io.BufferedReader) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS
+
+
+def _opened_heic(file: io.BufferedReader, name: str) -> Image.Image:
+    try:
+        from pi_heif import HeifImageFile
+    except ImportError:
+        needed = 'reading it needs an optional package: pip install "posedet[heic]"'
+        raise PhotoError(f"{name}: a HEIC photo; {needed}; or convert it to JPEG") from None
+    try:
+        file.seek(0)
+        image: Image.Image = HeifImageFile(file)
+        return image
+    except Exception as error:  # as above
         raise _damaged(name, error) from error
 
 

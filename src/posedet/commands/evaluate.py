@@ -7,9 +7,11 @@ from posedet.commands.options import (
     AddCommand,
     add_annotations,
     add_detector_options,
+    add_keypoints,
     add_number,
     add_output,
     annotated_photos,
+    check_scored,
     claim,
     judged_detector,
     photos_named_by,
@@ -25,6 +27,7 @@ from posedet.files import one_line
 def add_commands(add: AddCommand) -> None:
     evaluate = add("evaluate", "keypoint AP of a model on annotated photos", "evaluate coco-dev.json --output report")
     add_annotations(evaluate)
+    add_keypoints(evaluate)
     evaluate.add_argument(
         "--protocol",
         choices=("coco", "crowdpose", "ochuman", "cropped"),
@@ -71,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
         photos, protocol = rules_for_results(options, *refused)
         scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
-        print(score_table({f"{options.results}, {protocol.name}": scores}))
+        print(scores.scored_keypoints, score_table({f"{options.results}, {protocol.name}": scores}), sep="\n\n")
         return 0
     if options.tta and options.long_side:
         raise ConfigError("--long-side does not go with --tta, which has six sizes of its own")
@@ -102,9 +105,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
         print(f"no annotations: {made.num_poses} poses in {made.num_photos} photos -> {one_line(made.file)}")
         return 0
+    photos = annotated_photos(options, protocol.skeleton)
+    check_scored(photos, protocol, source)
     scores = evaluate(
         predict,
-        annotated_photos(options, protocol.skeleton),
+        photos,
         protocol,
         output=options.output,
         model=name,
@@ -113,5 +118,5 @@ def _evaluate(options: argparse.Namespace) -> int:
         batch=batch,
     )
     label = f"{name}, {protocol.name}" + (f", --tta {options.tta}" if options.tta else "")
-    print(score_table({label: scores}))
+    print(scores.scored_keypoints, score_table({label: scores}), sep="\n\n")
     return 0

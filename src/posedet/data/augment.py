@@ -91,7 +91,7 @@ def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator:
         return np.array([size[1], size[0]]) / 2
     people.sort(key=lambda person: int(person.labelled.sum()))
     # Among equally labelled people, the official code prefers those that come last in the file.
-    box = people[generator.integers(len(people) // 2, len(people))].box
+    box = people[generator.integers(len(people) // 2, len(people))].region
     return np.array([box[0] + box[2], box[1] + box[3]], np.float64) / 2
 
 
@@ -102,7 +102,7 @@ def _centre_near_people(
     height, width = size
     people = [person for person in photo.persons if not person.ignore]
     if people:
-        box = people[generator.integers(len(people))].box
+        box = people[generator.integers(len(people))].region
         centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + generator.uniform(-0.3, 0.3, 2) * window
     else:
         centre = generator.random(2) * (width, height)
@@ -144,7 +144,7 @@ def _labelled(
     persons: list[tuple[Any, ...]] = []
     ignored: list[tuple[Any, float]] = []
     for person in photo.persons:
-        box = _moved_box(person.box, matrix, mirror)
+        box = _moved_box(person.region, matrix, mirror)
         # The official code clips to the size, not to the last pixel.
         clipped = np.clip(box, 0, side if config.geometry == "official" else side - 1)
         keypoints, weights, visible = _moved_keypoints(person, matrix, mirror, side, config)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
+from posedet.data.fit import check_fit
 from posedet.data.formats import FORMATS
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.remarks import Reporter, refuse
@@ -33,6 +34,7 @@ class Source:
     path: Path
     beside: str | None = None  # the folder of the photos, or the part of the set (train, val); None: the usual one
     repeats: int = 1  # how often each photo is seen in an epoch
+    category: str | None = None  # name or id of the only category to read; None: all, with the same keypoints
 
     def __str__(self) -> str:
         return str(self.path) if self.beside is None else f"{self.path}:{self.beside}"
@@ -54,7 +56,7 @@ def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> 
 
     skeleton: the wanted keypoints; None for each category's own. The photo files need not exist.
     """
-    file = AnnotationFile(source.path)
+    file = AnnotationFile(source.path, source.category)
     return _format_of(file).read(file, source.beside, skeleton, report)
 
 
@@ -70,8 +72,9 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
         All photos in the order of the file, also those without people.
 
     Raises:
-        DataError: For the first mistake in the annotations, in one line that names the file and the entry.
-        PhotoError: If a photo must be opened to read its annotations (Ultralytics' format), but cannot be.
+        DataError: For the first mistake in the annotations, in one line that names the file and the entry; if the
+            keypoints of many people cannot be pixels of the photos; or if a photo has another size than annotated.
+        PhotoError: If the header of a photo cannot be read.
         MissingPhotosError: If `check_files` is set and photos do not exist.
     """
     source = Source.parse(source) if isinstance(source, str) else source
@@ -81,6 +84,7 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
     forget_untold([person for photo in photos for person in photo.persons])
     if check_files:
         check_photo_files(photos)
+    check_fit(photos)
     return photos
 
 
