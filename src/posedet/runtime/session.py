@@ -13,6 +13,7 @@ from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import one_line
 from posedet.runtime.parallel import available_cores
+from posedet.runtime.telemetry import turn_off
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -117,6 +118,7 @@ class _OnnxRuntime:
     def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
         import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
+        turn_off()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         # Spinning threads take cores from other work, and were no faster here (measured).
