@@ -82,16 +82,22 @@ def source_of(options: argparse.Namespace) -> "Source":
 
 
 def seen_once(text: str, photos: str | None = None) -> "Source":
-    """Parse the name of photos to measure on; `photos` overrides the folder or split in it.
+    """Parse the name of photos to measure on; `photos` is the folder or split if that does not name one.
 
-    Raises ConfigError if the text has a repeat count, which only training supports.
+    Raises ConfigError if both do, or if the text has a repeat count, which only training supports.
     """
     from posedet.data.sources import Source
 
     source = Source.parse(text)
     if source.repeats != 1:
         raise ConfigError(f"{text}: a repeat count (*N) is only for training data; remove it")
-    return source if photos is None else Source(source.path, photos)
+    if photos is None:
+        return source
+    if source.beside is not None:
+        raise ConfigError(
+            f"--photos {one_line(photos)}: {one_line(text)} already names a folder; give only one of them"
+        )
+    return Source(source.path, photos)
 
 
 def annotated_photos(
@@ -113,6 +119,10 @@ def photos_named_by(option: str) -> Iterator[None]:
         yield
     except MissingPhotosError as error:
         raise MissingPhotosError(f"{error}; {option} says where they are") from None
+
+
+# The options of `add_detector_options` that concern the model, not its keypoints.
+MODEL_OPTIONS = ("model", "score_threshold", "long_side", "runtime", "threads")
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -176,16 +186,16 @@ def _protocol(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Proto
     return replace(PROTOCOLS[name], skeleton=skeleton) if chosen else PROTOCOLS[name]
 
 
-def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
+def rules_for_results(options: argparse.Namespace, *more: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
     """The photos, and the protocol for the keypoints that `--skeleton` says the results have.
 
-    refused: names of options that only concern a model. Raises ConfigError if one of them is set, or if the results
-    may have their keypoints in either of two orders.
+    Raises ConfigError if an option is set that only concerns a model (`MODEL_OPTIONS` or `more`), or if the results may
+    have their keypoints in either of two orders.
     """
     from posedet.evaluation.run import in_another_order
     from posedet.skeleton import COCO, skeleton_for
 
-    for name in refused:
+    for name in (*MODEL_OPTIONS, *more):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --results, which runs no model")
     chosen = options.skeleton is not None

@@ -35,7 +35,7 @@ from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import make_output, write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
-from posedet.files import write_atomically
+from posedet.files import one_line, write_atomically
 
 CUTS = (0.25, 0.5, 0.75)  # share of a person
 HEIGHTS = (64, 32, 16)  # pixels of a person
@@ -285,7 +285,8 @@ def stress(
             raise ConfigError(f"count is {count}, expected at least 1 photo")
         photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{stress_table(rows)}"
+    name = one_line(Path(truth).name)
+    text = f"{one_line(model) or 'A model'} on {len(photos):,} photos of {name}:\n\n{stress_table(rows)}"
     write_report(
         output / "stress.json",
         {"model": model, "truth": truth, "num_photos": len(photos), "rows": [row._asdict() for row in rows]},

@@ -1,6 +1,7 @@
 """Process many photos concurrently, from file to poses, as `posedet predict` does."""
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from typing import Any
 
 from posedet.draw import draw
 from posedet.errors import PhotoError
-from posedet.image import read_photo, size_of, write_photo
+from posedet.image import Photo, in_memory, read_photo, size_of, write_photo
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
@@ -25,13 +26,13 @@ def best_at_once(num_photos: int, threads: int | None) -> int:
 
 
 def find_all(
-    detector: PoseDet, photos: Sequence[Path], pictures: Sequence[Path] | None, *, scores: bool = False
+    detector: PoseDet, photos: Sequence[Photo], pictures: Sequence[Path] | None, *, scores: bool = False
 ) -> Iterator[Poses | PhotoError]:
     """Find the poses in each photo, `detector.at_once` photos concurrently.
 
     Args:
         detector: The detector to run.
-        photos: The photo files.
+        photos: Photos as in a call of the detector.
         pictures: For each photo, the file to which the picture with its poses is written. None: draw no pictures, and
             decode large JPEG files at a reduced size.
         scores: Write the scores on the pictures.
@@ -42,8 +43,8 @@ def find_all(
     huge_photo = threading.Lock()
 
     def find(place: int) -> Poses | PhotoError:
-        photo = photos[place]
         try:
+            photo = in_memory(photos[place])
             # Only one huge photo at a time: each needs gigabytes of memory.
             with huge_photo if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
                 if pictures is None:
@@ -59,5 +60,9 @@ def find_all(
 
 
 def results(poses: Poses, image_id: int, photo: Path) -> list[dict[str, Any]]:
-    """Convert the poses of one photo to COCO's result format, with the name of its file."""
-    return [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
+    """Convert the poses of one photo to COCO's result format, with the name of its file.
+
+    Bytes of the name that are not UTF-8 are written as \\xHH, because many programs refuse what Python has for them.
+    """
+    name = os.fsencode(photo).decode(errors="backslashreplace")
+    return [{**result, "file_name": name} for result in poses.to_coco(image_id)]
