@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,9 +255,9 @@ def test_a_wrong_array_says_so(array: np.ndarray, text: str) -> None:
     assert refusal(array) == text
 
 
-@pytest.mark.parametrize("thing", [None, 5, b"photo.jpg", [[0, 0, 0]]])
+@pytest.mark.parametrize("thing", [None, 5, [[0, 0, 0]]])
 def test_what_is_no_photo_at_all_is_named(thing: object) -> None:
-    expected = "expected a path, a PIL image or an array (H, W, 3) uint8 RGB"
+    expected = "expected a path, bytes, a binary file, a PIL image or an array (H, W, 3) uint8 RGB"
     assert refusal(thing) == f"photo: {type(thing).__name__}, {expected}"
 
 
@@ -721,3 +722,60 @@ def test_photos_of_stereo_cameras_are_their_first_picture(tmp_path: Path) -> Non
     first.save(tmp_path / "a.mpo", save_all=True, append_images=[second])
     photo = read_photo(tmp_path / "a.mpo")
     assert photo.shape == (40, 60, 3) and photo[20, 30].argmax() == 0
+
+
+# --- bytes and open files --------------------------------------------------------------------------------------------
+
+
+class Stream(io.RawIOBase):
+    """A file as from a network: it cannot seek, and gives little at a time; for ever if it is `endless`."""
+
+    def __init__(self, content: bytes, *, endless: bool = False) -> None:
+        self.content, self.endless = io.BytesIO(content), endless
+
+    def read(self, size: int = -1) -> bytes:
+        return self.content.read(min(size, 1000)) or (b"0" * size if self.endless else b"")
+
+
+def test_bytes_and_open_files_are_photos(photos: Path) -> None:
+    path = photos / "food.jpg"
+    expected = read_photo(path)
+    written = io.BytesIO()
+    written.write(path.read_bytes())  # whoever has just written it leaves it at its end
+    with path.open("rb") as file:
+        forms = [path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()), file, written]
+        for form in [*forms, Stream(path.read_bytes())]:
+            assert_array_equal(read_photo(form), expected)
+        for form in forms:
+            assert size_of(form) == expected.shape[:2]
+            letterbox, image = network_input(form, lambda size: Letterbox.fit(size, long_side=320))
+            assert_array_equal(image, network_input(path, lambda _, letterbox=letterbox: letterbox)[1])
+
+
+@pytest.mark.parametrize(
+    ("photo", "text"),
+    [
+        (b"", "photo: the file is empty"),
+        (b"photo.jpg", "photo: not a photo, or damaged (supported: "),
+        (io.BytesIO(), "photo: the file is empty"),
+        (io.StringIO("text"), "photo: is open in text mode, expected mode 'rb'"),
+        (Stream(b"", endless=True), "photo: 1 MB, larger than the limit of 1 MB"),
+        (bytes(2_000_000), "photo: 2 MB, larger than the limit of 1 MB"),
+    ],
+    ids=["no bytes", "noise", "empty", "text", "endless", "large"],
+)
+def test_bytes_and_open_files_that_are_no_photo(photo: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posedet.image.MAX_FILE_BYTES", 1_000_000)
+    assert refusal(photo).startswith(text)
+
+
+def test_a_file_that_is_closed_or_read_otherwise_says_so(photos: Path) -> None:
+    class Elsewhere(Stream):
+        def read(self, size: int = -1) -> Any:
+            return "text"
+
+    path = photos / "food.jpg"
+    with path.open("rb") as file:
+        pass
+    assert refusal(file) == f"{path}: cannot be read (I/O operation on closed file)"
+    assert refusal(Elsewhere(b"")) == "photo: read() gives str, expected bytes"

@@ -177,6 +177,14 @@ def test_names_may_hold_a_colon_or_a_star(tmp_path: Path) -> None:
     path = made_up_set(tmp_path / "a:b*c.json", SKELETON.keypoints)
     assert Source.parse(str(path)) == Source(path)
     assert len(read_photos(str(path), SKELETON)) == 3
+    assert Source.parse(f"{path}*2") == Source(path, None, 2)
+    assert Source.parse(f"{path}:photos") == Source(path, "photos")
+    folder = tmp_path / "D:" / "pho*tos*2"
+    folder.mkdir(parents=True)
+    assert Source.parse(f"{path}:{folder}") == Source(path, str(folder))
+    assert Source.parse(f"{path}:{folder}*4") == Source(path, str(folder), 4)
+    (tmp_path / "photos").mkdir()
+    assert Source.parse(f"{path}:{tmp_path}/photos*4") == Source(path, f"{tmp_path}/photos", 4)
 
 
 def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter) -> Any:

@@ -88,7 +88,7 @@ def _errors(options: argparse.Namespace) -> int:
         results, protocol = judged_detector(options)
         name, photos = results.about.name, annotated_photos(options, protocol.skeleton)
     else:
-        photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
+        photos, protocol = rules_for_results(options)
         results, name = options.results, ""
         pictures = _has_photo_files(options, photos)
     scored = check_scored(photos, protocol, source_of(options))

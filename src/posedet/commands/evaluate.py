@@ -71,8 +71,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.results is not None:
         if options.protocol == "cropped":
             raise ConfigError("--protocol cropped does not go with --results: it cuts photos before they are predicted")
-        refused = ("model", "tta", "photos", "long_side", "score_threshold", "batch", "device")
-        photos, protocol = rules_for_results(options, *refused)
+        photos, protocol = rules_for_results(options, "tta", "photos", "batch", "device")
         scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
         print(scores.scored_keypoints, score_table({f"{options.results}, {protocol.name}": scores}), sep="\n\n")
         return 0

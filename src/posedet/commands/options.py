@@ -147,15 +147,19 @@ def source_of(options: argparse.Namespace) -> "Source":
 
 
 def seen_once(text: str, photos: str | None = None, category: str | None = None) -> "Source":
-    """Parse the name of photos to measure on; `photos` overrides the folder or split in it.
+    """Parse the name of photos to measure on; `photos` is the folder or split if that does not name one.
 
-    Raises ConfigError if the text has a repeat count, which only training supports.
+    Raises ConfigError if both do, or if the text has a repeat count, which only training supports.
     """
     from posedet.data.sources import Source
 
     source = Source.parse(text)
     if source.repeats != 1:
         raise ConfigError(f"{text}: a repeat count (*N) is only for training data; remove it")
+    if photos is not None and source.beside is not None:
+        raise ConfigError(
+            f"--photos {one_line(photos)}: {one_line(text)} already names a folder; give only one of them"
+        )
     return replace(source, beside=source.beside if photos is None else photos, category=category)
 
 
@@ -194,6 +198,10 @@ def photos_named_by(option: str) -> Iterator[None]:
         raise MissingPhotosError(f"{error}; {option} says where they are") from None
     except CategoryError as error:
         raise CategoryError(f"{error}; --category NAME names the one to read") from None
+
+
+# The options of `add_detector_options` that concern the model, not its keypoints.
+MODEL_OPTIONS = ("model", "score_threshold", "long_side", "runtime", "threads")
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -274,16 +282,16 @@ def _protocol(options: argparse.Namespace, skeleton: "Skeleton", *, chosen: bool
     return replace(named or protocol_for(skeleton), keypoints=options.keypoints)
 
 
-def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
+def rules_for_results(options: argparse.Namespace, *more: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
     """The photos, and the protocol for the keypoints that `--skeleton` says the results have.
 
-    refused: names of options that only concern a model. Raises ConfigError if one of them is set, or if the results
-    may have their keypoints in either of two orders.
+    Raises ConfigError if an option is set that only concerns a model (`MODEL_OPTIONS` or `more`), or if the results may
+    have their keypoints in either of two orders.
     """
     from posedet.evaluation.run import in_another_order
     from posedet.skeleton import COCO, skeleton_for
 
-    for name in refused:
+    for name in (*MODEL_OPTIONS, *more):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --results, which runs no model")
     chosen = options.skeleton is not None

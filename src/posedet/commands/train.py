@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VALIDATE_EVERY = 2000
 DATA = "JSON[:FOLDER][*N]"
 DATA_HELP = (
     "COCO-style annotations, the folder of their photos (default: beside the JSON, same name), and how often each "
@@ -83,7 +84,7 @@ def add_commands(add: AddCommand) -> None:
     )
     train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
     add_keypoints(train)
-    add_number(train, "--validate-every", "steps between validations (default: %(default)s)", default=2000)
+    add_number(train, "--validate-every", f"steps between validations (default: {VALIDATE_EVERY})", metavar="STEPS")
     train.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     add_settings(train)
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -148,6 +149,8 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if not options.data or options.run is None:
         raise ConfigError("train needs --data and --run; only --show works without them")
+    if options.validate_every is not None and options.validate is None:
+        raise ConfigError("--validate-every needs --validate, which says on which photos")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
     from posedet.training.loop import GENERATOR, train
@@ -170,7 +173,7 @@ def _train(options: argparse.Namespace) -> int:
         workers=options.workers,
         compiled=options.compile,
         validate=_validation(options, reported(config, skeleton)) if options.validate else None,
-        validate_every=options.validate_every,
+        validate_every=options.validate_every or VALIDATE_EVERY,
     )
     print(f"trained -> {weights}")
     return 0

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,23 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse the text that a user writes. Raises ConfigError unless a whole number follows a star."""
-        if os.path.exists(text):  # names may hold a colon or a star
-            return cls(Path(text))
-        text, star, times = text.partition("*")
-        if star and not (times.isdigit() and int(times) > 0):
-            raise ConfigError(f"{text}*{times}: expected a whole number of at least 1 after the star")
-        name, colon, beside = text.partition(":")
-        return cls(Path(name), beside if colon else None, int(times) if star else 1)
+        """Parse the text that a user writes. Names may hold colons and stars; a drive has a colon (`C:\\set.json`).
+
+        Of all ways to read the text, the first one whose files exist is taken, the longest names first. If there is
+        none, the colon that is no drive's and the last star separate. Raises ConfigError unless a whole number follows.
+        """
+        counted = re.fullmatch(r"(.*)\*([1-9][0-9]{0,5})", text, re.DOTALL)
+        readings = [(text, 1), (counted[1], int(counted[2]))] if counted else [(text, 1)]
+        for whole, repeats in readings:
+            for end in sorted([len(whole), *(colon.start() for colon in re.finditer(":", whole))], reverse=True):
+                path, beside = whole[:end], whole[end + 1 :] if end < len(whole) else None
+                if os.path.exists(path) and ("*" not in (beside or "") or os.path.exists(beside or "")):
+                    return cls(Path(path), beside, repeats)
+        if "*" in text and not counted:
+            raise ConfigError(f"{text}: expected a whole number of at least 1 after the star")
+        whole, repeats = readings[-1]
+        path = re.match(r"([A-Za-z]:(?=[\\/]))?[^:]*", whole)[0]  # type: ignore[index]
+        return cls(Path(path), whole[len(path) + 1 :] if path != whole else None, repeats)
 
 
 def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> tuple[AnnotatedPhoto, ...]:

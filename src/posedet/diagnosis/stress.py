@@ -35,6 +35,7 @@ from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
+from posedet.files import one_line
 from posedet.outputs import make_folder, write_figure, write_markdown
 
 GENERATOR = "posedet stress"
@@ -285,8 +286,8 @@ def stress(
             raise ConfigError(f"count is {count}, expected at least 1 photo")
         photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    scored = scored_keypoints(photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}, {scored}:\n\n{stress_table(rows)}"
+    scored, name = scored_keypoints(photos, protocol), one_line(Path(truth).name)
+    text = f"{one_line(model) or 'A model'} on {len(photos):,} photos of {name}, {scored}:\n\n{stress_table(rows)}"
     about = {"model": model, "truth": truth, "num_photos": len(photos), **scored._asdict()}
     write_report(output / "stress.json", GENERATOR, {**about, "rows": [row._asdict() for row in rows]})
     write_markdown(output / "stress.md", GENERATOR, text)

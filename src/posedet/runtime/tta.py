@@ -52,7 +52,7 @@ class Augmented:
         """Find the poses in one photo.
 
         Args:
-            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB.
+            photo: As in a call of `PoseDet`.
 
         Returns:
             The poses in pixels of the photo, as from `PoseDet`.
