@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from posedet.data import json_entries
 from posedet.data.annotations import AnnotatedPhoto, Person
@@ -197,15 +198,14 @@ def test_packed_files(tmp_path: Path) -> None:
 def test_missing_photos_are_named_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "val.json"
     path.write_text(json.dumps(labels()))
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.jpg").touch()
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    Image.new("RGB", (200, 100)).save(tmp_path / "photos" / "one.jpg")
     with pytest.raises(MissingPhotosError) as caught:
         read_photos(f"{path}:{tmp_path}/photos", TRIO)
     assert str(caught.value) == (
         f"{path}: images[1]: '{tmp_path}/photos/sub/two.jpg': no such photo (1 of 2 are missing)"
     )
-    (tmp_path / "photos" / "sub").mkdir()
-    (tmp_path / "photos" / "sub" / "two.jpg").touch()
+    Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "sub" / "two.jpg")
     assert len(read_photos(f"{path}:{tmp_path}/photos", TRIO)) == 2
 
 

@@ -394,7 +394,8 @@ def test_bounds_of_the_refinement():
 
 def test_without_rescue():
     similarity = torch.tensor([[0.69, 0.2], [0.75, 0.72], [0.1, 0.71], [-1, -1]])[None]
-    assert assign_by_oks(similarity, positive=0.7, rescue=0.0)[0].tolist() == [-1, 0, 1, -1]
+    for rescue in (0.0, 2.0):  # 2.0: what the paper writes, as no OKS is above 1
+        assert assign_by_oks(similarity, positive=0.7, rescue=rescue)[0].tolist() == [-1, 0, 1, -1]
 
 
 def test_rescue_takes_from_another_person():

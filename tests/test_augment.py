@@ -333,9 +333,9 @@ def test_who_is_learnt_ignored_and_left_out(tmp_path: Path) -> None:
         return person([(0, 0)] * 5, **{"visibility": none, "ignore": True, "box": np.array(box, np.float32), **changes})
 
     people = [
-        person(AROUND),  # in the middle
         person(around(45, 0)),  # its middle is outside, at x 165; two keypoints are inside
         person(np.array([(200, 100)] * 5), box=np.array([140, 90, 210, 120], np.float32)),  # seen without a keypoint
+        person(AROUND),  # in the middle
         person(np.array([(200, 100)] * 5), box=np.array([155, 90, 210, 120], np.float32)),  # not seen
         boxed((60, 90, 100, 100)),  # without keypoints
         boxed((90, 130, 150, 190), is_crowd=True),
@@ -343,8 +343,8 @@ def test_who_is_learnt_ignored_and_left_out(tmp_path: Path) -> None:
         boxed((100, 80, 120, 90), visibility=none + 2),  # labelled but to be ignored
     ]
     patch = patch_of(coded_photo(tmp_path, people), replace(STILL, zoom=(1.0, 1.0)))
-    assert_allclose(patch.boxes, [(12, 12, 52, 52), (57, 12, 64, 52)], atol=1e-4)
-    assert patch.weights.tolist() == [[1] * 5, [0, 0, 1, 0, 1]]
+    assert_allclose(patch.boxes, [(57, 12, 64, 52), (12, 12, 52, 52)], atol=1e-4)
+    assert patch.weights.tolist() == [[0, 0, 1, 0, 1], [1] * 5]
     assert_allclose(patch.ignored, [(52, 12, 64, 42), (0, 12, 12, 22), (2, 52, 62, 64), (12, 2, 32, 12)], atol=1e-4)
     assert patch.crowds.tolist() == [0, 0, 1, 0]
 
@@ -368,6 +368,35 @@ def test_officially_the_middle_of_the_box_decides(tmp_path: Path) -> None:
         boxes = np.concatenate([places - 20, places + 20], axis=1).clip(0, 65)[inside]
         assert_allclose(patch.boxes, boxes, atol=0.05)
     assert middles == {(32.5, 32.5), (32.5, 65.5)}
+
+
+def test_officially_the_last_of_equals_are_centres(tmp_path: Path) -> None:
+    """Of five people with equally many keypoints the code drops the first two of the file."""
+    offsets = np.array([(-40, 0), (0, 0), (40, 0), (0, 40), (0, -40)])
+    photo = coded_photo(tmp_path, [person(AROUND + each) for each in offsets])
+    config = replace(load_config("dla34-coco").data, patch=65, zoom=(1.0, 1.0), flip=0.0)
+    chosen = set()
+    for seed in range(20):
+        places = way_of(patch_of(photo, config, seed).image)(np.array([(120, 110)])) + offsets
+        chosen.add(int(np.abs(places - 32.5).sum(1).argmin()))
+    assert chosen == {2, 3, 4}
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_officially_keypoints_are_truncated_before_mirroring(flip: float, tmp_path: Path) -> None:
+    """The code writes them into an array of whole numbers, towards zero: also those outside the patch."""
+    shift = (120, 110)
+    exact = np.array([(-7.75, 3.5), (3.25, 40.75), (32.0, 10.5), (64.75, 64.25), (72.5, 12.75)])
+    # The box is about (120, 110), the middle of the patch (32.5, 32.5).
+    photo = coded_photo(tmp_path, [person(exact - 32.5 + shift, box=np.array([100.0, 90, 140, 130]))])
+    paper = replace(load_config("dla34-coco").data, patch=65, zoom=(1.0, 1.0), flip=flip)
+    expected = np.array([(-7, 3), (3, 40), (32, 10), (64, 64), (72, 12)])
+    for config, points in (paper, exact), (replace(paper, truncate=True), expected):
+        patch = patch_of(photo, config)
+        if flip:
+            points = (np.array([65, 0]) + np.array([-1, 1]) * points)[FIVE.mirror]
+        assert_allclose(patch.keypoints[0], points, atol=1e-4)
+        assert_allclose(patch.boxes[0], (12.5, 12.5, 52.5, 52.5), atol=1e-4)  # boxes are exact in both
 
 
 def test_around_the_only_labelled_person_nothing_is_known(tmp_path: Path) -> None:

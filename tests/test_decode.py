@@ -13,7 +13,7 @@ from posedet.image import Letterbox
 from posedet.poses import Poses
 from posedet.runtime.decode import candidates, decode
 from posedet.runtime.session import Outputs
-from posedet.skeleton import COCO, Skeleton
+from posedet.skeleton import COCO, CROWDPOSE15, Skeleton
 
 # Two joints of different sigma, so that joints taken for one another are noticed.
 PAIR = Skeleton("pair", ("left", "right"), ((0, 1),), ((0, 1),), (0.05, 0.1))
@@ -185,3 +185,34 @@ def test_candidates_are_all_that_is_strong_in_the_order_of_the_network() -> None
     assert_array_equal(found.scores, scores[scores > 0.5])
     assert_array_equal(found.extra["ids"], np.flatnonzero(scores > 0.5))
     assert_allclose(found.keypoints, keypoints[scores > 0.5], atol=1e-4)
+
+
+def official_suppression(poses: np.ndarray, sigmas: np.ndarray, threshold: float, min_area: float) -> list[int]:
+    """The indices that stay of (N, K, 2) poses, best first: mean of both areas, no factor 2."""
+    areas = [max((xs.max() - xs.min()) * (ys.max() - ys.min()), min_area) for xs, ys in poses.transpose(0, 2, 1)]
+    kept: list[int] = []
+    for place, pose in enumerate(poses):
+        squares = [((pose - poses[better]) ** 2).sum(1) for better in kept]
+        scales = [4 * sigmas**2 * (areas[place] + areas[better]) / 2 for better in kept]
+        if not any(np.exp(-square / scale).mean() > threshold for square, scale in zip(squares, scales, strict=True)):
+            kept.append(place)
+    return kept
+
+
+def test_the_abdomen_of_crowdpose_networks_does_not_decide_about_duplicates() -> None:
+    """Of 200 poses those stay that the official code keeps; with all 15 points it would be others."""
+    generator = np.random.default_rng(0)
+    person = generator.uniform(0, 90, (15, 2))
+    person[14] = 45
+    poses = person + generator.uniform(0, 600, (20, 1, 2)).repeat(10, 0) + generator.normal(0, 9, (200, 15, 2))
+    poses[:, 14] += generator.normal(0, 40, (200, 2))
+    poses = poses.astype(np.float32).astype(float)
+    scores = np.linspace(0.99, 0.4, 200, dtype=np.float32)
+    outputs = scores, poses.astype(np.float32), np.ones((200, 15), np.float32)
+    # At a long side of 640 pixels, both minimum areas are the same.
+    found = decoded(outputs, (640, 640), CROWDPOSE15, long_side=640, min_area=1024.0)
+    sigmas = np.array(CROWDPOSE15.sigmas)
+    kept = official_suppression(poses[:, :14], sigmas[:14], CONFIG.nms_threshold, 1024)
+    assert 20 < len(kept) < 100 and kept != official_suppression(poses, sigmas, CONFIG.nms_threshold, 1024)
+    assert np.flatnonzero(np.isin(scores, found.scores)).tolist() == kept
+    assert_allclose(found.keypoints, poses[kept], atol=1e-3)

@@ -1,11 +1,14 @@
 """PoseDet on real photos: every kind of photo, threads, both runtimes, PyTorch, and how good the shipped model is."""
 
+import io
 import json
+import multiprocessing
+import pickle
 import re
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from posedet import PoseDet, Poses
 from posedet.errors import ConfigError, DataError, ModelError, PhotoError
 from posedet.image import read_photo
 from posedet.oks import oks
+from posedet.runtime.bulk import find_all
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
 from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
 from posedet.weights.opening import open_model
@@ -169,7 +173,7 @@ def test_a_larger_copy_has_the_same_poses(detector: PoseDet, photos: Path) -> No
     [
         (np.zeros((4, 5, 3)), "photo: an array of float64, expected uint8 RGB in 0..255"),
         (np.zeros((4, 5), np.uint8), "photo: an array of shape (4, 5), expected (height, width, 3) RGB"),
-        (None, "photo: NoneType, expected a path, a PIL image or an array (H, W, 3) uint8 RGB"),
+        (None, "photo: NoneType, expected a path, bytes, a binary file, a PIL image or an array (H, W, 3) uint8 RGB"),
         ("no/such.jpg", "no/such.jpg: no such file"),
     ],
 )
@@ -180,11 +184,59 @@ def test_a_wrong_photo_says_so_alone_and_in_a_batch(detector: PoseDet, photo: An
         assert str(caught.value) == text
 
 
-def test_a_batch_is_not_one_path(detector: PoseDet) -> None:
-    with pytest.raises(
-        PhotoError, match=r"^photos: 'team\.jpg', expected several photos; for one photo, call the detector itself$"
-    ):
-        detector.batch("team.jpg")
+def test_a_batch_is_not_one_photo(detector: PoseDet) -> None:
+    expected = "expected several photos; for one photo, call the detector itself"
+    for photo in ("team.jpg", b"team", io.BytesIO(b"team")):
+        with pytest.raises(PhotoError, match=rf"^photos: {re.escape(repr(photo))}, {expected}$"):
+            detector.batch(photo)
+
+
+def test_bytes_and_open_files_give_the_poses_of_their_file(weak: PoseDet, photos: Path, tmp_path: Path) -> None:
+    path = photos / "food.jpg"
+    expected = weak(path)
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        for poses in weak.batch([content, file]):
+            assert_same(poses, expected)
+        for poses in find_all(weak, [content, file, OnceOnly(content)], None):
+            assert_same(poses, expected)
+    pictures = [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    with Image.open(path) as image:
+        for poses in find_all(weak, [read_photo(path), image], pictures):
+            assert_same(poses, weak(read_photo(path)))
+    assert all(picture.is_file() for picture in pictures)
+
+
+class OnceOnly(io.BytesIO):
+    """A file that can be read once, like what comes from a network."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_pickled_detector_opens_its_model_again(runtime: str, photos: Path) -> None:
+    detector = PoseDet(runtime=runtime, threads=1, score_threshold=0.1, long_side=192, skeleton="crowdpose")
+    copy = pickle.loads(pickle.dumps(detector))
+    assert (copy.config, copy.skeleton, copy.about) == (detector.config, detector.skeleton, detector.about)
+    assert_same(copy(photos / "food.jpg"), detector(photos / "food.jpg"))
+
+
+@pytest.mark.slow
+def test_a_detector_goes_to_other_processes(weak: PoseDet, photos: Path) -> None:
+    paths = [photos / "food.jpg", photos / "tennis.jpg"]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for poses, path in zip(pool.map(weak, paths), paths, strict=True):
+            assert_same(poses, weak(path))
+
+
+def test_a_model_that_has_gone_is_one_line_when_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "gone.onnx"
+    path.write_bytes(WEIGHTS.with_suffix(".onnx").read_bytes())
+    pickled = pickle.dumps(PoseDet(path, threads=1))
+    path.unlink()
+    with pytest.raises(ModelError, match=r"gone\.onnx: no such model file$"):
+        pickle.loads(pickled)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -255,6 +307,12 @@ def test_a_wrong_setting_says_so(settings: dict, kind: type[Exception], text: st
         PoseDet(**{"threads": 1} | settings)
     assert str(caught.value).startswith(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"runtime": "openvino"}, {"threads": 1}])
+def test_an_open_session_takes_no_settings_of_a_runtime(weak: PoseDet, settings: dict) -> None:
+    with pytest.raises(ConfigError, match=r"^runtime and threads are for opening a model file, but model is an open "):
+        PoseDet(weak._session, **settings)
 
 
 # --- threads, runtimes, PyTorch --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Running a detector over a set: in batches, interrupted and gone on with, and what is wrong known at once."""
 
+import argparse
 import json
 import tempfile
 from dataclasses import replace
@@ -13,6 +14,7 @@ from PIL import Image
 
 from posedet import PoseDet, Poses
 from posedet.commands.main import main
+from posedet.commands.options import add_detector_options
 from posedet.config import DecodeConfig
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import MissingPhotosError, read_photos
@@ -113,7 +115,7 @@ CROPPED_LINES = type(CROPPED_PROTOCOL)(**{**vars(RULES), "name": "cropped", "vie
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_interrupted_evaluation_goes_on(photo_set: Path, tmp_path: Path, batch: int) -> None:
     sixth = (tmp_path / "val" / "6.png").read_bytes()
-    (tmp_path / "val" / "6.png").write_bytes(b"no photo")
+    (tmp_path / "val" / "6.png").write_bytes(sixth[:100])
     output = tmp_path / "out"
 
     def run(network: Lines, model: str = "m", **settings: Any) -> None:
@@ -147,7 +149,7 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
     sixth = (tmp_path / "val" / "6.png").read_bytes()
 
     def run(damaged: bool, **settings: Any) -> int:
-        (tmp_path / "val" / "6.png").write_bytes(b"no photo" if damaged else sixth)
+        (tmp_path / "val" / "6.png").write_bytes(sixth[:100] if damaged else sixth)
         network = Lines()
         rest = {"output": tmp_path / "out", "settings": settings}
         if damaged:
@@ -166,15 +168,16 @@ def test_another_model_does_not_go_on_with_what_is_not_its_own(photo_set: Path, 
 @pytest.mark.parametrize("change", ["photos", "annotations"])
 def test_nor_with_what_was_found_in_other_photos(change: str, photo_set: Path, tmp_path: Path) -> None:
     """Only the settings' sha256 changed above; here the same model sees other photos under the same ids."""
-    (tmp_path / "val" / "7.png").write_bytes(b"no photo")
+    seventh = (tmp_path / "val" / "7.png").read_bytes()
+    (tmp_path / "val" / "7.png").write_bytes(seventh[:100])
     with pytest.raises(PhotoError):
         evaluate(PoseDet(Lines()), people_in(photo_set), RULES, output=tmp_path / "out")
     folder = tmp_path / "val"
-    Image.new("RGB", (256, 256), (70,) * 3).save(folder / "7.png")
+    (folder / "7.png").write_bytes(seventh)
     if change == "photos":
         folder = folder.rename(tmp_path / "renamed")
     else:
-        changed(photo_set, lambda truth: truth["images"][0].update(file_name="2.png"))
+        changed(photo_set, lambda truth: truth["images"][0].update(file_name="3.png"))
     network = Lines()
     evaluate(PoseDet(network), people_in(photo_set, folder), RULES, output=tmp_path / "out")
     assert len(network.shapes) == 7
@@ -244,6 +247,7 @@ def test_only_a_detector_runs_batches() -> None:
         (["--batch", "2", "--tta", "paper"], "--batch does not go with --tta, which takes one photo at a time"),
         (["--batch", "2", "--results", "x.json"], "--batch does not go with --results, which runs no model"),
         (["--device", "cuda", "--results", "x.json"], "--device does not go with --results, which runs no model"),
+        (["--photos", "a", "--results", "x.json"], "--photos does not go with --results, which runs no model"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
             "posedet-s: is an ONNX file, but device 'cuda' needs PyTorch weights (.safetensors)",
@@ -319,3 +323,23 @@ def test_batches_on_the_command_line(photos: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == table
     settings = json.loads((tmp_path / "report.json").read_text())["results"]["settings"]
     assert settings["long_side"] == 128 and len(settings["sha256"]) == 64
+
+
+@pytest.mark.parametrize("command", ["evaluate", "errors"])
+def test_no_option_about_a_model_goes_with_results(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_detector_options(parser)
+    options = [action.option_strings[0] for action in parser._actions if action.dest not in ("help", "skeleton")]
+    assert {"--model", "--runtime", "--threads", "--long-side", "--score-threshold"} <= set(options)
+    for option in options:
+        value = {"--runtime": "openvino", "--model": "posedet-s"}.get(option, "1")
+        output = ["--output", "x.html"] if command == "errors" else []
+        assert main([command, "x.json", "--results", "y.json", *output, option, value]) == 2
+        expected = f"posedet: error: {option} does not go with --results, which runs no model\n"
+        assert capsys.readouterr().err == expected
+
+
+def test_the_folder_of_the_photos_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "val.json:a", "--photos", "b"]) == 2
+    expected = "--photos b: val.json:a already names a folder; give only one of them"
+    assert capsys.readouterr().err == f"posedet: error: {expected}\n"

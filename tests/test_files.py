@@ -19,10 +19,18 @@ def touched(folder: Path, *names: str) -> list[Path]:
 # --- finding ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_its_own_photos_sorted(tmp_path: Path) -> None:
-    touched(tmp_path, "b.JPG", "a.png", "c.txt", "noise", "deeper/d.jpg", ".hidden.jpg", ".0f.part")
+def test_a_folder_gives_its_own_photos_sorted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    touched(tmp_path, "b.JPG", "a.png", "c.txt", "d.TXT", "e.mov", "noise", "deeper/d.jpg", ".hidden.jpg", ".0f.part")
     (tmp_path / "folder.jpg").mkdir()
     assert find_photos([str(tmp_path)]) == [tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert caplog.messages == [f"{tmp_path}: left out 2 .txt, 1 .mov, 1 without a suffix, 2 subfolders"]
+
+
+def test_a_folder_of_photos_leaves_nothing_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    named = touched(tmp_path, "a.jfif", "b.jpe", "c.MPO", "d.heic", "e.HEIF")
+    assert find_photos([str(tmp_path)]) == named and not caplog.messages
 
 
 def test_patterns_paths_and_folders_mix_and_each_photo_is_named_once(tmp_path: Path) -> None:
@@ -42,7 +50,7 @@ def test_a_folder_or_pattern_without_photos_is_an_error(tmp_path: Path, monkeypa
     touched(tmp_path, "notes.txt", "deeper/d.jpg")
     with pytest.raises(DataError) as caught:
         find_photos([str(tmp_path)])
-    suffixes = ".avif, .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+    suffixes = ".avif, .bmp, .gif, .heic, .heif, .jfif, .jpe, .jpeg, .jpg, .mpo, .png, .tif, .tiff, .webp"
     assert str(caught.value) == f"{tmp_path}: the folder contains no photos (supported: {suffixes})"
     with pytest.raises(DataError, match=r"/\*\.png: no file matches this pattern$"):
         find_photos([f"{tmp_path}/*.png"])

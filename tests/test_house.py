@@ -119,3 +119,10 @@ def test_the_source_distribution_holds_all_that_git_holds() -> None:
     tracked = {name for name in listed.split("\0") if name and (ROOT / name).exists()}
     packed = {each.relative_path for each in builders.SdistBuilder(str(ROOT)).recurse_included_files()}
     assert tracked - packed == {".gitignore", "pyproject.toml"}  # which hatchling always adds
+
+
+def test_checks_leave_out_what_make_installs() -> None:
+    """In an unpacked source distribution ruff does not read .gitignore."""
+    folders = dict(re.findall(r"^(RUNTIME|DEVELOP) := (\S+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    always_excluded = {".venv"}
+    assert set(folders.values()) <= {*PROJECT["tool"]["ruff"]["extend-exclude"]} | always_excluded

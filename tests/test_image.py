@@ -1,5 +1,6 @@
 """Reading photos of every kind, good and bad, and the letterbox's way there and back."""
 
+import base64
 import io
 import json
 import re
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from posedet.errors import PhotoError
-from posedet.image import GREY, MAX_FILE_BYTES, PHOTO_FORMATS, Letterbox, network_input, read_photo, write_photo
+from posedet.image import (
+    GREY,
+    MAX_FILE_BYTES,
+    PHOTO_FORMATS,
+    Letterbox,
+    network_input,
+    read_photo,
+    size_of,
+    write_photo,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -244,9 +255,9 @@ def test_a_wrong_array_says_so(array: np.ndarray, text: str) -> None:
     assert refusal(array) == text
 
 
-@pytest.mark.parametrize("thing", [None, 5, b"photo.jpg", [[0, 0, 0]]])
+@pytest.mark.parametrize("thing", [None, 5, [[0, 0, 0]]])
 def test_what_is_no_photo_at_all_is_named(thing: object) -> None:
-    expected = "expected a path, a PIL image or an array (H, W, 3) uint8 RGB"
+    expected = "expected a path, bytes, a binary file, a PIL image or an array (H, W, 3) uint8 RGB"
     assert refusal(thing) == f"photo: {type(thing).__name__}, {expected}"
 
 
@@ -667,3 +678,104 @@ def test_colours_stay_in_their_channels_at_any_size(tmp_path: Path) -> None:
     for image, (height, width) in zip(images, ((160, 240), (320, 480), (67, 100), (107, 160)), strict=True):
         seen = [image[int(y * height), int(x * width)].astype(int) for y in (0.25, 0.75) for x in (0.25, 0.75)]
         assert_allclose(seen, [RED, GREEN, BLUE, (250, 140, 20)], atol=4)
+
+
+# 64 x 32 pixels, the left half blue and the right half red.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAX5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABogABAAAAAAAAAHEAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA/mlwcnAAAADeaXBjbwAAAHdodmNDAQQIAAAAnjgAAAAAHvAA/P/4+AAADwNgAAEAF0ABDAH//wQIAAADAJ44AAAD"
+    "AAAeugJAYQABACpCAQEECAAAAwCeOAAAAwAAHpAEECCy3VyU1zcBDQYEAAADAGQAAAMABCBiAAEACEQBwXMYMAiQAAAAE2NvbHJu"
+    "Y2x4AAEADQAGgAAAABRpc3BlAAAAAAAAAEAAAABAAAAAKGNsYXAAAABAAAAAAQAAACAAAAABAAAAAAAAAAL////gAAAAAgAAABBw"
+    "aXhpAAAAAAMICAgAAAAYaXBtYQAAAAAAAAABAAEFgQIDBYQAAAB5bWRhdAAAAG0oAa8J4DkjJL///F3/3v9Pbv/8rE3BOP4PFv/+"
+    "Ff43/s3vURjWLK9I+I+L8vyvs5xViMcxh2hSD3qaar4kMOFTcD+J7afasFYUXBXGLAKvy0Fydv/pjFLbkwUbPgd+AZsWzY3RYTKg"
+    "mAS6s1I8"
+)
+
+
+def test_heic_photos_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    for read in (read_photo, size_of):
+        with pytest.raises(PhotoError) as caught:
+            read(tmp_path / "a.heic")
+        assert str(caught.value) == (
+            f"{tmp_path}/a.heic: a HEIC photo; reading it needs an optional package: "
+            'pip install "posedet[heic]"; or convert it to JPEG'
+        )
+
+
+def test_heic_photos(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif")
+    path = tmp_path / "a.jpg"  # telephones and tools often name them so
+    path.write_bytes(HEIC)
+    photo = read_photo(path)
+    assert size_of(path) == photo.shape[:2] == (32, 64)
+    assert photo[16, 10].argmax() == 2 and photo[16, 50].argmax() == 0
+    path.write_bytes(HEIC[:300])
+    with pytest.raises(PhotoError, match=r"a\.jpg: damaged or truncated"):
+        read_photo(path)
+
+
+def test_photos_of_stereo_cameras_are_their_first_picture(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (60, 40), "lime")
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second])
+    photo = read_photo(tmp_path / "a.mpo")
+    assert photo.shape == (40, 60, 3) and photo[20, 30].argmax() == 0
+
+
+# --- bytes and open files --------------------------------------------------------------------------------------------
+
+
+class Stream(io.RawIOBase):
+    """A file as from a network: it cannot seek, and gives little at a time; for ever if it is `endless`."""
+
+    def __init__(self, content: bytes, *, endless: bool = False) -> None:
+        self.content, self.endless = io.BytesIO(content), endless
+
+    def read(self, size: int = -1) -> bytes:
+        return self.content.read(min(size, 1000)) or (b"0" * size if self.endless else b"")
+
+
+def test_bytes_and_open_files_are_photos(photos: Path) -> None:
+    path = photos / "food.jpg"
+    expected = read_photo(path)
+    written = io.BytesIO()
+    written.write(path.read_bytes())  # whoever has just written it leaves it at its end
+    with path.open("rb") as file:
+        forms = [path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()), file, written]
+        for form in [*forms, Stream(path.read_bytes())]:
+            assert_array_equal(read_photo(form), expected)
+        for form in forms:
+            assert size_of(form) == expected.shape[:2]
+            letterbox, image = network_input(form, lambda size: Letterbox.fit(size, long_side=320))
+            assert_array_equal(image, network_input(path, lambda _, letterbox=letterbox: letterbox)[1])
+
+
+@pytest.mark.parametrize(
+    ("photo", "text"),
+    [
+        (b"", "photo: the file is empty"),
+        (b"photo.jpg", "photo: not a photo, or damaged (supported: "),
+        (io.BytesIO(), "photo: the file is empty"),
+        (io.StringIO("text"), "photo: is open in text mode, expected mode 'rb'"),
+        (Stream(b"", endless=True), "photo: 1 MB, larger than the limit of 1 MB"),
+        (bytes(2_000_000), "photo: 2 MB, larger than the limit of 1 MB"),
+    ],
+    ids=["no bytes", "noise", "empty", "text", "endless", "large"],
+)
+def test_bytes_and_open_files_that_are_no_photo(photo: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posedet.image.MAX_FILE_BYTES", 1_000_000)
+    assert refusal(photo).startswith(text)
+
+
+def test_a_file_that_is_closed_or_read_otherwise_says_so(photos: Path) -> None:
+    class Elsewhere(Stream):
+        def read(self, size: int = -1) -> Any:
+            return "text"
+
+    path = photos / "food.jpg"
+    with path.open("rb") as file:
+        pass
+    assert refusal(file) == f"{path}: cannot be read (I/O operation on closed file)"
+    assert refusal(Elsewhere(b"")) == "photo: read() gives str, expected bytes"

@@ -12,14 +12,15 @@ HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "sa
 HEAVY |= {"jinja2", "matplotlib", "yaml"}
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
-BASE = {"errors", "skeleton", "oks", "poses", "image", "config", "files", "outputs", "journal"}
+BASE = {"errors", "keypoint_names", "skeleton", "oks", "poses", "image", "config", "files", "outputs", "journal"}
 MAY_IMPORT = {
     "errors": set(),
     "extras": {"errors"},
     "files": {"errors"},
     "outputs": {"errors", "files"},
     "journal": {"errors", "files", "outputs"},
-    "skeleton": {"errors"},
+    "keypoint_names": set(),
+    "skeleton": {"errors", "keypoint_names"},
     "oks": {"errors"},
     "poses": {"errors", "oks", "skeleton", "supervision"},
     "config": {"errors"},

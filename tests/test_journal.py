@@ -181,7 +181,9 @@ def interrupted_at(place: int, monkeypatch: pytest.MonkeyPatch, *arguments: obje
     return len(seen)
 
 
-def test_only_what_is_the_same_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_the_same_is_kept(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Not the poses of other settings or photos, nor those whose pictures are gone or were drawn anew."""
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -198,6 +200,9 @@ def test_only_what_is_the_same_is_kept(photos: Path, tmp_path: Path, monkeypatch
     os.utime(folder / "food.jpg", (0, 0))
     (output / "group.jpg").unlink()
     names = sorted(path.name for path in folder.iterdir())
+    capsys.readouterr()
+    assert seen(1) == 1
+    assert capsys.readouterr().err == f"posedet: interrupted; 1 of 8 {KEPT}\n"  # of hall.jpg
     assert names[:5] == ["baseball.jpg", "child.jpg", "food.jpg", "group.jpg", "hall.jpg"]
     assert seen(9) == 7  # all but hall.jpg
     assert json.loads((output / "poses.json").read_text()) == []

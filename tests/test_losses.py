@@ -29,6 +29,7 @@ from posedet.training.losses import (
     oks_weight_at,
     quality_focal_loss,
     smooth_distance,
+    squared_distance,
 )
 from posedet.training.processes import ALONE
 from posedet.training.setup import Objective
@@ -99,6 +100,16 @@ def test_gradient_of_the_official_distance():
     torch.testing.assert_close(gradient[0], torch.tensor([[0.0, 0.0], [0.6 / 64, 0.8 / 64], [0, 0], [0, 0]]))
 
 
+def test_squared_distance_of_the_paper():
+    """The sum over labelled keypoints, without a limit; its gradient grows with the distance and is 0 at 0."""
+    guesses = GUESSES[None].clone().requires_grad_()
+    loss = squared_distance(guesses, PLACES[None], WEIGHTS, torch.tensor([64.0]))
+    assert loss.tolist() == pytest.approx([0.078125**2 + 1 + 6.25**2])
+    gradient = torch.autograd.grad(loss.sum(), guesses)[0][0]
+    expected = torch.tensor([[2 * 3 / 64**2, 2 * 4 / 64**2], [0, 2 / 64], [2 * 6.25 / 64, 0], [0, 0]])
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_smooth_distance():
     """Mean over labelled keypoints; in units of 64 pixels the errors are 0.078125, 1 and 6.25."""
     guesses = GUESSES[None].clone().requires_grad_()
@@ -123,7 +134,7 @@ def test_smooth_distance_weighs_keypoints():
 
 def test_nothing_labelled_is_no_loss():
     none = torch.zeros(1, 4)
-    for distance in (clamped_distance, smooth_distance):
+    for distance in (clamped_distance, squared_distance, smooth_distance):
         assert distance(GUESSES[None], PLACES[None], none, torch.tensor([64.0])).tolist() == [0]
 
 

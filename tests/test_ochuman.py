@@ -86,7 +86,7 @@ def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
 
     people = {"a.jpg": [10, 200], "b.jpg": [50]}
     for name in people:
-        (tmp_path / name).touch()
+        Image.new("RGB", (640, 480)).save(tmp_path / name)
 
     def found(path: Path) -> Poses:
         keypoints = np.array([truth_at(first) for first in people[path.name]])
@@ -130,7 +130,7 @@ def published() -> dict[str, Any]:
 def test_the_published_conversion_is_read_too(tmp_path: Path) -> None:
     """Converted by us or by its authors, the same AP."""
     for image in published()["images"]:
-        (tmp_path / image["file_name"]).touch()
+        Image.new("RGB", (640, 480)).save(tmp_path / image["file_name"])
 
     def guess(path: Path) -> Poses:
         keypoints = [[(9 + NAMES.index(name), 25 + 3 * NAMES.index(name)) for name in COCO.keypoints]]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def test_training_validates_on_an_ultralytics_set(twins: Twins, said: Callable[.
 
 def test_check_and_show(twins: Twins, said: Callable[..., str], tmp_path: Path) -> None:
     # The last one names no keypoints, but says which mirror which.
-    summaries = [said("data", "check", text).partition(": ")[2] for text in twins]
+    summaries = [said("data", "check", text).splitlines()[-1].partition(": ")[2] for text in twins]
     assert summaries[0] == summaries[1] and "2 photos" in summaries[0]
     shown = ["--count", 1, "--set", "data.patch=64", "--set", "model.skeleton=coco"]
     said("data", "show", "posedet-s", "--data", twins.ultralytics, "--output", tmp_path / "look", *shown)
@@ -176,6 +177,14 @@ def test_names_may_hold_a_colon_or_a_star(tmp_path: Path) -> None:
     path = made_up_set(tmp_path / "a:b*c.json", SKELETON.keypoints)
     assert Source.parse(str(path)) == Source(path)
     assert len(read_photos(str(path), SKELETON)) == 3
+    assert Source.parse(f"{path}*2") == Source(path, None, 2)
+    assert Source.parse(f"{path}:photos") == Source(path, "photos")
+    folder = tmp_path / "D:" / "pho*tos*2"
+    folder.mkdir(parents=True)
+    assert Source.parse(f"{path}:{folder}") == Source(path, str(folder))
+    assert Source.parse(f"{path}:{folder}*4") == Source(path, str(folder), 4)
+    (tmp_path / "photos").mkdir()
+    assert Source.parse(f"{path}:{tmp_path}/photos*4") == Source(path, f"{tmp_path}/photos", 4)
 
 
 def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | None, report: Reporter) -> Any:
@@ -202,6 +211,9 @@ def read_lines(file: AnnotationFile, folder: str | None, skeleton: Skeleton | No
     return tuple(photos)
 
 
+COMMON = replace(COCO_PROTOCOL, keypoints="common")
+
+
 def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[..., str]) -> None:
     """Read, trained on, evaluated and checked, without another line anywhere."""
     csv = Format("lines of noses", lambda file: file.path.suffix == ".csv", read_lines)
@@ -217,7 +229,7 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         keypoints[0, 0] = (10 + 20 * int(photo.stem), 20 + 20 * int(photo.stem))
         return Poses(keypoints, [0.5], np.ones((1, 17)), SKELETON)
 
-    assert evaluate(knowing, read_photos(source, SKELETON), COCO_PROTOCOL).ap == pytest.approx(1)
+    assert evaluate(knowing, read_photos(source, SKELETON), COMMON).ap == pytest.approx(1)
     settings = ("train.steps=1", "train.batch_size=1", "data.patch=64", "train.warmup=0", "model.skeleton=coco")
     options = [word for setting in settings for word in ("--set", setting)]
     said("train", "posedet-s", "--data", f"{source}*2", "--run", tmp_path / "run", "--workers", 0, *options)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,14 @@ def test_the_command_writes_what_the_name_says(suffix: str, tmp_path: Path, caps
     assert main(["plot", str(tmp_path), *([] if suffix == "png" else ["--output", str(output)])]) == 0
     assert capsys.readouterr().out == f"curves -> {output}\n"
     assert output.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems have no such names")
+def test_the_name_of_the_run_may_be_anything(tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"\xe9 $\\frac$")
+    run.mkdir()
+    written(run, line(0, 2, 0.1))
+    assert write_curves(run).is_file()
 
 
 def test_photos_a_second_need_a_config_that_says_how_many(tmp_path: Path) -> None:

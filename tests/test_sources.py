@@ -191,6 +191,7 @@ def test_a_misspelt_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (("--set", "assign.selected=0"), "posedet-s: 'assign.selected' is 0, expected at least 1 with model.presence"),
         (("--workers", "-1"), "--workers -1: expected at least 0"),
         (("--validate-every", "0"), "--validate-every 0: expected at least 1"),
+        (("--validate-every", "5"), "--validate-every needs --validate, which says on which photos"),
         (("--device", "abacus"), "device 'abacus' is not available: "),
         (("--validate", "none.json"), "none.json: no such file"),
         (

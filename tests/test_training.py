@@ -102,13 +102,18 @@ def train_in_a_process(
 import os, signal, torch
 from pathlib import Path
 from posedet.config import load_config
-from posedet.data.sources import read_sets
-from posedet.skeleton import BODY19
+from posedet.data.sources import read_photos, read_sets
+from posedet.evaluation.protocols import COCO_PROTOCOL
+from posedet.evaluation.run import validation
+from posedet.skeleton import BODY19, COCO
 from posedet.training.loop import train
+from posedet.training.processes import Processes
 torch.set_num_threads(1)
 photos = read_sets([{SHIPPED!r}], BODY19)
 config = load_config("posedet-s", {settings!r})
-train(config, photos, Path({str(run)!r}), workers=2, checkpoint_every=2, after_step={after_step})
+validate = validation(read_photos({SHIPPED!r}, COCO), COCO_PROTOCOL, Processes.join("cpu"))
+train(config, photos, Path({str(run)!r}), workers=2, checkpoint_every=2, after_step={after_step},
+      validate=validate, validate_every=2, keep_validated=True)
 """
     script = run.with_suffix(".py")
     script.write_text(code)
@@ -207,7 +212,7 @@ def test_learning_rate_of_both_schedules() -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(photos: PhotoSet, tmp_path: Path) -> None:
-    """Two processes (gloo) with half the batch each: the same losses and the same weights as one with all of it.
+    """Two processes (gloo) with half the batch each: the same losses, AP and weights as one with all of it.
 
     With group normalisation: batch statistics are each process's own on a CPU.
     """
@@ -230,6 +235,8 @@ def test_two_processes_equal_one(photos: PhotoSet, tmp_path: Path) -> None:
     for one, two in zip(*logs, strict=True):
         for name in set(one) - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
+    assert [line["step"] for line in logs[1] if "validation" in line] == [1]
+    assert (tmp_path / "two" / "weights-2.safetensors").is_file()
     # Adam's first moment is the running mean of the gradients; the weights themselves follow the sign of the tiniest.
     one, two = (load_tensors(tmp_path / name / "state.safetensors")[0] for name in ("one", "two"))
     moments = [name for name in one if name.startswith("optimiser/exp_avg/")]

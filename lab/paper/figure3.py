@@ -1,14 +1,15 @@
 """Figure 3 of the paper: the upper bound of AP in crowds that the suppression of duplicates leaves.
 
 The annotated poses pass through the suppression as if they were predictions, and are scored. Each deleted pose belongs
-to a person who is too close to another. The paper has two curves, for OKS and for the overlap of boxes (IoU). This
+to a person who is too close to another. The paper has two curves, for OKS and for the overlap of boxes (IoU). Its
+script treats keypoints that one person lacks and boxes without area in ways of its own, so each has two rules. This
 bound favours rules that never delete anything, so a second experiment adds a duplicate of each person to be deleted.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ Floats = NDArray[np.float64]
 
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 RULES = {
-    "oks": "OKS (paper)",
-    "iou": "IoU of boxes (paper)",
+    "official oks": "OKS (paper's script)",
+    "official iou": "IoU of boxes (paper's script)",
+    "oks": "OKS of shared keypoints",
+    "iou": "IoU of boxes",
     "both": "OKS and IoU",
     "soft": "soft OKS",
 }
@@ -57,16 +60,19 @@ class Crowd:
         """keypoints: (N, K, 3) x, y in pixels, flag (0: not labelled); scores, is_duplicate: (N,)."""
         order = np.argsort(-scores, kind="stable")
         self.keypoints, self.scores, self.is_duplicate = keypoints[order], scores[order], is_duplicate[order]
-        self._oks, self._iou = similarities(self.keypoints)
+        self._similar = similarities(self.keypoints)
 
     def rated(self, rule: str, threshold: float) -> Floats:
         """(N,) scores after suppression, 0 for deleted poses."""
+        similar = self._similar
         if rule == "soft":
-            return softened(self._oks, self.scores, threshold)
+            return softened(similar.oks, self.scores, threshold)
         drops = {
-            "oks": self._oks >= threshold,
-            "iou": self._iou > threshold,
-            "both": (self._oks >= threshold) & (self._iou > threshold),
+            "official oks": similar.official_oks >= threshold,
+            "official iou": similar.official_iou > threshold,
+            "oks": similar.oks >= threshold,
+            "iou": similar.iou > threshold,
+            "both": (similar.oks >= threshold) & (similar.iou > threshold),
         }[rule]
         alive = np.ones(len(self.scores), bool)
         for place in range(len(alive)):
@@ -75,14 +81,24 @@ class Crowd:
         return np.where(alive, self.scores, 0)
 
 
-def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
-    """OKS and box overlap between all poses, where rows are the kept ones: (N, K, 3) -> (N, N), (N, N).
+class Similarities(NamedTuple):
+    """OKS and box overlap between all poses, (N, N) each, where rows are the kept ones."""
 
-    As in the authors' script, OKS uses only the area of the kept person's box, without a lower bound, and boxes enclose
-    the labelled keypoints. OKS is the mean over keypoints that both poses have; 0 if there are none.
+    oks: Floats  # over keypoints that both have; 0 if there are none
+    iou: Floats  # 0 for two boxes without area
+    official_oks: Floats  # over all keypoints of the kept one; those that the other lacks lie at (0, 0)
+    official_iou: Floats  # two boxes without area are duplicates
+
+
+def similarities(keypoints: Floats) -> Similarities:
+    """Compare all poses (N, K, 3) with each other.
+
+    As in the authors' script (`tools/analyze_nms.py`), OKS uses only the area of the kept person's box, without a lower
+    bound, and boxes enclose the labelled keypoints.
     """
     labelled = keypoints[..., 2] > 0
     points, sigmas = keypoints[..., :2], np.array(CROWDPOSE_PROTOCOL.skeleton.sigmas)
+    at_zero = np.where(labelled[..., None], points, 0)
     low, high = _extents(keypoints)
     areas = (high - low).prod(axis=-1)
     near = [
@@ -94,7 +110,13 @@ def similarities(keypoints: Floats) -> tuple[Floats, Floats]:
     sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     overlap = np.maximum(sides, 0).prod(axis=-1)
     union = areas[:, None] + areas - overlap
-    return similarity, overlap / np.where(union > 0, union, 1)
+    iou = overlap / np.where(union > 0, union, 1)
+    return Similarities(
+        oks=similarity,
+        iou=iou,
+        official_oks=oks(at_zero, at_zero, sigmas, areas / 2, labelled).T,
+        official_iou=np.where(union > 0, iou, 1),  # zero by zero there, which is not below any threshold
+    )
 
 
 def _extents(keypoints: Floats) -> tuple[Floats, Floats]:

@@ -31,6 +31,7 @@ class Measured(NamedTuple):
     row: TableRow
     scores: list[tuple[int, KeypointAP]]  # by seed
     note: str  # why results are missing
+    speeds: Sequence[float] = ()  # photos per second, if the table has a column for them
 
     def points(self, column: str, protocol: str) -> dict[int, float]:
         """Points from 0 to 100 by seed, without seeds whose score is undefined."""
@@ -48,7 +49,8 @@ def write_table(table: Table, measured: Sequence[Measured], output: Path, about:
     parts = [f"**{table.title}**", _rows(table, measured, columns, protocol)]
     if table.effects:
         parts.append(_effects(table, measured, columns, protocol))
-    parts.append(f"Ours: {protocol}'s rules on {about['data']}. {table.remark}")
+    speed = f" Our FPS: on {about['device']}." if any(each.speeds for each in measured) else ""
+    parts.append(f"Ours: {protocol}'s rules on {about['data']}.{speed} {table.remark}")
     text = "\n\n".join(parts) + "\n"
     rows = [
         {
@@ -57,6 +59,7 @@ def write_table(table: Table, measured: Sequence[Measured], output: Path, about:
             "decode": dict(each.row.decode),
             "paper": dict(zip(table.columns, each.row.paper, strict=False)),
             "ours": {seed: scores.to_dict() for seed, scores in each.scores},
+            "fps": list(each.speeds),
             "note": each.note,
         }
         for each in measured
@@ -77,11 +80,12 @@ def write_table(table: Table, measured: Sequence[Measured], output: Path, about:
 
 
 def _rows(table: Table, measured: Sequence[Measured], columns: Sequence[str], protocol: str) -> str:
-    lines = [
-        ["", *(f"paper: {column}" for column in table.columns), *(f"ours: {column}" for column in columns), "seeds"]
-    ]
+    fps = ["ours: FPS"] if "FPS" in table.columns else []  # beside the paper's, the first column
+    papers = [f"paper: {column}" for column in table.columns]
+    lines = [["", *papers[: len(fps)], *fps, *papers[len(fps) :], *(f"ours: {column}" for column in columns), "seeds"]]
     for each in measured:
         paper = [f"{points:.1f}" for points in each.row.paper] or ["-"] * len(table.columns)
+        paper[len(fps) : len(fps)] = [spread(each.speeds) for _ in fps]
         ours = [spread(list(each.points(column, protocol).values())) for column in columns]
         lines.append([each.row.label, *paper, *ours, each.note or (str(len(each.scores)) if each.scores else "")])
     return markdown_table(lines)

@@ -6,13 +6,15 @@ each evaluation by its inputs. Tables in the same folder share both.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lab.paper import GENERATOR
-from lab.paper.evaluations import Decoded, evaluated, open_for
+from lab.paper.evaluations import Decoded, evaluated, open_for, photos_per_second
 from lab.paper.measured import Measured, write_table
 from lab.paper.tables import BASE, Table, TableRow
 from posedet.commands.options import photos_named_by
@@ -20,8 +22,10 @@ from posedet.config import Config, DecodeConfig, decode_config_from_dict, load_c
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import ConfigError
-from posedet.evaluation.keypoint_ap import KeypointAP, evaluate_keypoints
+from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import PROTOCOLS
+from posedet.evaluation.report import processor
+from posedet.evaluation.run import validation
 from posedet.outputs import make_folder, write_json
 from posedet.runtime.model_files import RELEASES, model_file
 from posedet.runtime.session import Session, open_session
@@ -29,8 +33,11 @@ from posedet.training.loop import train
 from posedet.training.processes import Processes
 from posedet.training.state import skeleton_to_train
 from posedet.weights.checkpoint import load_info
+from posedet.weights.torch_session import local_device
 
 log = logging.getLogger(__name__)
+
+VALIDATIONS = 21  # of a training run, so every 10 of the paper's 210 epochs; each keeps its weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +84,8 @@ class Trial:
 def reproduce(request: Request) -> str:
     """Train, evaluate, and write TABLE.md and TABLE.json into the folder `output`; returns the Markdown.
 
-    Under `torchrun` all processes train, but only the first evaluates; the others return "". Raises ConfigError for an
-    unknown run, and for an existing run with other settings, data or start weights.
+    Under `torchrun` all processes train and evaluate; only the first writes, and the others return "". Raises
+    ConfigError for an unknown run, and for an existing run with other settings, data or start weights.
     """
     trials = _all_trials(request)
     protocol = PROTOCOLS[request.protocol or request.table.protocol]
@@ -86,19 +93,22 @@ def reproduce(request: Request) -> str:
         photos = read_photos(request.data, protocol.skeleton)
     evaluate_keypoints(photos, [], protocol)  # reports errors before days of training
     make_folder(request.output)
+    processes = Processes.join(request.device)
     # Decided before anything runs, because processes that train together must agree.
     wanted = [trial for trial in trials if request.train_data and (not request.only or trial.run in request.only)]
     for trial in [trial for trial in wanted if not trial.finished]:
-        _train(trial, request)
-    if Processes.join(request.device).rank:
+        _train(trial, request, validation(photos, protocol, processes))
+    processes.gathered([])  # the first one may still be writing the last weights
+    measured = [_measure_row(row, request, photos, trials, processes) for row in request.table.rows]
+    if processes.rank:
         return ""
-    measured = [_measure_row(row, request, photos, trials) for row in request.table.rows]
     return write_table(
         request.table,
         measured,
         request.output,
         {
             "data": str(request.data.path),
+            "device": _device_name(request.device),
             "protocol": protocol.name,
             "preset": request.preset or request.table.preset,
             "settings": list(request.settings),
@@ -220,7 +230,7 @@ def _flat(plan: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _train(trial: Trial, request: Request) -> None:
+def _train(trial: Trial, request: Request, validate: Callable[[Session], dict[str, float]]) -> None:
     log.info("training %s, seed %d", trial.run, trial.seed)
     skeleton = skeleton_to_train(trial.config.model.skeleton, trial.folder)
     photos = read_sets(request.train_data, skeleton)
@@ -234,35 +244,51 @@ def _train(trial: Trial, request: Request) -> None:
         device=request.device,
         workers=request.workers,
         skeleton=skeleton,
+        validate=validate,
+        validate_every=max(1, trial.config.train.steps // VALIDATIONS),
+        keep_validated=True,
     )
 
 
 def _measure_row(
-    row: TableRow, request: Request, photos: Sequence[AnnotatedPhoto], trials: Sequence[Trial]
+    row: TableRow,
+    request: Request,
+    photos: Sequence[AnnotatedPhoto],
+    trials: Sequence[Trial],
+    processes: Processes,
 ) -> Measured:
     if row.run is None:
         return Measured(row, [], "")
+    protocol = PROTOCOLS[request.protocol or request.table.protocol]
     own = [trial for trial in trials if trial.run == row.run]
     done = [trial for trial in own if trial.finished]
     if not done:
         why = "not among --only" if request.train_data else "no --train-data"
         return Measured(row, [], f"not run: no --weights {row.run}=FILE, {why}")
     note = f"{len(done)} of {len(own)} seeds" if len(done) < len(own) else ""
-    return Measured(row, [(trial.seed, _evaluate(row, trial, request, photos)) for trial in done], note)
+    scores, speeds = [], []
+    for trial in done:
+        session = open_for(trial.weights, request.device)
+        decoded = Decoded.by(session, _decode_of(row, trial.config, session))
+        found = evaluated(
+            decoded,
+            trial.weights,
+            photos,
+            protocol,
+            request.output,
+            truth=str(request.data),
+            tta=request.table.tta,
+            label=f"{trial.run}, seed {trial.seed}: {row.label}",
+            processes=processes,
+        )
+        scores.append((trial.seed, found))
+        if "FPS" in request.table.columns and processes.rank == 0:
+            speeds.append(photos_per_second(decoded, protocol, photos))
+    return Measured(row, scores, note, speeds)
 
 
-def _evaluate(row: TableRow, trial: Trial, request: Request, photos: Sequence[AnnotatedPhoto]) -> KeypointAP:
-    session = open_for(trial.weights, request.device)
-    return evaluated(
-        Decoded.by(session, _decode_of(row, trial.config, session)),
-        trial.weights,
-        photos,
-        PROTOCOLS[request.protocol or request.table.protocol],
-        request.output,
-        truth=str(request.data),
-        tta=request.table.tta,
-        label=f"{trial.run}, seed {trial.seed}: {row.label}",
-    )
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(local_device(device)) if device.startswith("cuda") else processor()
 
 
 def _decode_of(row: TableRow, config: Config, session: Session) -> DecodeConfig:

@@ -75,7 +75,7 @@ TABLE1 = Table(
         TableRow(label="posedet-s (ours), MobileNetV2", run="posedet-s"),
     ),
     remark="The paper trains on COCO train2017 and reports results on COCO test-dev, whose annotations are not public. "
-    "Its FPS is measured on a GTX 1080Ti; for ours see `posedet benchmark`.",
+    "Its FPS is measured on a GTX 1080Ti, one photo at a time; ours too is from a photo in memory to its poses.",
 )
 
 TABLE2 = Table(

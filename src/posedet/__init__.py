@@ -8,8 +8,11 @@ from posedet.draw import draw
 from posedet.errors import PoseDetError
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
+from posedet.runtime.telemetry import turn_off as _turn_off_telemetry
 from posedet.skeleton import Skeleton
 
 __all__ = ["PoseDet", "PoseDetError", "Poses", "Skeleton", "__version__", "draw"]
 
 __version__ = "0.2.0"
+
+_turn_off_telemetry()

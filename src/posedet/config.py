@@ -86,6 +86,9 @@ class DataConfig:
     keep: Annotated[Literal["centre", "keypoints"], "people kept: box centre inside the patch, or any keypoint inside"]
     empty_photos: Annotated[bool, "train on photos without people too: they teach the background"]
     geometry: Annotated[Literal["official", "half-pixel"], "crop and mirror; the official one is off by up to a pixel"]
+    truncate: Annotated[
+        bool, "cut keypoints in the patch to whole pixels (official code for COCO); shifts them by half"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ class AssignConfig:
     ignore_regions: Annotated[bool, "ignore crowds and people with few or no labels instead of learning background"]
     oks_area: Annotated[Literal["half box", "annotation"], "area in OKS: half the clipped box, or as labelled"]
     refine_oks: Annotated[float, "minimum OKS of coarse poses that are refined"]
-    rescue_oks: Annotated[float, "minimum OKS to refine a person's best pose; 0: refine all positives"]
+    rescue_oks: Annotated[float, "minimum OKS to refine a person's best pose; 0: all positives; 2: never"]
     score_target: Annotated[Literal["labels", "quality"], "1 or 0 by coarse OKS, or the OKS of the refined pose"]
     selected: Annotated[int, at_least(0), "locations per photo whose embeddings are trained, with model.presence"]
 
@@ -108,7 +111,10 @@ class AssignConfig:
 class LossConfig:
     """Weights of the terms; the score has weight 1."""
 
-    distance: Annotated[Literal["clamped sum", "smooth mean"], "over keypoints: the official code's, or ours"]
+    distance: Annotated[
+        Literal["clamped sum", "squared sum", "smooth mean"],
+        "over keypoints: the official code's, the paper's, or ours",
+    ]
     coarse: Annotated[float, at_least(0), "distance of the coarse poses"]
     refined: Annotated[float, at_least(0), "distance of the refined poses"]
     oks: Annotated[float, at_least(0), "1 - OKS, added to each distance after its warm-up"]
@@ -180,6 +186,7 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 # Values for files of earlier releases. A current setting that such a file lacks takes this value. A setting that no
 # longer exists is fixed at this value; a file with another value is refused.
 OLD_FILES: dict[str, Any] = {
+    "data.truncate": False,
     "assign.least_side": 0.0,
     "data.early_patch": 0,
     "assign.level_divisor": 4.0,

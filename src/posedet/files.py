@@ -1,22 +1,30 @@
 """Find photos by path, folder or pattern, and show their names."""
 
 import glob
+import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from posedet.errors import DataError
 
-PHOTO_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PHOTO_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff"),
+    ".webp",
+)
+
+log = logging.getLogger(__name__)
 
 
-def find_photos(patterns: Sequence[str]) -> list[Path]:
+def find_photos(patterns: Sequence[str], *, quiet: bool = False) -> list[Path]:
     """List the photos that paths, folders and glob patterns name, without duplicates.
 
     Args:
-        patterns: Paths of photos, folders (their photos are sorted; subfolders are ignored) and glob patterns. The
-            path of a missing file is kept, so that reading it reports the error.
+        patterns: Paths of photos, folders (their photos are sorted) and glob patterns. The path of a missing file is
+            kept, so that reading it reports the error.
+        quiet: Whether not to log which files and subfolders of a folder are left out.
 
     Raises:
         DataError: If a folder or a pattern contains no photos, because the name is probably wrong.
@@ -24,7 +32,7 @@ def find_photos(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         if os.path.isdir(pattern):
-            found += _photos_inside(Path(pattern))
+            found += _photos_inside(Path(pattern), quiet)
         elif glob.has_magic(pattern) and not os.path.exists(pattern):
             fitting = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
             if not fitting:
@@ -35,13 +43,20 @@ def find_photos(patterns: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _photos_inside(folder: Path) -> list[Path]:
+def _photos_inside(folder: Path, quiet: bool) -> list[Path]:
     try:
         # Operating systems and cameras leave hidden files behind.
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{one_line(folder)}: cannot be read ({error.strerror or error})") from None
+    folders = sum(path.is_dir() for path in inside)
     photos = [path for path in inside if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
+    others = [path for path in inside if path.suffix.lower() not in PHOTO_SUFFIXES and not path.is_dir()]
+    kinds = Counter(path.suffix.lower() or "without a suffix" for path in others).most_common()
+    subfolders = [("subfolder" if folders == 1 else "subfolders", folders)] if folders else []
+    left_out = [f"{count} {kind}" for kind, count in (*kinds, *subfolders)]
+    if left_out and not quiet:
+        log.info("%s: left out %s", one_line(folder), one_line(", ".join(left_out)))
     if not photos:
         raise DataError(f"{one_line(folder)}: the folder contains no photos (supported: {', '.join(PHOTO_SUFFIXES)})")
     return photos

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,17 @@ from posedet.errors import PhotoError
 from posedet.files import one_line
 from posedet.outputs import write_atomically
 
-Photo = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+Photo = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 
 # Only common photo formats: each further decoder adds attack surface for malicious files.
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+# The photos of Apple's telephones, which Pillow reads only with an optional package.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}
 # Padding colour in training and inference: close to the mean colour of photos, so that the network ignores it.
 GREY = 114
 
 MAX_FILE_BYTES = 500_000_000
+CHUNK_BYTES = 1 << 20
 # Slightly below Pillow's own limit, so that the same limit applies to all photos.
 MAX_PIXELS = 178_000_000
 MAX_JPEG_SIDE = 65_500  # the JPEG library's limit, slightly below the format's
@@ -58,9 +61,10 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
     """Read a photo. Several threads may read at the same time.
 
     Args:
-        photo: A path (the format is detected from the content), a PIL image of any mode that has colours, or an array
-            (H, W, 3) uint8 RGB, which is used unchanged. Files and PIL images are rotated according to their EXIF data.
-            The first frame of an animation is used, 16 bits are scaled to 8, and transparent areas become white.
+        photo: A path, the bytes of a file, a binary file (read from its start, or from where it stands if it cannot
+            seek), a PIL image of any mode that has colours, or an array (H, W, 3) uint8 RGB, which is used unchanged.
+            The format is detected from the content. Files and PIL images are rotated according to their EXIF data. The
+            first frame of an animation is used, 16 bits are scaled to 8, and transparent areas become white.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous and upright.
@@ -72,8 +76,6 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
         return _checked_array(photo)
     if isinstance(photo, Image.Image):
         return _pixels(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
-    if not isinstance(photo, str | os.PathLike):
-        raise PhotoError(f"photo: {type(photo).__name__}, expected a path, a PIL image or an array (H, W, 3) uint8 RGB")
     with _file(photo) as (file, name):
         return _pixels(_opened(file, name), name)
 
@@ -94,25 +96,45 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
     Raises:
         PhotoError: If the photo cannot be read.
     """
-    if isinstance(photo, str | os.PathLike):
+    if isinstance(photo, np.ndarray | Image.Image):
+        array = read_photo(photo)
+    else:
         with _file(photo) as (file, name):
             image = _opened(file, name)
             if image.format in ("JPEG", "MPO") and image.mode == "RGB":
                 return _reduced(image, name, fit)
             array = _pixels(image, name)
-    else:
-        array = read_photo(photo)
     height, width = array.shape[:2]
     letterbox = fit((height, width))
     return letterbox, letterbox.apply(array)
 
 
-def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read the (height, width) of the upright photo from the file's header. Raises PhotoError as `read_photo` does."""
+def size_of(photo: Photo) -> tuple[int, int]:
+    """Return the (height, width) of the upright photo, of a file from its header. Raises PhotoError as `read_photo`."""
+    if isinstance(photo, np.ndarray):
+        return _checked_array(photo).shape[:2]
+    if isinstance(photo, Image.Image):
+        return _upright_size(photo)
+    with _file(photo) as (file, name):
+        return _upright_size(_opened(file, name))
+
+
+def in_memory(photo: Photo) -> Photo:
+    """Return the content of an open file, which may be read only once, and any other photo unchanged.
+
+    Raises PhotoError if the file cannot be read.
+    """
+    if not hasattr(photo, "read"):
+        return photo
+    with _file(photo) as (content, _):
+        return content.read()
+
+
+def stored_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read the (height, width) as stored, before EXIF data turn the photo. Raises PhotoError as `read_photo` does."""
     with _file(path) as (file, name):
         image = _opened(file, name)
-        turned = _orientation(image) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return image.height, image.width
 
 
 def write_photo(
@@ -254,18 +276,51 @@ def _checked_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _file(path: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, str]]:
-    """Open the file; also return its name for error messages."""
-    name = one_line(str(path))
+def _file(photo: Photo) -> Iterator[tuple[BinaryIO, str]]:
+    """Open a photo that is a path, or hold the content of bytes or an open file; also return a name for messages."""
+    if isinstance(photo, str | os.PathLike):
+        name = one_line(str(photo))
+        with _readable(name):
+            _check_file(photo, name)
+            with open(photo, "rb") as file:
+                yield file, name
+    elif isinstance(photo, bytes | bytearray | memoryview):
+        _check_size(memoryview(photo).nbytes, "photo")
+        yield io.BytesIO(photo), "photo"
+    elif hasattr(photo, "read"):
+        name = one_line(getattr(photo, "name", None) or "photo")
+        yield io.BytesIO(_content(photo, name)), name
+    else:
+        expected = "a path, bytes, a binary file, a PIL image or an array (H, W, 3) uint8 RGB"
+        raise PhotoError(f"photo: {type(photo).__name__}, expected {expected}")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn errors of the system into PhotoError."""
     try:
-        _check_file(path, name)
-        with open(path, "rb") as file:
-            yield file, name
+        yield
     except FileNotFoundError:
         raise PhotoError(f"{name}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise PhotoError(f"{name}: cannot be read ({reason})") from None
+
+
+def _content(file: Any, name: str) -> bytes:
+    """Read a file that is open already, however little it gives at a time, and even if it never ends."""
+    if isinstance(file, io.TextIOBase):
+        raise PhotoError(f"{name}: is open in text mode, expected mode 'rb'")
+    content = bytearray()
+    with _readable(name):
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)  # as Pillow does
+        while len(content) <= MAX_FILE_BYTES and (chunk := file.read(CHUNK_BYTES)):
+            if not isinstance(chunk, bytes):
+                raise PhotoError(f"{name}: read() gives {type(chunk).__name__}, expected bytes")
+            content += chunk
+    _check_size(len(content), name)
+    return bytes(content)
 
 
 def _check_file(path: str | os.PathLike[str], name: str) -> None:
@@ -275,24 +330,48 @@ def _check_file(path: str | os.PathLike[str], name: str) -> None:
         raise PhotoError(f"{name}: is a folder, expected a photo")
     if not stat.S_ISREG(status.st_mode):
         raise PhotoError(f"{name}: is not a regular file")
-    if status.st_size == 0:
+    _check_size(status.st_size, name)
+
+
+def _check_size(num_bytes: int, name: str) -> None:
+    if num_bytes == 0:
         raise PhotoError(f"{name}: the file is empty")
-    if status.st_size > MAX_FILE_BYTES:
-        raise PhotoError(
-            f"{name}: {status.st_size / 1e6:.0f} MB, larger than the limit of {MAX_FILE_BYTES / 1e6:.0f} MB"
-        )
+    if num_bytes > MAX_FILE_BYTES:
+        raise PhotoError(f"{name}: {num_bytes / 1e6:.0f} MB, larger than the limit of {MAX_FILE_BYTES / 1e6:.0f} MB")
 
 
-def _opened(file: io.BufferedReader, name: str) -> Image.Image:
+def _opened(file: BinaryIO, name: str) -> Image.Image:
     """Read the photo's header without decoding any pixels."""
     try:
         with _without_pillow_warnings():
             return Image.open(file, formats=PHOTO_FORMATS)
     except UnidentifiedImageError:
+        if _is_heic(file):
+            return _opened_heic(file, name)
         raise PhotoError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception as error:  # malicious files make Pillow raise almost any exception
+        raise _damaged(name, error) from error
+
+
+def _is_heic(file: BinaryIO) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS
+
+
+def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        from pi_heif import HeifImageFile
+    except ImportError:
+        needed = 'reading it needs an optional package: pip install "posedet[heic]"'
+        raise PhotoError(f"{name}: a HEIC photo; {needed}; or convert it to JPEG") from None
+    try:
+        file.seek(0)
+        image: Image.Image = HeifImageFile(file)
+        return image
+    except Exception as error:  # as above
         raise _damaged(name, error) from error
 
 
@@ -355,6 +434,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +45,7 @@ class Journal:
         if not self._has_mark and os.path.lexists(path):
             raise ForeignFileError(f"{one_line(path)}: exists, but is no journal of `{generator}`; remove it")
         self._size = path.stat().st_size if self._has_mark else 0
+        self._count: int | None = None  # not known before the file is read
 
     @cached_property
     def kept(self) -> dict[str | int, Any]:
@@ -53,7 +54,9 @@ class Journal:
         A key is a string or a number; a result is anything that JSON can hold. Check results: the file may have been
         changed. Raises DataError if the journal is damaged.
         """
-        return dict(self.results())
+        kept = dict(self.results())
+        self._count = len(kept)
+        return kept
 
     def results(self) -> Iterator[tuple[str | int, Any]]:
         """The items of `kept` in the order in which they were found, read one by one."""
@@ -71,6 +74,7 @@ class Journal:
                     key, result = json.loads(line)
                     if not isinstance(key, str | int):
                         raise damaged
+                    self._count = (self._count or 0) + 1
                     yield key, result
         except (OSError, ValueError, TypeError, RecursionError):
             raise damaged from None
@@ -87,6 +91,12 @@ class Journal:
             self._lines.add({"generator": self._generator})
             self._has_mark = True
         self._lines.add([key, result])
+        self._count = (self._count or 0) + 1
+
+    def forget_others(self, keys: Iterable[str | int]) -> None:
+        """Forget results of other keys than these, such as those of photos that have changed."""
+        self.kept = {key: self.kept[key] for key in keys if key in self.kept}
+        self._count = len(self.kept)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +107,7 @@ class Journal:
             self._lines.path.unlink(missing_ok=True)
             return
         total = "" if self._total is None else f" of {self._total}"
-        kept = f"{self._number()}{total} {self._unit} are kept; the same command resumes from there"
+        kept = f"{self._number() if self._count is None else self._count}{total} {self._unit} are kept; the same command resumes from there"
         if isinstance(error, (PoseDetError, KeyboardInterrupt)):
             raise type(error)(f"{error}; {kept}" if str(error) else kept) from None
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

@@ -31,14 +31,14 @@ _MARK = re.compile(
       | \A <\?xml .*? <dc:title>                        # SVG
       | \A %PDF .* /Creator\ \(
       | \A .{8} \{"__metadata__":\{"posedet":"\{\\"generator\\":\ \\"  # safetensors
+      | \A PK\x03\x04 .* generator:\                  # ZIP: its comment
       | \A .{4} ftyp .* \0 generator:\                  # MP4
       | \A PAR1 .* generator .{1,4}?                    # Parquet
       | \A PathFileType\t4\t\(X/Y/Z\)\t                # TRC
       | \A \x08 .* \n\x07posedet\x12 .{1,4}? \{"generator":\ "     # ONNX
     ) ( (?:posedet\ |lab\.) [a-z_]+ (?:\ [a-z_]+)* )"""
 )
-# What has no mark: lists without results, logs of training, what version 0.1 wrote, and formats without room for one.
-# "posedet" stands for each of its commands.
+# What has no mark: lists without results, logs of training, and what version 0.1 wrote. "posedet": any of its commands.
 _UNMARKED = (
     (re.compile(rb"\[\n\]\n\Z"), "posedet"),
     (re.compile(rb"frame,time,id,score,x1,y1,x2,y2,"), "posedet track"),
@@ -210,7 +210,7 @@ def write_results(path: Path, generator: str, results: Iterable[Mapping[str, Any
 
 def write_markdown(path: Path, generator: str, text: str) -> None:
     """Write Markdown. Raises as `write_atomically`."""
-    write_atomically(path, generator, f"<!-- generator: {generator} -->\n{text}\n".encode())
+    write_atomically(path, generator, f"<!-- generator: {generator} -->\n{text.rstrip()}\n".encode())
 
 
 def write_figure(path: Path, generator: str, figure: Any, *, dpi: int = 110) -> None:

@@ -144,7 +144,7 @@ class Poses:
             DataError: If a name is not in the skeleton of these poses.
         """
         skeleton = keypoints if isinstance(keypoints, Skeleton) else self.skeleton.subset(keypoints)
-        chosen = [self.skeleton.index(name) for name in skeleton.keypoints]
+        chosen = self.skeleton.indices(skeleton.keypoints)
         return self._cut(slice(None), chosen, skeleton)
 
     def _cut(self, rows: Any, columns: Any, skeleton: Skeleton) -> "Poses":

@@ -6,7 +6,6 @@ divides distances by it.
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.errors import DataError
+from posedet.keypoint_names import find_names, infer_pairs, plain_names
 
 MAX_SKELETON_BYTES = 1_000_000
 MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may contain annotations, too
@@ -76,14 +76,28 @@ class Skeleton:
         """Return the index of a keypoint.
 
         Args:
-            name: The name of the keypoint.
+            name: The name of the keypoint; `leftEye` and `eye_left` also find `left_eye`.
 
         Raises:
             DataError: If there is no such keypoint. The message suggests the nearest name.
         """
-        if name not in self.keypoints:
-            raise DataError(f"skeleton '{self.name}': unknown keypoint {name!r}{_nearest(name, self.keypoints)}")
-        return self.keypoints.index(name)
+        return self.indices([name])[0]
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Return the index of each of several keypoints; see `index`.
+
+        Args:
+            names: The names of the keypoints.
+
+        Raises:
+            DataError: If one of them does not exist. The message suggests the nearest name.
+        """
+        places = []
+        for name, place in zip(names, find_names(names, self.keypoints), strict=True):
+            if place is None:
+                raise DataError(f"skeleton '{self.name}': unknown keypoint {name!r}{_nearest(name, self.keypoints)}")
+            places.append(place)
+        return places
 
     def subset(self, names: Sequence[str], *, name: str | None = None) -> "Skeleton":
         """Return a skeleton with some of the keypoints.
@@ -95,7 +109,7 @@ class Skeleton:
         Raises:
             DataError: If there is no such keypoint. The message suggests the nearest name.
         """
-        chosen = [self.index(keypoint) for keypoint in names]
+        chosen = self.indices(names)
         place = {old: new for new, old in enumerate(chosen)}
 
         def kept(links: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -155,8 +169,8 @@ class Skeleton:
         """Read an entry of `categories` in a COCO annotation file.
 
         Args:
-            category: A dictionary with `name`, `keypoints` and optionally `skeleton`, limbs whose indices start at 1.
-                Pairs are inferred from the names.
+            category: A dictionary with `name`, `keypoints` and optionally `skeleton`, limbs by name or by indices that
+                start at 1. Limbs are only drawn, so invalid ones are left out. Pairs are inferred from the names.
             sigmas: K fractions of the person's size. By default COCO's where COCO has the name, and 0.079 otherwise.
 
         Raises:
@@ -173,7 +187,7 @@ class Skeleton:
         return cls(
             name=name,
             keypoints=names,
-            limbs=_category_limbs(category.get("skeleton", ()), names, f"{where}: skeleton"),
+            limbs=category_limbs(category.get("skeleton"), names)[0],
             pairs=infer_pairs(names),
             sigmas=_known_sigmas(names) if sigmas is None else tuple(sigmas),
         )
@@ -214,26 +228,6 @@ class Skeleton:
             raise DataError(f"{file}: {error}") from error
 
 
-def infer_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Return the pairs (left, right) of keypoints whose names differ only in the side, sorted by their first member.
-
-    Supported forms are `left_eye`, `eye_left`, `leftEye`, `LeftEye`, `l_eye`, `eye.L`, `LEye`, `left eye`, `lefteye`.
-    """
-    seen: dict[str, tuple[int, str]] = {}
-    pairs = []
-    for index, name in enumerate(names):
-        rest, side = without_side(name)
-        other, other_side = seen.get(rest, (index, side))
-        if side == "middle":
-            continue
-        if other_side == side:
-            seen.setdefault(rest, (index, side))
-        else:
-            pairs.append((other, index) if side == "right" else (index, other))
-            del seen[rest]
-    return tuple(sorted(pairs, key=min))
-
-
 def find_skeleton(name: str, others: Sequence[str] = ()) -> Skeleton:
     """Return a built-in skeleton. Raises DataError with the nearest known name, which may be one of `others`."""
     if name not in SKELETONS:
@@ -261,43 +255,50 @@ def _from_categories(categories: object) -> Skeleton:
     """Return the skeleton of an annotation file, whose categories with keypoints must agree."""
     if not isinstance(categories, list):
         raise DataError(f"categories: {categories!r:.80}, expected a list")
-    with_keypoints = [each for each in categories if isinstance(each, dict) and "keypoints" in each]
+    # A category may only hold others together.
+    with_keypoints = [each for each in categories if isinstance(each, dict) and each.get("keypoints")]
     if not with_keypoints:
         raise DataError("categories: none has 'keypoints'; is this a COCO-style keypoint file?")
     first, *others = [Skeleton.from_coco_category(each) for each in with_keypoints]
     for other in others:
-        if other.keypoints != first.keypoints:
+        if sorted(plain_names(other.keypoints)) != sorted(plain_names(first.keypoints)):
             raise DataError(
                 f"categories: '{first.name}' and '{other.name}' differ; write the skeleton to a file of its own"
             )
     return first
 
 
-def _category_limbs(limbs: object, names: tuple[str, ...], where: str) -> tuple[tuple[int, int], ...]:
-    """Convert limbs with indices from 1, which refer to `names` or, in CrowdPose's own files, to COCO's keypoints."""
+def category_limbs(limbs: object, names: Sequence[str]) -> tuple[tuple[tuple[int, int], ...], str]:
+    """Return the limbs of a category, and what is wrong with those that are left out (an empty string if nothing is).
+
+    The ends are names, or indices from 1, or from 0 where one is 0. In CrowdPose's own files they are COCO's indices.
+    """
+    if limbs is None:
+        return (), ""
     coco = [[first + 1, second + 1] for first, second in COCO.limbs]
     if isinstance(limbs, list) and limbs == coco[: len(limbs)] and max(map(max, limbs), default=0) > len(names):
-        ends = [[COCO.keypoints[end - 1] for end in limb] for limb in limbs]
-        return tuple((names.index(first), names.index(second)) for first, second in ends if {first, second} <= {*names})
-    links = _checked_links(limbs, len(names), where, first_index=1)
-    return tuple((first - 1, second - 1) for first, second in links)
-
-
-_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
-# Word boundaries without a separator: leftEye, and LEye, whose first letter is the side.
-_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
-
-
-def without_side(name: str) -> tuple[str, str]:
-    """The name without its side, and the side: `Left_Eye` -> ("* eye", "left"), `nose` -> ("nose", "middle")."""
-    words = re.split(r"[\W_]+", _WORD_START.sub(" ", name).lower())
-    for place, word in enumerate(words):
-        if word in _SIDES:
-            return " ".join([*words[:place], "*", *words[place + 1 :]]), _SIDES[word]
-        for side in ("left", "right"):
-            if word.startswith(side):
-                return " ".join([*words[:place], "*", word.removeprefix(side), *words[place + 1 :]]), side
-    return " ".join(words), "middle"
+        ends = [find_names([COCO.keypoints[end - 1] for end in limb], names) for limb in limbs]
+        return tuple((first, second) for first, second in ends if first is not None and second is not None), ""
+    if not isinstance(limbs, list | tuple):
+        return (), f"{limbs!r:.80}, expected a list of pairs of keypoint indices"
+    known, index = [], {name: place for place, name in enumerate(names, 1)}
+    for limb in limbs:
+        named = isinstance(limb, list | tuple) and all(isinstance(end, str) for end in limb)
+        known.append([index.get(end, -1) for end in limb] if named else limb)
+    zero_based = any(
+        isinstance(limb, list | tuple) and any(end == 0 and _is_index(end) for end in limb) for limb in known
+    )
+    found: list[tuple[int, int]] = []
+    wrong = ""
+    for place, limb in enumerate(known):
+        try:
+            found += _checked_links([limb], len(names), "", first_index=0 if zero_based else 1)
+        except DataError:
+            last = len(names) - 1 if zero_based else len(names)
+            wrong = (
+                wrong or f"[{place}]: {limbs[place]!r:.80}, expected two keypoints, {0 if zero_based else 1} to {last}"
+            )
+    return tuple((first, second) if zero_based else (first - 1, second - 1) for first, second in found), wrong
 
 
 def _checked_names(value: object, where: str) -> tuple[str, ...]:
@@ -373,8 +374,7 @@ def _numbered(value: object, names: tuple[str, ...], where: str) -> Any:
 
 def _known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
     """Return COCO's sigma for COCO's keypoint names, and the default for all others."""
-    known = dict(zip(COCO.keypoints, COCO.sigmas, strict=True))
-    return tuple(known.get(name, DEFAULT_SIGMA) for name in names)
+    return tuple(DEFAULT_SIGMA if place is None else COCO.sigmas[place] for place in find_names(names, COCO.keypoints))
 
 
 def _is_name(value: object) -> bool:

@@ -35,7 +35,14 @@ def sets(tmp_path: Path, photos: Path) -> dict[str, Path]:
     for path in sets.values():
         path.write_text(json.dumps(truth))
         path.with_suffix("").symlink_to(photos)
+    changed(sets["crowdpose"], with_head_and_neck)
     return sets
+
+
+def with_head_and_neck(truth: dict[str, Any]) -> None:
+    truth["categories"][0]["keypoints"] += ["head", "neck"]
+    for person in truth["annotations"]:
+        person["keypoints"] += [0] * 6
 
 
 def run(sets: dict[str, Path], output: Path, *more: str) -> int:
@@ -50,7 +57,7 @@ def test_each_row_is_what_evaluate_finds(
     out = tmp_path / "out"
     assert run(sets, out) == 0
     table = capsys.readouterr().out
-    assert (out / "crowds.md").read_text() == table
+    assert (out / "crowds.md").read_text() == f"<!-- generator: lab.paper -->\n{table}"
     rows = json.loads((out / "crowds.json").read_text())["results"]["sets"]
     for name, path in sets.items():
         protocol = PROTOCOLS[name]

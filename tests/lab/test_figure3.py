@@ -78,13 +78,26 @@ def slow_similarities(kept: np.ndarray, other: np.ndarray) -> tuple[float, float
     return sum(terms) / len(terms) if terms else 0.0, shared / (area + (u2 - u1) * (v2 - v1) - shared)
 
 
+def official(kept: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """What the paper's script compares: all joints of the kept person, the other's missing ones as (0, 0)."""
+    labelled = kept[:, 2] > 0
+    width, height = np.ptp(kept[labelled, :2], axis=0)
+    placed = other[:, :2] * (other[:, 2:] > 0)
+    squares = ((kept[:, :2] - placed) ** 2).sum(1)
+    near = np.exp(-squares / (2 * np.array(CROWDPOSE.sigmas)) ** 2 / (width * height))
+    return float(near[labelled].mean()), slow_similarities(kept, other)[1]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_similarities(seed: int) -> None:
     people = random_people(seed, 6)
-    near, overlap = similarities(people)
+    similar = similarities(people)
     for i in range(6):
         for j in range(6):
-            assert_allclose((near[i, j], overlap[i, j]), slow_similarities(people[i], people[j]), atol=1e-9)
+            found = [matrix[i, j] for matrix in similar]
+            assert_allclose(
+                found, [*slow_similarities(people[i], people[j]), *official(people[i], people[j])], atol=1e-9
+            )
 
 
 def test_people_who_share_no_keypoint_or_have_no_extent() -> None:
@@ -92,10 +105,22 @@ def test_people_who_share_no_keypoint_or_have_no_extent() -> None:
     people[0, :2] = (5, 5, 2), (9, 9, 2)
     people[1, 2:4] = (5, 5, 2), (9, 9, 2)  # the same place, other keypoints
     people[2, 0] = 5, 5, 2  # a point
-    near, overlap = similarities(people)
+    near, overlap, official_near, official_overlap = similarities(people)
     assert near[0, 1] == near[1, 0] == 0 and near[0, 2] == 1
     assert overlap[0, 1] == 1 and overlap[2].tolist() == [0, 0, 0]
     assert np.isfinite(near).all() and near[2, 2] == 1
+    # The second keypoint of the first person is compared with (0, 0).
+    far = math.exp(-(9**2 + 9**2) / (4 * CROWDPOSE.sigmas[1] ** 2 * 16))
+    assert official_near[0, 2] == pytest.approx((1 + far) / 2)
+    assert official_overlap[2].tolist() == [0, 0, 1]  # 0 / 0 with another that has no area
+
+
+def test_two_points_are_duplicates_by_overlap_in_the_papers_script() -> None:
+    people = np.zeros((2, 14, 3))
+    people[0, 0], people[1, 0] = (5, 5, 2), (90, 90, 2)
+    crowd = Crowd(people, np.ones(2), np.zeros(2, bool))
+    assert crowd.rated("official iou", 0.9).tolist() == [1, 0]
+    assert crowd.rated("iou", 0.9).tolist() == crowd.rated("official oks", 0.1).tolist() == [1, 1]
 
 
 def slow_rated(people: np.ndarray, scores: np.ndarray, rule: str, threshold: float) -> list[float]:
@@ -105,9 +130,12 @@ def slow_rated(people: np.ndarray, scores: np.ndarray, rule: str, threshold: flo
         rated[best] = waiting.pop(best)
         for other in list(waiting):
             near, overlap = slow_similarities(people[best], people[other])
+            official_near, official_overlap = official(people[best], people[other])
             if rule == "soft":
                 waiting[other] *= math.exp(-(near**2) / threshold)
             elif {
+                "official oks": official_near >= threshold,
+                "official iou": official_overlap > threshold,
                 "oks": near >= threshold,
                 "iou": overlap > threshold,
                 "both": near >= threshold and overlap > threshold,
@@ -150,7 +178,7 @@ def test_upper_bounds_equal_the_definition(seed: int) -> None:
     photos = photos_of(truth, CROWDPOSE)
     people = true_people(photos)
     hard = {image["id"] for image in truth["images"] if image["crowdIndex"] >= 0.8}
-    for point in upper_bounds(photos, rules=("oks", "iou"), thresholds=(0.05, 0.3)):
+    for point in upper_bounds(photos, rules=("official oks", "oks", "iou"), thresholds=(0.05, 0.3)):
         crowds = with_duplicates(people) if point.duplicates else None
         results, deleted, left = [], 0, 0
         for image_id, true in people.items():
@@ -219,15 +247,15 @@ def test_reproduce_figure3(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("sys.argv", ["posedet", *command])
     assert main(command) == 0
     tables = capsys.readouterr().out
-    assert (output / "figure3.md").read_text() == tables
+    assert (output / "figure3.md").read_text() == f"<!-- generator: lab.paper -->\n{tables}"
     report = json.loads((output / "figure3.json").read_text())
     assert report["command"] == ["posedet", *command]
     points = report["results"]["points"]
-    assert len(points) == 2 * 4 * 10
+    assert len(points) == 2 * 6 * 10
     point = next(p for p in points if (p["rule"], p["threshold"], p["duplicates"]) == ("iou", 0.3, False))
     cell = f"{100 * point['ap_hard']:.1f} / {100 * point['ap']:.1f} / {point['num_deleted']}"
     line = next(line for line in tables.splitlines() if line.startswith("| 0.3 |"))
-    assert line.split(" | ")[2] == cell
+    assert line.split(" | ")[4] == cell
     assert (output / "figure3.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in output.iterdir()) == ["figure3.json", "figure3.md", "figure3.png"]
 

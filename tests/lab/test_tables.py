@@ -100,7 +100,7 @@ def test_effects_by_seed_and_their_spread(tmp_path: Path) -> None:
     assert without[:3] == ["| without refinement", "51.7", "85.2"] and without[7] == "25.0 ± 7.1"
     assert with_[1] == "65.9" and with_[7] == "50.0 ± 14.1"
     assert effect_line[1] == "+14.2" and effect_line[7] == "+25.0 ± 7.1"
-    assert (tmp_path / "table4.md").read_text() == text
+    assert (tmp_path / "table4.md").read_text() == f"<!-- generator: lab.paper -->\n{text}"
 
 
 @pytest.fixture
@@ -142,6 +142,12 @@ def test_trains_each_run_once(
     assert report["results"]["rows"][1]["paper"]["AP"] == 65.9
     assert list(report["results"]["rows"][1]["ours"]) == ["0", "1"]
     assert report["results"]["runs"]["base/seed1"]["config"]["train"]["seed"] == 1
+
+    # Each run is validated on the way, and keeps those weights. Of a thousand steps there would be 21.
+    log = [json.loads(line) for line in (out / "runs/base/seed0/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "ap" in line.get("validation", {})] == [0, 1]
+    kept = sorted(path.name for path in (out / "runs/base/seed0").glob("weights*"))
+    assert kept == ["weights-1.safetensors", "weights-2.safetensors", "weights.safetensors"]
 
     # Another table in the same folder needs one more run; what is not asked for says so, what is there is shown.
     trained.clear()
@@ -239,7 +245,18 @@ def test_tables_of_presets_show_the_shipped_model(
         assert shipped.split(" | ")[-7:-4] == ["-", "30.4", "0.0"]
         (large,) = [line for line in lines if line.startswith("| PoseDet, HRNet-W48")]
         assert large.endswith("| - | not run: no --weights hrnet-w48-coco=FILE, no --train-data |")
+        if table == "table1":
+            paper, ours = large.split(" | ")[1], shipped.split(" | ")[2]
+            assert paper == "10.0" and float(ours) > 1  # photos per second
     assert isinstance(asked[0], PoseDet) and augmented == ["paper"] and asked[1] is None
+
+
+def test_on_a_gpu_the_weights_beside_an_onnx_file_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[Path, object]] = []
+    monkeypatch.setattr(evaluations, "open_model", lambda file, device: opened.append((file, device)))
+    for device in ("cpu", "cuda"):
+        evaluations.open_for(SHIPPED, device)
+    assert opened == [(SHIPPED, None), (WEIGHTS, "cuda")]
 
 
 def test_crowd_columns_follow_crowdpose() -> None:

@@ -10,9 +10,11 @@ from posedet.commands.options import (
     AddCommand,
     add_annotations,
     add_detector_options,
+    add_keypoints,
     add_number,
     add_output,
     annotated_photos,
+    check_scored,
     claim,
     judged_detector,
     open_detector,
@@ -69,7 +71,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    """Add the protocols that take COCO-style files as they are."""
+    """Add the protocols that take COCO-style files as they are, and whether they need all keypoints."""
+    add_keypoints(parser)
     parser.add_argument(
         "--protocol", choices=("coco", "crowdpose"), help="rules (default: the ones that fit the keypoints)"
     )
@@ -85,13 +88,14 @@ def _errors(options: argparse.Namespace) -> int:
         results, protocol = judged_detector(options)
         name, photos = results.about.name, annotated_photos(options, protocol.skeleton)
     else:
-        photos, protocol = rules_for_results(options, "model", "long_side", "score_threshold")
+        photos, protocol = rules_for_results(options)
         results, name = options.results, ""
         pictures = _has_photo_files(options, photos)
+    scored = check_scored(photos, protocol, source_of(options))
     found, costs = report_errors(photos, results, protocol, options.output, truth=truth, name=name, pictures=pictures)
     for finding in found:
         print(f"- {finding.headline}. {finding.text}")
-    print(f"\n{costs}\n\n-> {one_line(options.output)}")
+    print(f"\n{costs}\n\n{scored}\n-> {one_line(options.output)}")
     return 0
 
 
@@ -113,6 +117,7 @@ def _stress(options: argparse.Namespace) -> int:
     claim(options, GENERATOR, [options.output / f"stress.{kind}" for kind in ("md", "json", "png")])
     predict, protocol = judged_detector(options)
     photos = annotated_photos(options, protocol.skeleton)
+    check_scored(photos, protocol, source_of(options))
     model, truth = options.model or predict.about.name, str(source_of(options).path)
     print(stress(predict, photos, protocol, options.output, truth=truth, count=options.count, model=model))
     return 0

@@ -9,13 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posedet.errors import ConfigError
+from posedet.errors import ConfigError, DataError
 from posedet.files import find_photos, one_line
 from posedet.outputs import ForeignFileError, check_outputs
 
 if TYPE_CHECKING:
     from posedet.data.annotations import AnnotatedPhoto
     from posedet.data.sources import Source
+    from posedet.evaluation.checked_entries import ScoredKeypoints
     from posedet.evaluation.protocols import Protocol
     from posedet.runtime.detector import PoseDet
     from posedet.skeleton import Skeleton
@@ -108,7 +109,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
             source = Source.parse(text)
             yield from (source.path, Path(text))
     if isinstance(given.get("photos"), list):
-        yield from find_photos(options.photos)
+        yield from find_photos(options.photos, quiet=True)
     for name in ("model", "skeleton", "results", "weights", "checkpoint", "start", "preset", "against"):
         for value in _listed(given.get(name)):
             yield (available_file(str(value)) if str(value) in RELEASES else None) or Path(value)
@@ -122,24 +123,44 @@ def add_annotations(parser: argparse.ArgumentParser, help: str = SOURCE_HELP) ->
     """Add the argument and the option that `source_of` reads."""
     parser.add_argument("annotations", metavar="ANNOTATIONS", help=help)
     parser.add_argument("--photos", metavar="FOLDER", help="folder of the photos, or split of a data.yaml (as after :)")
+    add_category(parser)
+
+
+def add_category(parser: argparse.ArgumentParser) -> None:
+    help = "the only category to read, by name or id (default: all, if they have the same keypoints)"
+    parser.add_argument("--category", metavar="NAME", help=help)
+
+
+def add_keypoints(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which keypoints `check_scored` asks for."""
+    parser.add_argument(
+        "--keypoints",
+        choices=("all", "common"),
+        default="all",
+        help="common: score the keypoints that the annotations have, if some are missing (default: refuse that)",
+    )
 
 
 def source_of(options: argparse.Namespace) -> "Source":
     """The annotated photos that the options name."""
-    return seen_once(options.annotations, options.photos)
+    return seen_once(options.annotations, options.photos, options.category)
 
 
-def seen_once(text: str, photos: str | None = None) -> "Source":
-    """Parse the name of photos to measure on; `photos` overrides the folder or split in it.
+def seen_once(text: str, photos: str | None = None, category: str | None = None) -> "Source":
+    """Parse the name of photos to measure on; `photos` is the folder or split if that does not name one.
 
-    Raises ConfigError if the text has a repeat count, which only training supports.
+    Raises ConfigError if both do, or if the text has a repeat count, which only training supports.
     """
     from posedet.data.sources import Source
 
     source = Source.parse(text)
     if source.repeats != 1:
         raise ConfigError(f"{text}: a repeat count (*N) is only for training data; remove it")
-    return source if photos is None else Source(source.path, photos)
+    if photos is not None and source.beside is not None:
+        raise ConfigError(
+            f"--photos {one_line(photos)}: {one_line(text)} already names a folder; give only one of them"
+        )
+    return replace(source, beside=source.beside if photos is None else photos, category=category)
 
 
 def annotated_photos(
@@ -154,15 +175,33 @@ def annotated_photos(
     return photos
 
 
+def check_scored(photos: "Sequence[AnnotatedPhoto]", protocol: "Protocol", source: "Source") -> "ScoredKeypoints":
+    """Return which keypoints can be scored. Raises DataError, which begins with the file of the annotations."""
+    from posedet.evaluation.checked_entries import MissingKeypointsError, scored_keypoints
+
+    try:
+        return scored_keypoints(photos, protocol)
+    except DataError as error:
+        remedy = "; --keypoints common scores the others" if isinstance(error, MissingKeypointsError) else ""
+        raise DataError(f"{one_line(source.path)}: {error}{remedy}") from None
+
+
 @contextmanager
 def photos_named_by(option: str) -> Iterator[None]:
-    """Add to an error about missing photos which option gives their location."""
+    """Add to an error about photos or categories which option names them."""
+    from posedet.data.formats.format import CategoryError
     from posedet.data.sources import MissingPhotosError
 
     try:
         yield
     except MissingPhotosError as error:
         raise MissingPhotosError(f"{error}; {option} says where they are") from None
+    except CategoryError as error:
+        raise CategoryError(f"{error}; --category NAME names the one to read") from None
+
+
+# The options of `add_detector_options` that concern the model, not its keypoints.
+MODEL_OPTIONS = ("model", "score_threshold", "long_side", "runtime", "threads")
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -230,33 +269,35 @@ def judged_detector(options: argparse.Namespace, *, device: str | None = None) -
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
     detector = open_detector(options, device=device)
-    return detector, _protocol(options.protocol, detector.skeleton, chosen=chosen)
+    return detector, _protocol(options, detector.skeleton, chosen=chosen)
 
 
-def _protocol(name: str | None, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
+def _protocol(options: argparse.Namespace, skeleton: "Skeleton", *, chosen: bool) -> "Protocol":
     """The named protocol, with `skeleton` if the user has `chosen` it; for None the protocol that fits `skeleton`."""
     from posedet.evaluation.protocols import PROTOCOLS, protocol_for
 
-    if name is None:
-        return protocol_for(skeleton)
-    return replace(PROTOCOLS[name], skeleton=skeleton) if chosen else PROTOCOLS[name]
+    named = None if options.protocol is None else PROTOCOLS[options.protocol]
+    if named is not None and chosen:
+        named = replace(named, skeleton=skeleton)
+    return replace(named or protocol_for(skeleton), keypoints=options.keypoints)
 
 
-def rules_for_results(options: argparse.Namespace, *refused: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
+def rules_for_results(options: argparse.Namespace, *more: str) -> "tuple[tuple[AnnotatedPhoto, ...], Protocol]":
     """The photos, and the protocol for the keypoints that `--skeleton` says the results have.
 
-    refused: names of options that only concern a model. Raises ConfigError if one of them is set, or if the results
-    may have their keypoints in either of two orders.
+    Raises ConfigError if an option is set that only concerns a model (`MODEL_OPTIONS` or `more`), or if the results may
+    have their keypoints in either of two orders.
     """
     from posedet.evaluation.run import in_another_order
     from posedet.skeleton import COCO, skeleton_for
 
-    for name in refused:
+    for name in (*MODEL_OPTIONS, *more):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --results, which runs no model")
     chosen = options.skeleton is not None
-    protocol = _protocol(options.protocol, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
+    protocol = _protocol(options, skeleton_for(options.skeleton) if chosen else COCO, chosen=chosen)
     photos = annotated_photos(options, protocol.skeleton, check_files=False)
+    check_scored(photos, protocol, source_of(options))
     if not chosen and in_another_order(photos, protocol):
         path, name = source_of(options).path, protocol.skeleton.name
         file = path if path.suffix == ".json" else "a .toml"

@@ -60,6 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
         return json.dumps([str(photos[place]), stamp(photos[place]), pictures and stamp(pictures[place])])
 
     with Journal(options.output / "poses", GENERATOR, {"version": __version__, **settings}, len(photos)) as journal:
+        journal.forget_others(map(key, range(len(photos))))
         found: dict[int, Poses | PhotoError] = {}
         for place in range(len(photos)):
             with suppress(KeyError, DataError):  # not there, or damaged

@@ -1,18 +1,23 @@
 """The commands around training: `posedet data check | data show | train | plot`."""
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedet.commands.options import (
     AddCommand,
     add_annotations,
+    add_category,
+    add_keypoints,
     add_number,
     add_output,
     add_overwrite,
     add_settings,
+    check_scored,
     claim,
     never_replace,
     photos_named_by,
@@ -24,9 +29,13 @@ from posedet.extras import needs
 from posedet.files import one_line
 
 if TYPE_CHECKING:
+    from posedet.data.sources import Source
     from posedet.runtime.session import Session
     from posedet.skeleton import Skeleton
 
+log = logging.getLogger(__name__)
+
+VALIDATE_EVERY = 2000
 DATA = "JSON[:FOLDER][*N]"
 DATA_HELP = (
     "COCO-style annotations, the folder of their photos (default: beside the JSON, same name), and how often each "
@@ -49,6 +58,7 @@ def add_commands(add: AddCommand) -> None:
     show = whats.add_parser("show", help="draw patches, labels, positives and heatmaps exactly as training uses them")
     show.add_argument("preset", help="name of a preset, or a TOML file")
     show.add_argument("--data", action="append", required=True, metavar=DATA, help=DATA_HELP)
+    add_category(show)
     add_output(show, "folder for the pictures")
     add_number(show, "--count", "number of samples to draw, from the first (default: %(default)s)", default=12)
     add_settings(show)
@@ -64,6 +74,7 @@ def add_commands(add: AddCommand) -> None:
     train.add_argument("preset", help="name of a preset, or a TOML file")
     train.add_argument("--show", action="store_true", help="print all settings as TOML, a complete preset, and stop")
     train.add_argument("--data", action="append", default=[], metavar=DATA, help=DATA_HELP)
+    add_category(train)
     train.add_argument("--run", type=Path, help="folder for checkpoints and log; resumes the run if it has any")
     add_overwrite(train)
     train.add_argument(
@@ -72,7 +83,8 @@ def add_commands(add: AddCommand) -> None:
         help="start weights of the backbone or of a posedet model: .safetensors, .pth, or https://...#sha256=HEX",
     )
     train.add_argument("--validate", metavar="JSON[:FOLDER]", help="annotated photos to measure AP on while training")
-    add_number(train, "--validate-every", "steps between validations (default: %(default)s)", default=2000)
+    add_keypoints(train)
+    add_number(train, "--validate-every", f"steps between validations (default: {VALIDATE_EVERY})", metavar="STEPS")
     train.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     add_settings(train)
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -87,6 +99,8 @@ def _check(options: argparse.Namespace) -> int:
 
     skeleton = None if options.skeleton is None else skeleton_for(options.skeleton)
     report = check(source_of(options), skeleton)
+    if report.pairs:
+        print(f"{one_line(options.annotations)}: {one_line(report.pairs)}")
     for finding in report.findings:
         print(one_line(finding.text))
     kinds = Counter(finding.kind for finding in report.findings)
@@ -102,13 +116,13 @@ def _show(options: argparse.Namespace) -> int:
     from posedet.config import load_config
     from posedet.data.sources import read_sets
     from posedet.training.show import GENERATOR, sample_paths, show
-    from posedet.weights.checkpoint import named_skeleton
+    from posedet.training.state import skeleton_to_train
 
     config = load_config(options.preset, options.set)
     claim(options, GENERATOR, sample_paths(options.output, options.count), reads=[Path(config.model.skeleton)])
-    skeleton = named_skeleton(config.model.skeleton)
+    skeleton = skeleton_to_train(config.model.skeleton, options.output)
     with photos_named_by(f"--data {DATA}"):
-        photos = read_sets(options.data, skeleton)
+        photos = read_sets(_sources(options), skeleton)
     never_replace(options, photos.photos)
     files = show(config, photos, skeleton, options.output, count=options.count)
     print(f"{len(files)} samples -> {one_line(options.output)}")
@@ -135,6 +149,8 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if not options.data or options.run is None:
         raise ConfigError("train needs --data and --run; only --show works without them")
+    if options.validate_every is not None and options.validate is None:
+        raise ConfigError("--validate-every needs --validate, which says on which photos")
     needs("posedet train", "train", ("torch", "cv2", "safetensors", "yaml"))
     from posedet.data.sources import read_sets
     from posedet.training.loop import GENERATOR, train
@@ -145,7 +161,7 @@ def _train(options: argparse.Namespace) -> int:
     claim(options, GENERATOR, written, reads=[Path(config.model.skeleton)])
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
     with photos_named_by(f"--data {DATA}"):
-        photos = read_sets(options.data, skeleton)
+        photos = read_sets(_sources(options), skeleton)
     never_replace(options, photos.photos)
     weights = train(
         config,
@@ -157,10 +173,16 @@ def _train(options: argparse.Namespace) -> int:
         workers=options.workers,
         compiled=options.compile,
         validate=_validation(options, reported(config, skeleton)) if options.validate else None,
-        validate_every=options.validate_every,
+        validate_every=options.validate_every or VALIDATE_EVERY,
     )
     print(f"trained -> {weights}")
     return 0
+
+
+def _sources(options: argparse.Namespace) -> "list[Source]":
+    from posedet.data.sources import Source
+
+    return [replace(Source.parse(text), category=options.category) for text in options.data]
 
 
 def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[[Session], dict[str, float]]":
@@ -168,18 +190,13 @@ def _validation(options: argparse.Namespace, skeleton: "Skeleton") -> "Callable[
     needs("posedet train --validate", "evaluate", ("pycocotools",))
     from posedet.data.sources import read_photos
     from posedet.evaluation.protocols import protocol_for
-    from posedet.evaluation.run import EVALUATED_SCORE, evaluate
-    from posedet.poses import Poses
-    from posedet.runtime.detector import PoseDet
+    from posedet.evaluation.run import validation
+    from posedet.training.processes import Processes
 
     with photos_named_by("--validate JSON:FOLDER"):
-        photos = read_photos(seen_once(options.validate), skeleton)
+        source = seen_once(options.validate, category=options.category)
+        photos = read_photos(source, skeleton)
     never_replace(options, photos)
-    protocol = protocol_for(skeleton)
-    evaluate(lambda _: Poses.empty(skeleton), photos, protocol)
-
-    def validate(session: "Session") -> dict[str, float]:
-        scores = evaluate(PoseDet(session, score_threshold=EVALUATED_SCORE), photos, protocol)
-        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
-
-    return validate
+    protocol = replace(protocol_for(skeleton), keypoints=options.keypoints)
+    log.info("validation: %s", check_scored(photos, protocol, source))
+    return validation(photos, protocol, Processes.join(options.device))

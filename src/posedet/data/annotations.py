@@ -34,6 +34,14 @@ class Person:
         """(K,) bool: which keypoints are labelled, whether seen or hidden."""
         return np.asarray(self.visibility > 0)
 
+    @property
+    def region(self) -> NDArray[np.float64]:
+        """(4,) x1 y1 x2 y2: the box, or where it is empty the bounds of the labelled keypoints."""
+        points = self.keypoints[self.labelled]
+        if (self.box[2:] > self.box[:2]).all() or not len(points):
+            return self.box
+        return np.concatenate((points.min(axis=0), points.max(axis=0)))
+
 
 @dataclass(frozen=True)
 class AnnotatedPhoto:
@@ -48,6 +56,7 @@ class AnnotatedPhoto:
     # Category id -> its keypoints in the file's order; empty if the skeleton has none of them.
     categories: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     place: str = ""  # names the photo in messages: `val.json: images[7]`
+    file_name: str = ""  # as the annotations write it, perhaps with folders; results name the photo by it
 
 
 @dataclass(frozen=True)

@@ -55,17 +55,14 @@ def _crop(
     image = read_photo(photo.path)
     matrix = _window(photo, image.shape[:2], side, config, generator)
     zoom = math.hypot(matrix[0, 0], matrix[1, 0])
-    flip = bool(generator.random() < config.flip)
-    if flip:
-        matrix[0] = -matrix[0]
-        # The official code mirrors keypoints about another axis than pixels; see the labels below.
-        matrix[0, 2] += side - 1
+    pixels, mirror = matrix.copy(), None
+    if generator.random() < config.flip:
+        pixels[0] = [0, 0, side - 1] - matrix[0]
+        # The official code mirrors keypoints about another axis than pixels.
+        mirror = side if config.geometry == "official" else side - 1
     # The official code fills with black; grey does not look like a dark room.
-    warped = _warped(image, matrix, side, (0, 0, 0) if config.crop == "person" else (GREY,) * 3)
-    labels = matrix
-    if flip and config.geometry == "official":
-        labels = matrix + np.array([[0, 0, 1], [0, 0, 0]])
-    return _labelled(warped, photo, labels, zoom, flip, skeleton, config)
+    warped = _warped(image, pixels, side, (0, 0, 0) if config.crop == "person" else (GREY,) * 3)
+    return _labelled(warped, photo, matrix, mirror, zoom, skeleton, config)
 
 
 def _window(
@@ -92,8 +89,9 @@ def _centre_of_a_person(photo: AnnotatedPhoto, size: tuple[int, ...], generator:
     people = [person for person in photo.persons if not person.is_crowd]
     if not people:
         return np.array([size[1], size[0]]) / 2
-    people.sort(key=lambda person: -int(person.labelled.sum()))
-    box = people[generator.integers((len(people) + 1) // 2)].box
+    people.sort(key=lambda person: int(person.labelled.sum()))
+    # Among equally labelled people, the official code prefers those that come last in the file.
+    box = people[generator.integers(len(people) // 2, len(people))].region
     return np.array([box[0] + box[2], box[1] + box[3]], np.float64) / 2
 
 
@@ -104,7 +102,7 @@ def _centre_near_people(
     height, width = size
     people = [person for person in photo.persons if not person.ignore]
     if people:
-        box = people[generator.integers(len(people))].box
+        box = people[generator.integers(len(people))].region
         centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2 + generator.uniform(-0.3, 0.3, 2) * window
     else:
         centre = generator.random(2) * (width, height)
@@ -136,25 +134,26 @@ def _labelled(
     image: Pixels,
     photo: AnnotatedPhoto,
     matrix: Matrix,
+    mirror: int | None,
     zoom: float,
-    flip: bool,
     skeleton: Skeleton,
     config: DataConfig,
 ) -> Patch:
+    """mirror: what x and its mirrored value add up to; None if the patch is not mirrored."""
     side = image.shape[0]
     persons: list[tuple[Any, ...]] = []
     ignored: list[tuple[Any, float]] = []
     for person in photo.persons:
-        box = _moved_box(person.box, matrix)
+        box = _moved_box(person.region, matrix, mirror)
         # The official code clips to the size, not to the last pixel.
         clipped = np.clip(box, 0, side if config.geometry == "official" else side - 1)
-        keypoints, weights, visible = _moved_keypoints(person, matrix, side, config)
+        keypoints, weights, visible = _moved_keypoints(person, matrix, mirror, side, config)
         if _lost(box, clipped, weights, side, config):
             continue
         if person.ignore or not (weights > 0).any():
             ignored.append((clipped, float(person.is_crowd)))
             continue
-        if flip:
+        if mirror is not None:
             keypoints, weights, visible = (x[skeleton.mirror] for x in (keypoints, weights, visible))
         persons.append((keypoints, weights, visible, max(person.area * zoom**2, 1.0), clipped))
     if photo.only_main_person:
@@ -178,12 +177,17 @@ def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: Data
     return bool((clipped[2:] - clipped[:2] < 1).any()) and not (weights > 0).any()
 
 
-def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConfig) -> tuple[Floats, Floats, Floats]:
+def _moved_keypoints(
+    person: Person, matrix: Matrix, mirror: int | None, side: int, config: DataConfig
+) -> tuple[Floats, Floats, Floats]:
     """Return keypoints, weights and visibility in the patch; a keypoint outside is not visible.
 
     With `keep` "keypoints" it is also not labelled; the official code still trains on it.
     """
-    keypoints = (person.keypoints @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    moved = _moved(person.keypoints, matrix)
+    if config.truncate:
+        moved = np.trunc(moved)
+    keypoints = _mirrored(moved, mirror).astype(np.float32)
     inside = ((keypoints >= -0.5) & (keypoints <= side - 0.5)).all(1)
     labelled = person.labelled
     if config.keep == "keypoints":
@@ -193,10 +197,18 @@ def _moved_keypoints(person: Person, matrix: Matrix, side: int, config: DataConf
     return keypoints, weights.astype(np.float32), visible.astype(np.float32)
 
 
-def _moved_box(box: Matrix, matrix: Matrix) -> Floats:
+def _moved_box(box: Matrix, matrix: Matrix, mirror: int | None) -> Floats:
     x1, y1, x2, y2 = box
-    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) @ matrix[:, :2].T + matrix[:, 2]
+    corners = _mirrored(_moved(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]), matrix), mirror)
     return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
+
+
+def _moved(points: Matrix, matrix: Matrix) -> Matrix:
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _mirrored(points: Matrix, mirror: int | None) -> Matrix:
+    return points if mirror is None else np.stack([mirror - points[:, 0], points[:, 1]], axis=1)
 
 
 def _frame(box: Floats, side: int) -> list[Floats]:

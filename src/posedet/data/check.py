@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.annotations import BOX_FILL, AnnotatedPhoto, Person
+from posedet.data.fit import misplaced, outside, size_problem
 from posedet.data.sources import Source, read_source
 from posedet.errors import PhotoError, PoseDetError
 from posedet.files import no_terminal
 from posedet.image import read_photo
+from posedet.keypoint_names import pairs_in_words, sided_names
 from posedet.oks import oks
-from posedet.skeleton import Skeleton, without_side
+from posedet.skeleton import Skeleton
 
-# How far a labelled keypoint may lie outside the photo or the person's box, as a share of the longer side. Of 15,568
-# people in COCO, none exceeds the first limit and one exceeds the second.
-PHOTO_MARGIN = 0.1
-BOX_MARGIN = 0.5
 # Two people in one photo whose labels reach this OKS are the same person, labelled twice.
 SAME_PERSON = 0.95
 MIN_SHARED = 3  # keypoints labelled in both
@@ -48,6 +45,7 @@ class Report:
     num_photos: int = 0
     num_persons: int = 0
     num_unlabelled: int = 0  # people without labelled keypoints: allowed, but not learnt
+    pairs: str = ""  # which keypoints are left and right
     findings: list[Mistake] = field(default_factory=list)
 
     def add(self, kind: str, problem: PoseDetError | str) -> None:
@@ -80,12 +78,19 @@ def check(source: Source | str, skeleton: Skeleton | None = None) -> Report:
         for each in people:
             _check_person(each, photo, report)
         _check_twice(people, report)
+    _check_together(photos, source, report)
+    skeletons = (
+        [skeleton] if skeleton else [_own(names) for names in dict.fromkeys(_categories(photos).values()) if names]
+    )
+    report.pairs = "; ".join(dict.fromkeys(pairs_in_words(each.keypoints, each.pairs) for each in skeletons))
     persons = [person for photo in photos for person in photo.persons]
     report.num_photos, report.num_persons = len(photos), len(persons)
     report.num_unlabelled = sum(not person.is_crowd and not person.labelled.any() for person in persons)
-    if persons and not any(person.labelled.any() for person in persons):
-        report.add("no labels", f"{source.path}: no person has a labelled keypoint, so there is nothing to learn")
     return report
+
+
+def _categories(photos: Sequence[AnnotatedPhoto]) -> dict[int, tuple[str, ...]]:
+    return {number: names for photo in photos for number, names in photo.categories.items()}
 
 
 @cache
@@ -103,11 +108,8 @@ def _check_files(photos: Sequence[AnnotatedPhoto], report: Report) -> None:
         ):
             if isinstance(size, str):
                 report.add("photo", f"{photo.place}: {size}")
-            elif size != photo.size:
-                (height, width), (true_height, true_width) = photo.size, size
-                turned = "; was it rotated?" if size == (width, height) else ""
-                text = f"{width} x {height}, the photo {photo.path} is {true_width} x {true_height}{turned}"
-                report.add("photo size", f"{photo.place}: width and height are {text}")
+            elif problem := size_problem(photo, size):
+                report.add("photo size", problem)
 
 
 def _size_or_fault(path: Path) -> tuple[int, ...] | str:
@@ -135,42 +137,51 @@ def _check_person(each: _Labelled, photo: AnnotatedPhoto, report: Report) -> Non
     if corner.any():
         names = ", ".join(skeleton.keypoints[k] for k in np.flatnonzero(corner))
         report.add("keypoint at (0, 0)", f"{where}: {names} labelled at (0, 0); use flag 0 for an unknown position")
-    _check_places(each, labelled & ~corner, photo.size, report, has_area=has_area)
+    found = outside(person, photo.size)
+    if found is not None:
+        x, y = person.keypoints[found.farthest]
+        of = f" of {width} x {height}" if found.what == "the photo" else ""
+        others = f" ({found.which.sum()} keypoints do)" if found.which.sum() > 1 else ""
+        text = f"{skeleton.keypoints[found.farthest]} at ({x:g}, {y:g}) lies far outside {found.what}{of}{others}"
+        report.add(f"keypoint outside {found.what}", f"{where}: {text}")
     for first, second in _swapped(person, skeleton):
         text = f"left and right {second} are reversed compared with left and right {first}: probably swapped"
         report.add("left and right swapped", f"{where}: {text}")
 
 
-def _check_places(
-    each: _Labelled, asked: NDArray[np.bool_], size: tuple[int, int], report: Report, *, has_area: bool
-) -> None:
-    """Report keypoints, those of `asked` (K,), far outside the photo or the person's own box."""
-    where, (person, skeleton) = each.where, each
-    height, width = size
-    extent = float((person.box[2:] - person.box[:2]).max())
-    limits = [("the photo", f" of {width} x {height}", (0, 0, width - 1, height - 1), PHOTO_MARGIN * max(size))]
-    if has_area:
-        limits.append(("the person's own box", "", tuple(person.box), BOX_MARGIN * extent))
-    for what, of, box, margin in limits:
-        away = np.maximum(np.array(box[:2]) - person.keypoints, person.keypoints - np.array(box[2:])).max(1)
-        beyond = asked & (away > margin)
-        if beyond.any():
-            k = int(np.where(beyond, away, -np.inf).argmax())
-            x, y = person.keypoints[k]
-            others = f" ({beyond.sum()} keypoints do)" if beyond.sum() > 1 else ""
-            text = f"{skeleton.keypoints[k]} at ({x:g}, {y:g}) lies far outside {what}{of}{others}"
-            report.add(f"keypoint outside {what}", f"{where}: {text}")
-            return
+def _check_together(photos: Sequence[AnnotatedPhoto], source: Source, report: Report) -> None:
+    """Report what only all people together show."""
+    people = [(person, photo) for photo in photos for person in photo.persons if person.labelled.any()]
+    if photos and not people:
+        report.add(
+            "no labels", f"{source.path}: nobody has a labelled keypoint, so there is nothing to learn or measure"
+        )
+    if problem := misplaced(photos):
+        report.add("labels that do not fit", problem)
+    fitting = [_is_corners(person) for person, _ in people]
+    told = [fits for fits in fitting if fits is not None]
+    if sum(told) * 10 > len(told) * 9:
+        text = f"{sum(told)} of {len(told)} boxes fit their people as x1, y1, x2, y2; expected x, y, width, height"
+        report.add("box", f"{source.path}: {text}")
+
+
+def _is_corners(person: Person) -> bool | None:
+    """Whether a box that was read as x, y, width, height fits as x1, y1, x2, y2; None where the two hardly differ."""
+    start, extent = person.box[:2], person.box[2:] - person.box[:2]
+    if (start < 0.25 * extent).all():
+        return None
+    points, margin = person.keypoints[person.labelled], 0.05 * float(extent.max())
+    return bool((extent > start).all() and (points > start - margin).all() and (points < extent + margin).all())
 
 
 def _swapped(person: Person, skeleton: Skeleton) -> Iterator[tuple[str, str]]:
     """Yield the pairs of `ALIKE` parts whose directions from right to left are opposite."""
-    directions = {}
+    directions, parts = {}, sided_names(skeleton.keypoints)
     for left, right in skeleton.pairs:
         if person.visibility[left] and person.visibility[right]:
-            part = without_side(skeleton.keypoints[left])[0].strip("* ")
-            directions[part] = person.keypoints[left] - person.keypoints[right]
-    root = float(np.sqrt((person.box[2:] - person.box[:2]).clip(0).prod()))
+            directions[parts[left].part] = person.keypoints[left] - person.keypoints[right]
+    box_area = (person.box[2:] - person.box[:2]).clip(0).prod()
+    root = float(np.sqrt(box_area or person.area / BOX_FILL))
     for first, second in ALIKE:
         if first in directions and second in directions:
             a, b = directions[first], directions[second]

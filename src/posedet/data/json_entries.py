@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import reprlib
+import unicodedata
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -136,14 +138,33 @@ def keypoint_table(entry: dict[str, Any], where: str, num_keypoints: int) -> NDA
 
 
 def photo_path(entry: dict[str, Any], where: str, folder: Path) -> Path:
-    """Return the path of the photo of an entry of `images`."""
+    """Return the path of the photo of an entry of `images`; see `on_disk`. The name may be an absolute one."""
     name = present(entry, "file_name", where)
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"{where}.file_name: {reprlib.repr(name)}, expected the name of a photo")
+    inside = name
+    for root in (os.path.abspath(folder), os.path.realpath(folder)) if os.path.isabs(name) else ():
+        if Path(name).is_relative_to(root):
+            inside = str(Path(name).relative_to(root))
     # Annotations may name photos in subfolders, but must not give access to other files.
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
-        raise DataError(f"{where}.file_name: {name!r:.80} is outside the photo folder")
-    return folder / name
+    if PurePosixPath(inside).is_absolute() or PureWindowsPath(inside).anchor or ".." in PureWindowsPath(inside).parts:
+        raise DataError(f"{where}.file_name: {name!r:.80} is outside the photo folder {folder}")
+    return on_disk(folder, inside)
+
+
+def on_disk(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder as the disk spells it: backslashes may separate folders, and the letters of
+    names from other systems may be composed otherwise (NFC and NFD). A file that does not exist keeps its name.
+    """
+    path = folder / name
+    if (name.isascii() and "\\" not in name) or os.path.exists(path):
+        return path
+    for form in ("NFC", "NFD"):
+        for spelling in (name, name.replace("\\", "/")):
+            other = folder / unicodedata.normalize(form, spelling)
+            if os.path.exists(other):
+                return other
+    return path
 
 
 def photo_sides(entry: dict[str, Any], where: str) -> tuple[int, int]:

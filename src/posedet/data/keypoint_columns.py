@@ -1,4 +1,4 @@
-"""Map the keypoints of a file, in any order, to those of a skeleton by their names."""
+"""Map the keypoints of a file, in any order, to those of a skeleton by their names; see `keypoint_names`."""
 
 import reprlib
 from typing import Any, NamedTuple
@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.errors import DataError
+from posedet.keypoint_names import find_names, plain_names
 from posedet.skeleton import Skeleton
-
-# Names that other datasets use for the same place: CrowdPose's files say "head" or "top_head" for the top of the head.
-_SYNONYMS = {"head": "head_top", "top_head": "head_top", "headtop": "head_top", "top_of_head": "head_top"}
 
 
 class KeypointColumns(NamedTuple):
@@ -40,18 +38,11 @@ def keypoint_columns(names: Any, where: str, skeleton: Skeleton) -> KeypointColu
     """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: {reprlib.repr(names)}, expected a list of names")
-    places: dict[str, int] = {}
-    for place, name in enumerate(names):
-        if _plain(name) in places:
+    seen: set[str] = set()
+    for place, (name, plain) in enumerate(zip(names, plain_names(names), strict=True)):
+        if plain in seen:
             raise DataError(f"{where}[{place}]: duplicate keypoint {name!r:.80}")
-        places[_plain(name)] = place
-    for other, name in _SYNONYMS.items():
-        if other in places and name not in places:
-            places[name] = places[other]
-    found = [(k, places[_plain(name)]) for k, name in enumerate(skeleton.keypoints) if _plain(name) in places]
+        seen.add(plain)
+    found = [(k, place) for k, place in enumerate(find_names(skeleton.keypoints, names)) if place is not None]
     wanted, column = np.array(found, np.intp).reshape(-1, 2).T
     return KeypointColumns(tuple(names), wanted, column, skeleton.num_keypoints)
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
+from posedet.data.fit import check_fit
 from posedet.data.formats import FORMATS
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.remarks import Reporter, refuse
@@ -33,20 +35,30 @@ class Source:
     path: Path
     beside: str | None = None  # the folder of the photos, or the part of the set (train, val); None: the usual one
     repeats: int = 1  # how often each photo is seen in an epoch
+    category: str | None = None  # name or id of the only category to read; None: all, with the same keypoints
 
     def __str__(self) -> str:
         return str(self.path) if self.beside is None else f"{self.path}:{self.beside}"
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse the text that a user writes. Raises ConfigError unless a whole number follows a star."""
-        if os.path.exists(text):  # names may hold a colon or a star
-            return cls(Path(text))
-        text, star, times = text.partition("*")
-        if star and not (times.isdigit() and int(times) > 0):
-            raise ConfigError(f"{text}*{times}: expected a whole number of at least 1 after the star")
-        name, colon, beside = text.partition(":")
-        return cls(Path(name), beside if colon else None, int(times) if star else 1)
+        """Parse the text that a user writes. Names may hold colons and stars; a drive has a colon (`C:\\set.json`).
+
+        Of all ways to read the text, the first one whose files exist is taken, the longest names first. If there is
+        none, the colon that is no drive's and the last star separate. Raises ConfigError unless a whole number follows.
+        """
+        counted = re.fullmatch(r"(.*)\*([1-9][0-9]{0,5})", text, re.DOTALL)
+        readings = [(text, 1), (counted[1], int(counted[2]))] if counted else [(text, 1)]
+        for whole, repeats in readings:
+            for end in sorted([len(whole), *(colon.start() for colon in re.finditer(":", whole))], reverse=True):
+                path, beside = whole[:end], whole[end + 1 :] if end < len(whole) else None
+                if os.path.exists(path) and ("*" not in (beside or "") or os.path.exists(beside or "")):
+                    return cls(Path(path), beside, repeats)
+        if "*" in text and not counted:
+            raise ConfigError(f"{text}: expected a whole number of at least 1 after the star")
+        whole, repeats = readings[-1]
+        path = re.match(r"([A-Za-z]:(?=[\\/]))?[^:]*", whole)[0]  # type: ignore[index]
+        return cls(Path(path), whole[len(path) + 1 :] if path != whole else None, repeats)
 
 
 def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> tuple[AnnotatedPhoto, ...]:
@@ -54,7 +66,7 @@ def read_source(source: Source, skeleton: Skeleton | None, report: Reporter) -> 
 
     skeleton: the wanted keypoints; None for each category's own. The photo files need not exist.
     """
-    file = AnnotationFile(source.path)
+    file = AnnotationFile(source.path, source.category)
     return _format_of(file).read(file, source.beside, skeleton, report)
 
 
@@ -70,8 +82,9 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
         All photos in the order of the file, also those without people.
 
     Raises:
-        DataError: For the first mistake in the annotations, in one line that names the file and the entry.
-        PhotoError: If a photo must be opened to read its annotations (Ultralytics' format), but cannot be.
+        DataError: For the first mistake in the annotations, in one line that names the file and the entry; if the
+            keypoints of many people cannot be pixels of the photos; or if a photo has another size than annotated.
+        PhotoError: If the header of a photo cannot be read.
         MissingPhotosError: If `check_files` is set and photos do not exist.
     """
     source = Source.parse(source) if isinstance(source, str) else source
@@ -81,6 +94,7 @@ def read_photos(source: Source | str, skeleton: Skeleton, *, check_files: bool =
     forget_untold([person for photo in photos for person in photo.persons])
     if check_files:
         check_photo_files(photos)
+    check_fit(photos)
     return photos
 
 

@@ -101,9 +101,8 @@ def error_page(
 
     model, truth: their names on the page. photos: image id -> file, or None for a page without pictures.
     """
-    if not matching.to_find.any() or not matching.poses:
-        what = "no person to find" if matching.poses else "no pose predicted"
-        raise DataError(f"{truth}: {what} in {len(matching.photos)} photos, so there are no errors to show")
+    if not matching.poses:
+        raise DataError(f"{truth}: no pose predicted in {len(matching.photos)} photos, so there are no errors to show")
     costs = sorted(error_costs(matching), key=lambda cost: (cost.name == "all keypoints", -cost.ap))
     parts, by_keypoint = groups(matching), keypoint_errors(matching)
     trust = score_reliability(matching), keypoint_reliability(matching)

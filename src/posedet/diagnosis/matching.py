@@ -170,7 +170,6 @@ def _match(checked: CheckedEntries) -> Matching:
     return Matching(
         protocol=checked.protocol,
         photos=checked.photos,
-        category_ids=checked.category_ids,
         persons=checked.persons,
         poses=[checked.poses[number] for number in counted],
         precision=precision,
@@ -237,7 +236,7 @@ def error_costs(matching: Matching) -> list[ErrorCost]:
     ]
 
     def corrected(name: str, num_errors: int, poses: Entries, persons: Entries = matching.persons) -> ErrorCost:
-        after = _match(CheckedEntries(matching.protocol, matching.photos, matching.category_ids, persons, poses))
+        after = _match(CheckedEntries(matching.protocol, matching.photos, persons, poses))
         return ErrorCost(name, num_errors, after.ap(), after.ap(0), after.ap(5))
 
     def without(mask: Mask) -> Entries:

@@ -29,11 +29,13 @@ from posedet.diagnosis.alteration import (
     shrunk,
 )
 from posedet.diagnosis.matching import INVERSION, Matching, match
-from posedet.errors import ConfigError, DataError, PoseDetError
+from posedet.errors import ConfigError, PoseDetError
+from posedet.evaluation.checked_entries import scored_keypoints
 from posedet.evaluation.protocols import Protocol
 from posedet.evaluation.report import write_report
 from posedet.evaluation.run import Predict, person_category, predict_all
 from posedet.evaluation.truncation import MIN_LABELLED, MIN_SEEN, MIN_SIDE, SIDES, read_as_annotated, rest_of_cut
+from posedet.files import one_line
 from posedet.outputs import make_folder, write_figure, write_markdown
 
 GENERATOR = "posedet stress"
@@ -85,8 +87,7 @@ def stress_card(predict: Predict, photos: Sequence[AnnotatedPhoto], protocol: Pr
     Raises PhotoError if a photo cannot be read, and DataError if it does not have the annotated size or if there is no
     person to find.
     """
-    if not any(not person.ignore for photo in photos for person in photo.persons):
-        raise DataError(f"no labelled people in {len(photos)} photos, so there is nothing to evaluate")
+    match(photos, [], protocol)  # finds mistakes before minutes of predicting
     results = _Results(predict, person_category(photos, protocol))
     rows = []
     for group in (whole_photos(photos), *cut_people(photos), small_people(photos)):
@@ -285,12 +286,10 @@ def stress(
             raise ConfigError(f"count is {count}, expected at least 1 photo")
         photos = [photos[place] for place in np.unique(np.arange(count) * len(photos) // count)]
     rows = stress_card(predict, photos, protocol)
-    text = f"{model or 'A model'} on {len(photos):,} photos of {Path(truth).name}:\n\n{stress_table(rows)}"
-    write_report(
-        output / "stress.json",
-        GENERATOR,
-        {"model": model, "truth": truth, "num_photos": len(photos), "rows": [row._asdict() for row in rows]},
-    )
+    scored, name = scored_keypoints(photos, protocol), one_line(Path(truth).name)
+    text = f"{one_line(model) or 'A model'} on {len(photos):,} photos of {name}, {scored}:\n\n{stress_table(rows)}"
+    about = {"model": model, "truth": truth, "num_photos": len(photos), **scored._asdict()}
+    write_report(output / "stress.json", GENERATOR, {**about, "rows": [row._asdict() for row in rows]})
     write_markdown(output / "stress.md", GENERATOR, text)
     plot_stress(rows, output / "stress.png")
     return text

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.errors import DataError
-from posedet.evaluation.checked_entries import coco_evaluator, read_entries
+from posedet.evaluation.checked_entries import ScoredKeypoints, coco_evaluator, read_entries, scored_keypoints
 from posedet.evaluation.protocols import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointAP:
-    """Scores from 0 to 1, or -1 if there is no person to find, as in pycocotools.
+    """Scores from 0 to 1, or -1 for a size without a person to find, as in pycocotools.
 
     `ap` and `ar` are means over the OKS thresholds 0.50, 0.55, ... 0.95. Medium people have an area of at least 32 x 32
     pixels, large people of at least 96 x 96. Scores by crowd index are rounded to four digits, as in CrowdPose's
@@ -33,6 +33,8 @@ class KeypointAP:
         num_photos: Number of photos.
         num_persons: Number of people to find, without those that are ignored.
         num_poses: Number of poses, before the best of each photo are chosen.
+        num_keypoints: Number of keypoints of the protocol.
+        missing_keypoints: Those that the annotations lack, and that are therefore not scored.
         ap: Mean AP over all thresholds.
         ap50: AP at an OKS of 0.50.
         ap75: AP at an OKS of 0.75.
@@ -55,6 +57,8 @@ class KeypointAP:
     num_photos: int
     num_persons: int
     num_poses: int
+    num_keypoints: int
+    missing_keypoints: list[str]
     ap: float
     ap50: float
     ap75: float
@@ -72,6 +76,11 @@ class KeypointAP:
     ap_medium_crowd_paper: float | None
     ap_hard_paper: float | None
 
+    @property
+    def scored_keypoints(self) -> str:
+        """How many keypoints were scored, and which are missing, in words."""
+        return str(ScoredKeypoints(self.num_keypoints, self.missing_keypoints))
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to names and numbers that can be written as JSON."""
         return asdict(self)
@@ -82,9 +91,10 @@ def evaluate_keypoints(
 ) -> KeypointAP:
     """Score results in COCO's format against annotated photos.
 
-    All photos count, also those without results. The numbers are those of pycocotools with three exceptions: more
-    people are ignored, see `Person.ignore`; people without an area get an estimated one, see `estimated_area`; and an
-    annotation with id 0, which pycocotools never counts as found, counts like any other.
+    All photos count, also those without results. The numbers are those of pycocotools with four exceptions: all
+    categories are scored as one; more people are ignored, see `Person.ignore`; people without an area get an estimated
+    one, see `estimated_area`; and an annotation with id 0, which pycocotools never counts as found, counts like any
+    other.
 
     Args:
         photos: Annotated photos with the protocol's keypoints, in its order.
@@ -92,10 +102,12 @@ def evaluate_keypoints(
         protocol: The rules of the benchmark.
 
     Raises:
-        DataError: If there are no photos, if two have the same id, if a result is invalid, or if the protocol needs a
-            crowd index that a photo lacks.
+        DataError: If there are no photos, if two have the same id, if nobody is labelled, if the annotations lack
+            keypoints that the protocol scores, if a result or its photo is invalid, or if the protocol needs a crowd
+            index that a photo lacks.
     """
     checked = read_entries(photos, results, protocol)
+    scored = scored_keypoints(photos, protocol)
     easy_to_hard = [
         _crowd_parts(checked.photos, bins) if bins else None
         for bins in (protocol.crowd_bins, protocol.paper_crowd_bins)
@@ -106,6 +118,8 @@ def evaluate_keypoints(
         num_photos=len(checked.photos),
         num_persons=int(checked.to_find.sum()),
         num_poses=len(checked.poses),
+        num_keypoints=scored.num_keypoints,
+        missing_keypoints=scored.missing,
         **_summary(evaluator.eval["precision"], evaluator.eval["recall"]),
         **_crowd_ap(evaluator, easy_to_hard[0], ("ap_easy", "ap_medium_crowd", "ap_hard")),
         **_crowd_ap(evaluator, easy_to_hard[1], ("ap_easy_paper", "ap_medium_crowd_paper", "ap_hard_paper")),

@@ -19,6 +19,7 @@ class Protocol:
         crowd_bins: Photos are easy below the first crowd index and hard from the second on. None: no such split.
         paper_crowd_bins: The bins in the benchmark's paper, if its evaluator uses others.
         view: Whether whole photos or crops are evaluated.
+        keypoints: Whether the annotations must have all keypoints of the skeleton, or the common ones are scored.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Protocol:
     crowd_bins: tuple[float, float] | None = None
     paper_crowd_bins: tuple[float, float] | None = None
     view: Literal["whole", "cropped"] = "whole"
+    keypoints: Literal["all", "common"] = "all"
 
 
 COCO_PROTOCOL = Protocol(name="coco", skeleton=COCO, area="annotation")

@@ -76,7 +76,7 @@ def write_report(
         "versions": {"posedet": __version__, "python": platform.python_version(), **_versions()},
         "hardware": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
         },
         "results": dict(results),
@@ -99,7 +99,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name from Linux's /proc/cpuinfo, or from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

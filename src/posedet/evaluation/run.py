@@ -1,10 +1,11 @@
 """Evaluate a detector on annotated photos: predict, score and report. Interrupted evaluations can be resumed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from posedet.journal import Journal
 from posedet.outputs import make_folder, write_results
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
+from posedet.runtime.session import Session
 
 GENERATOR = "posedet evaluate"
 # The lowest pose score that is evaluated. It is low because AP needs the precision at every recall.
@@ -30,6 +32,21 @@ EVALUATED_SCORE = 0.01
 
 Predict = Callable[[Path | NDArray[np.uint8]], Poses]
 Seen = Path | Callable[[], NDArray[np.uint8]]  # the path of a photo, or a function that returns the photo
+
+ItemT = TypeVar("ItemT")
+
+
+class Processes(Interface):
+    """Several processes that share an evaluation, such as `posedet.training.processes.Processes`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def gathered(self, items: list[ItemT]) -> list[ItemT]:
+        """The items of all processes in the order of their ranks."""
 
 
 def evaluate(
@@ -42,6 +59,7 @@ def evaluate(
     truth: str = "",
     settings: Mapping[str, Any] = MappingProxyType({}),
     batch: int = 1,
+    processes: Processes | None = None,
 ) -> KeypointAP:
     """Predict every photo, and score the poses by `protocol`. A protocol of cropped photos crops them first.
 
@@ -56,9 +74,10 @@ def evaluate(
         truth: The name of the annotations in the report.
         settings: All other settings that the poses depend on.
         batch: See `predict_all`.
+        processes: Every process predicts a part of the photos; the first one writes the files. Default: this one alone.
 
     Returns:
-        AP and AR, from 0 to 1.
+        AP and AR of all photos, from 0 to 1.
 
     Raises:
         DataError: If the annotations cannot be evaluated. This is checked before the first prediction.
@@ -69,19 +88,51 @@ def evaluate(
         views = cropped_views(photos)
         photos, seen = [view.photo for view in views], [(view.photo.image_id, view.read) for view in views]
     about = {"model": model, "settings": dict(settings), "truth": truth}
-    journal = None
-    if output is not None:
-        make_folder(output)
-        everything = about | {"protocol": protocol.name, "photos": fingerprint(photos)}
-        journal = Journal(output / "predictions", GENERATOR, everything, len(photos))
-    category_id = person_category(photos, protocol)
-    with journal or nullcontext():
-        results = predict_all(predict, seen, journal, batch=batch, category_id=category_id)
+    rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
+    everything = about | {"protocol": protocol.name, "photos": fingerprint(photos)}
+    with journal_of(output, everything, len(photos), rank) as journal:
+        results = predict_all(
+            predict, list(seen)[rank::world], journal, batch=batch, category_id=person_category(photos, protocol)
+        )
+        if processes is not None and world > 1:
+            results = processes.gathered(results)
+            places = {photo.image_id: place for place, photo in enumerate(photos)}
+            results.sort(key=lambda result: places[result["image_id"]])
         scores = evaluate_keypoints(photos, results, protocol)
-        if output is not None:
+        if output is not None and rank == 0:
             write_results(output / "results.json", GENERATOR, results)
             write_report(output / "report.json", GENERATOR, about | scores.to_dict())
     return scores
+
+
+def journal_of(
+    output: Path | None, about: Mapping[str, Any], total: int, rank: int = 0
+) -> AbstractContextManager[Journal | None]:
+    """Return the journal in the folder `output` that keeps predictions until all are made, and create the folder.
+
+    about: everything that the predictions depend on. rank: that of the process that makes them. No folder: no journal.
+    """
+    if output is None:
+        return nullcontext()
+    make_folder(output)
+    return Journal(output / f"predictions{f'-{rank}' if rank else ''}", GENERATOR, about, total)
+
+
+def validation(
+    photos: Sequence[AnnotatedPhoto], protocol: Protocol, processes: Processes | None = None
+) -> Callable[[Session], dict[str, float]]:
+    """Return a function that measures a network during training on annotated photos with the protocol's keypoints.
+
+    Raises DataError at once if the annotations cannot be evaluated.
+    """
+    evaluate_keypoints(photos, [], protocol)
+
+    def validate(session: Session) -> dict[str, float]:
+        detector = PoseDet(session, skeleton=protocol.skeleton, score_threshold=EVALUATED_SCORE)
+        scores = evaluate(detector, photos, protocol, processes=processes)
+        return {"ap": scores.ap, "ap50": scores.ap50, "ap75": scores.ap75, "ar": scores.ar}
+
+    return validate
 
 
 def person_category(photos: Sequence[AnnotatedPhoto], protocol: Protocol) -> int:

@@ -116,7 +116,7 @@ def _shown(person: Person, window: Window) -> Person | None:
     left, top, right, bottom = window
     points = person.keypoints[person.labelled]
     inside = ((points >= (left - 0.5, top - 0.5)) & (points < (right - 0.5, bottom - 0.5))).all(axis=1)
-    x1, y1, x2, y2 = person.box
+    x1, y1, x2, y2 = person.region
     meets = x1 < right and y1 < bottom and x2 > left and y2 > top
     if not (inside.any() or meets):
         return None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from posedet.model.network import PoseDetNet, Proposals
+from posedet.model.network import NetworkOutput, PoseDetNet, Proposals
 
 
 class DeployedNet(nn.Module):
@@ -12,7 +12,7 @@ class DeployedNet(nn.Module):
     `output_names` are the names of the outputs in a model file; see `runtime.session.Outputs`.
     """
 
-    output_names = ("scores", "keypoints", "keypoint_scores")
+    output_names: tuple[str, ...] = ("scores", "keypoints", "keypoint_scores")
 
     def __init__(self, network: PoseDetNet, num_candidates: int) -> None:
         super().__init__()
@@ -25,6 +25,21 @@ class DeployedNet(nn.Module):
         Returns scores (B, N) in 0..1, best first; keypoints (B, N, K, 2) in pixels of the input; keypoint scores
         (B, N, K) in 0..1: the visibility of each keypoint, or the pose's score if the network does not predict it.
         """
+        return self.selected(*self.ranked(images))
+
+    def selected(self, output: NetworkOutput, scores: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs as in `forward` from what `ranked` returns."""
+        num_keypoints = output.poses[-1].shape[2]
+        each = order[..., None].expand(-1, -1, num_keypoints)
+        keypoints = output.poses[-1].gather(1, each[..., None].expand(-1, -1, -1, 2))
+        if output.keypoint_logits is None:
+            keypoint_scores = scores[..., None].expand(-1, -1, num_keypoints)
+        else:
+            keypoint_scores = output.keypoint_logits.sigmoid().gather(1, each)
+        return scores, keypoints, keypoint_scores
+
+    def ranked(self, images: Tensor) -> tuple[NetworkOutput, Tensor, Tensor]:
+        """Return the network's output for images as in `forward`, its scores (B, N), best first, and their indices."""
 
         def best(proposals: Proposals, logits: Tensor) -> Tensor:
             # The smallest inputs have fewer locations.
@@ -38,11 +53,4 @@ class DeployedNet(nn.Module):
             # The presence of a person times the correctness of the refined pose.
             scores = (scores * output.proposals.presence.gather(1, output.chosen).sigmoid()).sqrt()
         scores, order = scores.sort(dim=1, descending=True)
-        num_keypoints = output.poses[-1].shape[2]
-        each = order[..., None].expand(-1, -1, num_keypoints)
-        keypoints = output.poses[-1].gather(1, each[..., None].expand(-1, -1, -1, 2))
-        if output.keypoint_logits is None:
-            keypoint_scores = scores[..., None].expand(-1, -1, num_keypoints)
-        else:
-            keypoint_scores = output.keypoint_logits.sigmoid().gather(1, each)
-        return scores, keypoints, keypoint_scores
+        return output, scores, order

@@ -13,7 +13,7 @@ from PIL import Image
 
 from posedet.draw import draw
 from posedet.errors import PhotoError
-from posedet.image import read_photo, size_of, write_photo
+from posedet.image import Photo, in_memory, read_photo, size_of, write_photo
 from posedet.outputs import generator_of, plain_name
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
@@ -32,13 +32,13 @@ def best_at_once(num_photos: int, threads: int | None) -> int:
 
 
 def find_all(
-    detector: PoseDet, photos: Sequence[Path], pictures: Sequence[Path] | None, *, scores: bool = False
+    detector: PoseDet, photos: Sequence[Photo], pictures: Sequence[Path] | None, *, scores: bool = False
 ) -> Iterator[Poses | PhotoError]:
     """Find the poses in each photo, `detector.at_once` photos concurrently.
 
     Args:
         detector: The detector to run.
-        photos: The photo files.
+        photos: Photos as in a call of the detector.
         pictures: For each photo, the file to which the picture with its poses is written. None: draw no pictures, and
             decode large JPEG files at a reduced size.
         scores: Write the scores on the pictures.
@@ -49,8 +49,8 @@ def find_all(
     huge_photo = threading.Lock()
 
     def find(place: int) -> Poses | PhotoError:
-        photo = photos[place]
         try:
+            photo = in_memory(photos[place])
             # Only one huge photo at a time: each needs gigabytes of memory.
             with huge_photo if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
                 if pictures is None:
@@ -58,7 +58,7 @@ def find_all(
                 array = read_photo(photo)
                 poses = detector(array)
                 picture = draw(array, poses, scores=scores)
-                write_photo(pictures[place], picture, generator=GENERATOR, comment=_mark(photo))
+                write_photo(pictures[place], picture, generator=GENERATOR, comment=_mark(photos[place]))
                 return poses
         except PhotoError as error:
             return error
@@ -67,8 +67,12 @@ def find_all(
 
 
 def results(poses: Poses, image_id: int, photo: Path) -> list[dict[str, Any]]:
-    """Convert the poses of one photo to COCO's result format, with the name of its file."""
-    return [{**result, "file_name": str(photo)} for result in poses.to_coco(image_id)]
+    """Convert the poses of one photo to COCO's result format, with the name of its file.
+
+    Bytes of the name that are not UTF-8 are written as \\xHH, because many programs refuse what Python has for them.
+    """
+    name = os.fsencode(photo).decode(errors="backslashreplace")
+    return [{**result, "file_name": name} for result in poses.to_coco(image_id)]
 
 
 def picture_paths(photos: Sequence[Path], folder: Path) -> list[Path]:
@@ -90,8 +94,10 @@ def picture_paths(photos: Sequence[Path], folder: Path) -> list[Path]:
     return paths
 
 
-def _mark(photo: Path) -> str:
-    """Tells photos apart without telling where they are: pictures are passed on."""
+def _mark(photo: Photo) -> str:
+    """Tells photo files apart without telling where they are: pictures are passed on."""
+    if not isinstance(photo, str | os.PathLike):
+        return ""
     return hashlib.sha256(os.fsencode(os.path.abspath(photo))).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from posedet.image import Letterbox
 from posedet.oks import iou_nms, oks_nms
 from posedet.poses import Poses
 from posedet.runtime.session import Outputs
-from posedet.skeleton import Skeleton
+from posedet.skeleton import CROWDPOSE, CROWDPOSE15, Skeleton
 
 # `DecodeConfig.min_area` is defined for photos whose long side has this many pixels, as in COCO.
 REFERENCE_LONG_SIDE = 640
@@ -48,6 +48,7 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
 
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
     """Suppress duplicates; return the indices of the kept poses, best first. photo_size: (height, width)."""
+    poses = compared(poses)
     if config.nms == "iou":
         return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
     return oks_nms(
@@ -58,6 +59,14 @@ def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDA
         min_area=area_floor(photo_size, config),
         max_poses=MAX_POSES,
     )
+
+
+def compared(poses: Poses) -> Poses:
+    """Return the poses with the keypoints that decide which are duplicates: all but the abdomen.
+
+    The official CrowdPose networks have it only because their layer needs an odd number of keypoints.
+    """
+    return poses.select(CROWDPOSE) if poses.skeleton == CROWDPOSE15 else poses
 
 
 def area_floor(photo_size: tuple[int, int], config: DecodeConfig) -> float:

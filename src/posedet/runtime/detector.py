@@ -26,6 +26,8 @@ Key = TypeVar("Key")
 class PoseDet:
     """A pose detector. Create it once; it may be used from several threads at the same time.
 
+    It can be pickled, for example for other processes: a copy opens the model file again.
+
     Args:
         model: Path of an ONNX file made by `posedet export`, name of a released model (`posedet weights list`), URL
             with a checksum (`https://...#sha256=HEX`), or an open session. Default: `posedet-s`.
@@ -35,8 +37,8 @@ class PoseDet:
         score_threshold: Minimum score of a reported pose, from 0 to below 1. Default: the model's own setting.
         long_side: Length in pixels to which the photo's long side is resized, 32 to 8192. A larger input finds smaller
             people but takes longer. Default: the model's own setting.
-        runtime: `"onnxruntime"` or `"openvino"`.
-        threads: Number of processor cores to use. Default: all.
+        runtime: `"onnxruntime"` or `"openvino"`. Default: ONNX Runtime. An open session has its own.
+        threads: Number of processor cores to use. Default: all. An open session has its own.
         at_once: Photos processed concurrently in `batch`, or by threads of your own. Use 1 for the lowest latency, or
             the number of cores for the highest throughput.
 
@@ -56,7 +58,7 @@ class PoseDet:
         skeleton: Skeleton | str | Path | Sequence[str] | None = None,
         score_threshold: float | None = None,
         long_side: int | None = None,
-        runtime: Runtime = "onnxruntime",
+        runtime: Runtime | None = None,
         threads: int | None = None,
         at_once: int = 1,
     ) -> None:
@@ -70,7 +72,11 @@ class PoseDet:
                 raise ModelError(
                     f"{one_line(file)}: PyTorch weights, expected an ONNX file; convert them with `posedet export`"
                 )
-            model = open_session(file, runtime=runtime, threads=threads, at_once=at_once)
+            model = open_session(
+                file, runtime="onnxruntime" if runtime is None else runtime, threads=threads, at_once=at_once
+            )
+        elif runtime is not None or threads is not None:
+            raise ConfigError("runtime and threads are for opening a model file, but model is an open session")
         self._session: Session = model
         self.at_once = at_once
         self.about = self._session.about
@@ -90,8 +96,8 @@ class PoseDet:
         """Find the poses in one photo.
 
         Args:
-            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB. Files and PIL images are rotated according to
-                their EXIF data.
+            photo: A path, the bytes of a file, a binary file, a PIL image, or an array (H, W, 3) uint8 RGB. Files and
+                PIL images are rotated according to their EXIF data.
 
         Returns:
             The poses in pixels of the photo, in order of falling score.
@@ -128,7 +134,7 @@ class PoseDet:
         Raises:
             PhotoError: If a photo cannot be read.
         """
-        if isinstance(photos, str):  # a string would be iterated letter by letter
+        if isinstance(photos, str | bytes) or hasattr(photos, "read"):  # would be iterated by letter, byte or line
             raise PhotoError(
                 f"photos: {photos!r:.80}, expected several photos; for one photo, call the detector itself"
             )

@@ -13,6 +13,7 @@ from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import one_line
 from posedet.runtime.parallel import available_cores
+from posedet.runtime.telemetry import turn_off
 from posedet.skeleton import Skeleton
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -105,18 +106,30 @@ def open_session(
         raise ConfigError(f"at_once is {at_once}, but threads is {threads}; each photo needs a thread")
     if threads is None and at_once > 1:
         threads = max(available_cores(), at_once)
-    name = one_line(path)
-    if not path.is_file():
-        raise ModelError(f"{name}: no such model file")
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise ModelError(f"{name}: larger than {MAX_MODEL_BYTES} bytes")
     return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once)
 
 
-class _OnnxRuntime:
+class _OpenFile:
+    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
+
     def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+        if not path.is_file():
+            raise ModelError(f"{one_line(path)}: no such model file")
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelError(f"{one_line(path)}: larger than {MAX_MODEL_BYTES} bytes")
+        self._name = one_line(path)
+        self._opened = (path.absolute(), threads, at_once)
+
+    def __reduce__(self) -> tuple[type, tuple[Path, int | None, int]]:
+        return type(self), self._opened
+
+
+class _OnnxRuntime(_OpenFile):
+    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+        super().__init__(path, threads, at_once)
         import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
+        turn_off()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         # Spinning threads take cores from other work, and were no faster here (measured).
@@ -125,7 +138,6 @@ class _OnnxRuntime:
             # Each caller uses its own thread and shares the rest. For many photos, one core per photo needs 0.88 of
             # the processor time of several cores per photo (measured), because no layer has to be split.
             options.intra_op_num_threads = threads - at_once + 1
-        self._name = one_line(path)
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base class
@@ -147,8 +159,9 @@ class _OnnxRuntime:
         return Outputs.named(dict(zip(self._names, arrays, strict=True)))
 
 
-class _OpenVino:
+class _OpenVino(_OpenFile):
     def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+        super().__init__(path, threads, at_once)
         try:
             import openvino
         except ModuleNotFoundError:
@@ -159,7 +172,6 @@ class _OpenVino:
             settings["INFERENCE_NUM_THREADS"] = threads
         if at_once > 1:
             settings["NUM_STREAMS"] = at_once
-        self._name = one_line(path)
         try:
             model = openvino.Core().read_model(path)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)

@@ -10,7 +10,7 @@ from posedet.errors import ConfigError
 from posedet.image import Photo, read_photo
 from posedet.oks import oks, pose_areas
 from posedet.poses import Poses
-from posedet.runtime.decode import area_floor, best
+from posedet.runtime.decode import area_floor, best, compared
 from posedet.runtime.detector import PoseDet
 
 Merge = Literal["paper", "merged"]
@@ -52,7 +52,7 @@ class Augmented:
         """Find the poses in one photo.
 
         Args:
-            photo: A path, a PIL image, or an array (H, W, 3) uint8 RGB.
+            photo: As in a call of `PoseDet`.
 
         Returns:
             The poses in pixels of the photo, as from `PoseDet`.
@@ -97,9 +97,10 @@ def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: Decod
     kept = best(found, photo_size, config)
     if not len(kept):
         return found[kept]
-    areas = np.maximum(pose_areas(found.keypoints), area_floor(photo_size, config))
+    seen = compared(found)
+    areas = np.maximum(pose_areas(seen.keypoints), area_floor(photo_size, config))
     pair_areas = (areas[kept, None] + areas) / 2
-    similarity = oks(found.keypoints[kept], found.keypoints, found.skeleton.sigmas, pair_areas / 2)  # as in `oks_nms`
+    similarity = oks(seen.keypoints[kept], seen.keypoints, seen.skeleton.sigmas, pair_areas / 2)  # as in `oks_nms`
     # Groups are disjoint; otherwise a duplicate that was kept would get the whole weight of the better pose.
     group = similarity.argmax(axis=0)
     group[kept] = np.arange(len(kept))

@@ -44,7 +44,7 @@ class Persons(NamedTuple):
             corners, sizes = corners - missing / 2, sizes + missing
         areas = batch.areas
         if config.oks_area == "half box":
-            # The paper's OKS has no factor 2: COCO's form with half the area (docs/fidelity.md, row 15).
+            # The paper's OKS has no factor 2: COCO's form with half the area (docs/lab/fidelity.md, row 15).
             areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1) / 2
         return cls(valid, labelled, corners, sizes, areas, torch.cat((batch.ignored, few), 1))
 
@@ -139,7 +139,8 @@ def assign_by_oks(oks: Tensor, *, positive: float, rescue: float) -> Tensor:
     """The person that each pose belongs to by its OKS (official code): (B, S) int64, NOBODY where none is near enough.
 
     oks: (B, S, P), -1 for persons that do not count. Poses at `positive` or above belong to the nearest person. With
-    `rescue` above 0, a person's best poses belong to it from `rescue` on, even if they were another's.
+    `rescue` above 0, a person's best poses belong to it from `rescue` on, even if they were another's; above 1 there
+    are none.
     """
     best, owner = oks.max(2)
     owner = torch.where(best >= positive, owner, NOBODY)

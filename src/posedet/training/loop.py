@@ -47,6 +47,7 @@ def train(
     after_step: Callable[[int], None] | None = None,
     validate: Callable[[Session], dict[str, float]] | None = None,
     validate_every: int = 2000,
+    keep_validated: bool = False,
 ) -> Path:
     """Train for `config.train.steps` steps, or resume the run in `folder`.
 
@@ -62,8 +63,9 @@ def train(
         compiled: Compile the backbone with torch.compile.
         checkpoint_every: Number of steps between checkpoints.
         after_step: Called with the number of each step.
-        validate: Called with the averaged weights as a session; its results are logged.
+        validate: Called in every process with the averaged weights as a session; its results are logged.
         validate_every: Number of steps between validations.
+        keep_validated: Keep the weights of each validation, as weights-STEP.safetensors.
 
     Returns:
         The path of weights.safetensors.
@@ -101,8 +103,12 @@ def train(
                 after_step(step)
             if run.leads and ((step + 1) % checkpoint_every == 0 or step + 1 == settings.steps):
                 _save(run, folder, step + 1)
-            if log_file is not None and validate is not None and (step + 1) % validate_every == 0:
-                log_file.add({"step": step, "validation": _validated(run, validate)})
+            if validate is not None and (step + 1) % validate_every == 0:
+                found = _validated(run, validate)
+                if log_file is not None:
+                    log_file.add({"step": step, "validation": found})
+                    if keep_validated:
+                        _save_weights(run, folder / f"weights-{step + 1}.safetensors", step + 1)
     progress.close()
     return folder / WEIGHTS_FILE
 
@@ -141,15 +147,21 @@ def _save(run: Run, folder: Path, step: int) -> None:
     info = {"step": step, "config": run.config.to_dict(), "scaler": run.scaler.state_dict()}
     info["skeleton"] = run.skeleton.to_dict()
     save_tensors(folder / STATE_FILE, GENERATOR, training_state(run.network, run.optimiser, run.average), info)
-    save_weights(folder / WEIGHTS_FILE, GENERATOR, run.averaged(), run.config, run.skeleton, {"step": step})
+    _save_weights(run, folder / WEIGHTS_FILE, step)
+
+
+def _save_weights(run: Run, path: Path, step: int) -> None:
+    save_weights(path, GENERATOR, run.averaged(), run.config, run.skeleton, {"step": step})
 
 
 def _validated(run: Run, validate: Callable[[Session], dict[str, float]]) -> dict[str, float]:
     """Run `validate` on a network with the averaged weights."""
     network = build_network(run.config.model, run.skeleton).to(run.place)
     network.load_state_dict(run.averaged())
+    run.processes.take_first(network.state_dict().values())  # statistics of batches differ
     found = validate(TorchSession(network, run.config, run.skeleton, "validation"))
-    log.info("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+    if run.leads:
+        log.info("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return found
 
 

@@ -41,6 +41,15 @@ def clamped_distance(poses: Tensor, keypoints: Tensor, weights: Tensor, units: T
     return (distance.clamp(max=CLAMP_UNITS) * weights).sum(1)
 
 
+def squared_distance(poses: Tensor, keypoints: Tensor, weights: Tensor, units: Tensor) -> Tensor:
+    """The L2 loss that the paper writes (eq. 4): sum over labelled keypoints of the squared distance in units.
+
+    Shapes as in `clamped_distance`.
+    """
+    squared = ((poses - keypoints) / units[:, None, None]).square().sum(-1)
+    return (squared * weights).sum(1)
+
+
 def smooth_distance(poses: Tensor, keypoints: Tensor, weights: Tensor, units: Tensor) -> Tensor:
     """Mean over labelled keypoints of sqrt(d^2 + 0.01) - 0.1, d in units: smooth at zero, a pull however far away.
 
@@ -74,7 +83,7 @@ def heatmap_l2_loss(logits: Tensor, targets: Tensor, mask: Tensor, processes: Pr
     return squared.sum() / processes.share(mask.sum() * targets.shape[1]).clamp(min=1e-6)
 
 
-DISTANCES = {"clamped sum": clamped_distance, "smooth mean": smooth_distance}
+DISTANCES = {"clamped sum": clamped_distance, "squared sum": squared_distance, "smooth mean": smooth_distance}
 HEATMAP_LOSSES = {"focal": heatmap_focal_loss, "l2": heatmap_l2_loss}
 
 

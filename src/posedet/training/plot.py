@@ -12,6 +12,7 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from posedet.errors import DataError
+from posedet.files import one_line
 from posedet.outputs import write_figure
 
 GENERATOR = "posedet plot"
@@ -49,7 +50,7 @@ def write_curves(run: Path, output: Path | None = None) -> Path:
     kind = output.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise DataError(f"{output}: expected a name that ends in .png, .svg or .pdf")
-    write_figure(output, GENERATOR, draw_curves(log, _batch_size(run), str(run)))
+    write_figure(output, GENERATOR, draw_curves(log, _batch_size(run), one_line(run)))
     return output
 
 
@@ -82,7 +83,7 @@ def read_log(path: Path) -> Log:
 def draw_curves(log: Log, batch_size: int | None, title: str) -> Figure:
     """Plot the loss and its terms, the gradient, the rate, the speed and the validation results over the steps."""
     figure = Figure(figsize=(12, 10), layout="constrained")
-    figure.suptitle(f"{title}: steps {log.steps[0]:.0f} to {log.steps[-1]:.0f}")
+    figure.suptitle(f"{title}: steps {log.steps[0]:.0f} to {log.steps[-1]:.0f}", parse_math=False)
     loss, terms, gradient, rate, speed, validation = figure.subplots(3, 2).flat
     _draw(loss, "loss", log, ["loss"], logarithmic=True)
     _draw(terms, "terms of the loss", log, [name for name in log.values if name not in NOT_TERMS], logarithmic=True)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
+from posedet.keypoint_names import find_names, pairs_in_words
 from posedet.model.build import build_network, freeze
 from posedet.model.network import Geometry, PoseDetNet, Proposals
 from posedet.outputs import make_folder
@@ -85,6 +86,8 @@ def prepare_run(
     _check(config, processes, compiled=compiled and place.type == "cpu")
     skeleton = skeleton or skeleton_to_train(config.model.skeleton, folder)
     config = replace(config, decode=replace(config.decode, skeleton=reported(config, skeleton).name))
+    if processes.rank == 0:
+        log.info("keypoints of '%s': %s", skeleton.name, pairs_in_words(skeleton.keypoints, skeleton.pairs))
     torch.manual_seed(config.train.seed)
     network = build_network(config.model, skeleton).to(place)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -213,7 +216,7 @@ def reported(config: Config, skeleton: Skeleton) -> Skeleton:
     if config.decode.skeleton == skeleton.name:
         return skeleton
     wanted = find_skeleton(config.decode.skeleton)
-    return wanted if {*wanted.keypoints} <= {*skeleton.keypoints} else skeleton
+    return skeleton if None in find_names(wanted.keypoints, skeleton.keypoints) else wanted
 
 
 def mean_pose(photos: Sequence[AnnotatedPhoto]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
+from posedet.data.formats.ultralytics import skeleton_of
 from posedet.errors import ModelError
 from posedet.skeleton import Skeleton
 from posedet.weights.checkpoint import load_info, named_skeleton, stored_skeleton
@@ -90,10 +91,11 @@ def skeleton_to_train(name: str, run: Path) -> Skeleton:
     """
     state = run / STATE_FILE
     own = stored_skeleton(load_info(state), state) if state.is_file() else None
-    is_file = name.lower().endswith((".toml", ".json", ".safetensors"))
+    is_yaml = name.lower().endswith((".yaml", ".yml"))  # a set in Ultralytics' format
+    is_file = is_yaml or name.lower().endswith((".toml", ".json", ".safetensors"))
     if own is not None and is_file and not Path(name).exists():
         return own
-    named = named_skeleton(name)
+    named = skeleton_of(Path(name)) if is_yaml else named_skeleton(name)
     if own is not None and own.keypoints != named.keypoints:
         was = f"contains a run with the keypoints of '{own.name}', not of '{named.name}'"
         raise ModelError(f"{run}: {was}; choose another folder")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
 from posedet.errors import DataError, ModelError
+from posedet.keypoint_names import find_names
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
 from posedet.outputs import replace
@@ -177,8 +178,9 @@ def load_start(network: nn.Module, source: str | Path, skeleton: Skeleton) -> st
     keypoints = ""
     if "config" in info and (theirs := stored_skeleton(info, path)).keypoints != skeleton.keypoints:
         tensors = carry_over(tensors, own, theirs, skeleton)
-        shared = [name for name in skeleton.keypoints if name in theirs.keypoints]
-        new = [name for name in skeleton.keypoints if name not in theirs.keypoints]
+        known = dict(zip(skeleton.keypoints, find_names(skeleton.keypoints, theirs.keypoints), strict=True))
+        shared = [name for name, place in known.items() if place is not None]
+        new = [name for name, place in known.items() if place is None]
         keypoints = f"; reused keypoints: {', '.join(shared) or 'none'}; new: {', '.join(new) or 'none'}"
     fitting = {name: t.float() for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not fitting:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from posedet.errors import ModelError
+from posedet.keypoint_names import find_names
 from posedet.skeleton import Skeleton
 
 # Tensors whose first axis consists of one part per keypoint: a matrix, a row, or rows for x and y.
@@ -26,7 +27,8 @@ def carry_over(
     set to zero, so that they do not disturb the reused keypoints. Tensors that differ in more than the keypoints are
     returned unchanged.
     """
-    shared = [(ours.index(name), theirs.index(name)) for name in ours.keypoints if name in theirs.keypoints]
+    places = find_names(ours.keypoints, theirs.keypoints)
+    shared = [(place, old) for place, old in enumerate(places) if old is not None]
     to, source = torch.tensor(shared, dtype=torch.long).reshape(-1, 2).unbind(1)
     carried = dict(tensors)
     for name, tensor in tensors.items():

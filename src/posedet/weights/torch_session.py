@@ -19,11 +19,22 @@ from posedet.weights.checkpoint import load_network
 
 
 class TorchSession:
-    """A `posedet.runtime.session.Session` that runs a network on the network's device."""
+    """A `posedet.runtime.session.Session` that runs a network on the network's device.
 
-    def __init__(self, network: PoseDetNet, config: Config, skeleton: Skeleton, name: str) -> None:
+    kind: the class that selects the outputs; another than `DeployedNet` may have more of them.
+    """
+
+    def __init__(
+        self,
+        network: PoseDetNet,
+        config: Config,
+        skeleton: Skeleton,
+        name: str,
+        *,
+        kind: type[DeployedNet] = DeployedNet,
+    ) -> None:
         self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
-        self._deployed = DeployedNet(network, config.decode.candidates).eval()
+        self._deployed = kind(network, config.decode.candidates).eval()
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         device = self._deployed.network.image_mean.device

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.formats.format import AnnotationFile, CategoryError, Format
 from posedet.data.json_entries import (
     MAX_NUMBER,
     box,
@@ -36,7 +36,8 @@ from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.data.remarks import Reporter, refuse, reporting
 from posedet.errors import DataError
 from posedet.files import photo_folder
-from posedet.skeleton import Skeleton
+from posedet.keypoint_names import find_names, plain_names
+from posedet.skeleton import Skeleton, category_limbs
 
 TOP = ("head", "neck")  # CrowdPose's names
 
@@ -55,21 +56,28 @@ def read(
 ) -> tuple[AnnotatedPhoto, ...]:
     """Read a COCO-style file (`.json` or `.json.gz`). Its photos are in `folder`, by default the one of its name."""
     photos = photo_folder(file.path) if folder is None else Path(folder)
-    return read_content(file.json, str(file.path), photos, skeleton, report)
+    return read_content(file.json, str(file.path), photos, skeleton, report, category=file.category)
 
 
 def read_content(
-    data: Any, where: str, folder: Path, skeleton: Skeleton | None, report: Reporter = refuse
+    data: Any,
+    where: str,
+    folder: Path,
+    skeleton: Skeleton | None,
+    report: Reporter = refuse,
+    *,
+    category: str | None = None,
 ) -> tuple[AnnotatedPhoto, ...]:
     """Read all photos from the content of a COCO-style file, in its order; `where` names the file in errors.
 
     Keypoints are mapped to `skeleton` by name. Keypoints that the file lacks get visibility 0, except for "abdomen",
     which is computed from shoulders and hips as in the official code for CrowdPose. If the file names no keypoints,
-    they are assumed to be those of the skeleton, in its order. Each problem is one line that names the file and the
+    they are assumed to be those of the skeleton, in its order. Categories with the same keypoints are read together;
+    `category`, the name or id of one, leaves the others out. Each problem is one line that names the file and the
     entry: `val.json: annotations[7].keypoints: 48 numbers, ...`.
     """
-    categories = _read_categories(data, where, skeleton, report)
-    photos = _read_photos(data, where, folder, categories, report)
+    categories = _read_categories(data, where, skeleton, report, category)
+    photos = _read_photos(data, where, folder, categories, skeleton, report)
     persons: dict[int, list[Person]] = {image_id: [] for image_id in photos}
     main_only: set[int] = set()
     taken: set[int] = set()
@@ -99,25 +107,62 @@ def read_content(
     )
 
 
-def _read_categories(data: Any, where: str, skeleton: Skeleton | None, report: Reporter) -> Categories:
+def _read_categories(
+    data: Any, where: str, skeleton: Skeleton | None, report: Reporter, category: str | None
+) -> Categories:
     """Map each category id to its keypoints, which are found by name in any order."""
     categories: Categories = {}
+    titles: dict[int, str] = {}
     names: list[str] = []
     for place, entry in _named(list(entries(data, "categories", where, report)), data, where, skeleton):
         with reporting(report, "category entry"):
             category_id = new_identity(entry, categories, place)
             categories[category_id] = None
-            if "keypoints" in entry:
+            titles[category_id] = str(entry.get("name", category_id))
+            if entry.get("keypoints", []) not in ([], None):  # a category may only hold others together
                 wanted = skeleton or _own_skeleton({"name": f"category {category_id}", **entry}, place, report)
                 columns = keypoint_columns(entry["keypoints"], f"{place}.keypoints", wanted)
                 names += columns.names
                 categories[category_id] = columns if len(columns.wanted) else None
+                if skeleton is not None and not len(columns.wanted):
+                    log.info("%s: no keypoint of '%s'; the category is left out", place, skeleton.name)
     if not any(categories.values()):
         lacking = "none has 'keypoints'; is this a COCO-style keypoint file?"
         if skeleton is not None and names:
             lacking = f"no keypoint of skeleton '{skeleton.name}' among {reprlib.repr(names)}; they are found by name"
         report("category entry", DataError(f"{where}: categories: {lacking}"))
+    with reporting(report, "category entry"):
+        return _chosen(categories, titles, _used_categories(data), category, where)
     return categories
+
+
+def _chosen(
+    categories: Categories, titles: dict[int, str], used: set[int], wanted: str | None, where: str
+) -> Categories:
+    """Return the categories with the keypoints of the others, or of the `wanted` one, and none for the rest."""
+    columns = {each: found for each, found in categories.items() if found is not None}
+    named = ", ".join(f"{titles[each]!r:.80} ({each})" for each in columns)
+    if wanted is not None:
+        fitting = [each for each in columns if wanted in (titles[each], str(each))]
+        if len(fitting) != 1:
+            raise CategoryError(
+                f"{where}: categories: {len(fitting)} are {wanted!r:.80} with keypoints, expected one of {named}"
+            )
+        return {each: found if each in fitting else None for each, found in categories.items()}
+    keypoints = {each: frozenset(plain_names(found.names)) for each, found in columns.items()}
+    read = {keypoints[each] for each in columns if each in used} or {*keypoints.values()}
+    if len(read) > 1:
+        raise CategoryError(f"{where}: categories with different keypoints: {named}; choose one category")
+    if sum(each in read for each in keypoints.values()) > 1:
+        log.info("%s: categories with the same keypoints, read together: %s", where, named)
+    return {each: found if keypoints.get(each) in read else None for each, found in categories.items()}
+
+
+def _used_categories(data: Any) -> set[int]:
+    """Return the ids that annotations name, whether they exist or not."""
+    listed = data.get("annotations")
+    named = [each.get("category_id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return {each for each in named if isinstance(each, int)}
 
 
 def _named(
@@ -127,7 +172,7 @@ def _named(
     listed = data.get("annotations")
     annotations = listed if isinstance(listed, list) else []
     annotated = not annotations or any("keypoints" in each for each in annotations if isinstance(each, dict))
-    if skeleton is None or not annotated or any("keypoints" in entry for _, entry in categories):
+    if skeleton is None or not annotated or any(entry.get("keypoints") for _, entry in categories):
         return categories
     log.warning("%s names no keypoints; assuming those of '%s', in its order", where, skeleton.name)
     return [(place, {**entry, "keypoints": list(skeleton.keypoints)}) for place, entry in categories]
@@ -136,19 +181,19 @@ def _named(
 def _own_skeleton(entry: dict[str, Any], place: str, report: Reporter) -> Skeleton:
     """Return a category's own keypoints. Invalid limbs are only reported, because they do not affect training."""
     try:
-        skeleton = Skeleton.from_coco_category({**entry, "skeleton": []})
+        skeleton = Skeleton.from_coco_category(entry)
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
-    try:
-        Skeleton.from_coco_category(entry)
-    except DataError as error:
-        report("category entry", f"{place}: {error}")
+    if wrong := category_limbs(entry.get("skeleton"), skeleton.keypoints)[1]:
+        report("category entry", f"{place}.skeleton{wrong}")
     return skeleton
 
 
-def _read_photos(data: Any, where: str, folder: Path, categories: Categories, report: Reporter) -> Photos:
+def _read_photos(
+    data: Any, where: str, folder: Path, categories: Categories, skeleton: Skeleton | None, report: Reporter
+) -> Photos:
     """Map each image id to its photo, still without people."""
-    names = {each: () if columns is None else columns.names for each, columns in categories.items()}
+    names = {each: () if columns is None else _known_names(columns, skeleton) for each, columns in categories.items()}
     photos: Photos = {}
     files: set[Path] = set()
     for place, entry in entries(data, "images", where, report):
@@ -168,6 +213,7 @@ def _read_photos(data: Any, where: str, folder: Path, categories: Categories, re
                 crowd_index=number(entry, "crowdIndex", place, low=0, high=1e6) if "crowdIndex" in entry else None,
                 categories=names,
                 place=place,
+                file_name=entry["file_name"],
             )
     return photos
 
@@ -254,6 +300,13 @@ def _with_abdomen(person: Person, columns: KeypointColumns, skeleton: Skeleton) 
     keypoints[skeleton.index(ABDOMEN)] = keypoints[labelled].mean(0)
     visibility[skeleton.index(ABDOMEN)] = 1
     return replace(person, keypoints=keypoints, visibility=visibility)
+
+
+def _known_names(columns: KeypointColumns, skeleton: Skeleton | None) -> tuple[str, ...]:
+    """Return the keypoints of a category, also the one that `_with_abdomen` adds."""
+    if skeleton is None or ABDOMEN not in skeleton.keypoints or skeleton.index(ABDOMEN) in columns.wanted:
+        return columns.names
+    return (*columns.names, ABDOMEN) if None not in find_names(AROUND_ABDOMEN, columns.names) else columns.names
 
 
 def _newer(entry: dict[str, Any], key: str, old_key: str) -> str | None:

@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 from posedet.data.annotations import AnnotatedPhoto
 from posedet.data.json_entries import read_json
 from posedet.data.remarks import Reporter
+from posedet.errors import DataError
 from posedet.skeleton import Skeleton
 
 
 class AnnotationFile:
-    """A file or folder of annotations. JSON is parsed once, however many formats look at it."""
+    """A file or folder of annotations. JSON is parsed once, however many formats look at it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    category: the name or id of the only category to read; None for all, which must have the same keypoints.
+    """
+
+    def __init__(self, path: Path, category: str | None = None) -> None:
+        self.path, self.category = path, category
 
     @property
     def is_json(self) -> bool:
@@ -37,3 +41,7 @@ class Format(NamedTuple):
     # category's own keypoints, in the file's order); the reporter of mistakes. Returns all photos in the file's order.
     # Raises DataError if nothing can be read.
     read: Callable[[AnnotationFile, str | None, Skeleton | None, Reporter], tuple[AnnotatedPhoto, ...]]
+
+
+class CategoryError(DataError):
+    """Categories have different keypoints, so that one must be chosen; or the chosen one does not exist."""

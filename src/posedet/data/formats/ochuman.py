@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.formats.format import AnnotationFile, CategoryError, Format
 from posedet.data.json_entries import entries, keypoint_table, listed, numbers, photo_path, photo_sides, present
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.data.remarks import Reporter, reporting
@@ -37,6 +37,8 @@ def read(
     that of the box. People with only a box are skipped, so poses on them count as wrong. The flags become COCO's.
     """
     where = str(file.path)
+    if file.category is not None:
+        raise CategoryError(f"{where}: this format has only people, and no category {file.category!r:.80}")
     columns = _columns(file.json["keypoint_names"], f"{where}: keypoint_names", skeleton)
     beside = photo_folder(file.path) if folder is None else Path(folder)
     photos: list[AnnotatedPhoto] = []
@@ -52,9 +54,16 @@ def read(
                 with reporting(report, "annotation entry"):
                     persons.append(_read_person(labels, f"{spot} ({path.name})", spot, columns, num_people + 1))
                     num_people += 1
-            categories = {1: columns.names}
             photos.append(
-                AnnotatedPhoto(len(photos) + 1, path, size, tuple(persons), categories=categories, place=place)
+                AnnotatedPhoto(
+                    image_id=len(photos) + 1,
+                    path=path,
+                    size=size,
+                    persons=tuple(persons),
+                    categories={1: columns.names},
+                    place=place,
+                    file_name=entry["file_name"],
+                )
             )
     return tuple(photos)
 

@@ -4,8 +4,10 @@ Each line of a text file is one person: class, box (centre, width, height), then
 relative to the photo's width and height. Format: docs.ultralytics.com/datasets/pose.
 """
 
+import logging
 import math
 import reprlib
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +17,22 @@ import yaml
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
-from posedet.data.formats.format import AnnotationFile, Format
+from posedet.data.formats.format import AnnotationFile, CategoryError, Format
+from posedet.data.json_entries import on_disk
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.data.remarks import Reporter, reporting
 from posedet.errors import DataError
 from posedet.files import PHOTO_SUFFIXES
 from posedet.image import size_of
-from posedet.skeleton import Skeleton
+from posedet.keypoint_names import plain_names
+from posedet.skeleton import COCO, Skeleton
 
 MAX_YAML_BYTES = 200_000
 MAX_TEXT_BYTES = 10_000_000  # of a file of labels, or a list of photos
 MAX_KEYPOINTS = 1000
 MAX_SHARE = 10.0  # of a photo's side; larger values are probably pixels
+
+log = logging.getLogger(__name__)
 
 
 class _Lines(NamedTuple):
@@ -34,6 +40,7 @@ class _Lines(NamedTuple):
 
     columns: KeypointColumns
     has_flags: bool  # x y flag for each keypoint, not only x y
+    only_class: int | None  # the class to read; None: all
 
     @property
     def num_values(self) -> int:
@@ -52,20 +59,22 @@ def read(
     """Read one part (train by default, val or test) of a set: all its photos sorted by name, also unlabelled ones.
 
     The file is the data.yaml or its folder. If it has no `kpt_names`, its keypoints are assumed to be those of
-    `skeleton`, in its order. A relative coordinate times the side is COCO's pixel coordinate, as in Ultralytics' own
-    conversion from COCO. Without flags, keypoints at (0, 0) or below 0 are not labelled.
+    `skeleton`, in its order, or COCO's where number and `flip_idx` are COCO's. A relative coordinate times the side is
+    COCO's pixel coordinate, as in Ultralytics' own conversion from COCO. Without flags, keypoints at (0, 0) or below 0
+    are not labelled.
     """
     part = part or "train"
     yaml_file = _yaml_in(file.path) if file.path.is_dir() else file.path
     data = _read_yaml(yaml_file)
     num_keypoints, num_values = _shape(data, yaml_file)
-    wanted = skeleton or _own_skeleton(data, yaml_file, num_keypoints)
-    columns = _columns(data, yaml_file, num_keypoints, wanted)
-    # For keypoints without names it is unknown which of them mirror each other.
-    known = wanted if skeleton is not None or _names(data) is not None else None
-    _check_flip(data.get("flip_idx"), yaml_file, columns, known)
+    only_class = _chosen_class(data, yaml_file, file.category)
+    names = _names(data, only_class)
+    _check_flip(data.get("flip_idx"), yaml_file, num_keypoints)
+    wanted = skeleton or _own_skeleton(names, data, yaml_file, num_keypoints)
+    columns = _columns(names, data, yaml_file, num_keypoints, wanted)
+    _check_mirror(data.get("flip_idx"), yaml_file, columns, wanted)
     paths = _photos(data, yaml_file, part)
-    lines = _Lines(columns, num_values == 3)
+    lines = _Lines(columns, num_values == 3, only_class)
     photos = []
     for number, path in enumerate(paths, 1):
         with reporting(report, "photo"):
@@ -73,12 +82,28 @@ def read(
     if not any(photo.persons for photo in photos):
         text = f"{len(paths)} photos, none with labels such as {labels_of(paths[0])}"
         report("label file", DataError(f"{yaml_file}: {part}: {text}"))
+    for unused in _unused_labels(paths):
+        report("unused label file", f"{unused}: no photo of this name, so these labels are not used")
     return tuple(photos)
 
 
-def _own_skeleton(data: dict[str, Any], file: Path, num_keypoints: int) -> Skeleton:
-    """Return a skeleton with the names in the data.yaml, or with numbered keypoints."""
-    names = _names(data) or [f"keypoint {k}" for k in range(num_keypoints)]
+def skeleton_of(yaml_file: Path) -> Skeleton:
+    """Return the skeleton that a data.yaml describes; see `_own_skeleton`."""
+    data = _read_yaml(yaml_file)
+    num_keypoints, _ = _shape(data, yaml_file)
+    _check_flip(data.get("flip_idx"), yaml_file, num_keypoints)
+    return _own_skeleton(_names(data, _chosen_class(data, yaml_file, None)), data, yaml_file, num_keypoints)
+
+
+def _own_skeleton(names: Any, data: dict[str, Any], file: Path, num_keypoints: int) -> Skeleton:
+    """Return a skeleton with the names in the data.yaml; otherwise COCO's names if the pairs are COCO's, or numbers."""
+    if names is None and _is_coco(data, num_keypoints):
+        return COCO
+    if names is None:
+        names = [f"keypoint {k}" for k in range(num_keypoints)]
+        for k, mirrored in enumerate(data.get("flip_idx") or ()):
+            if k < mirrored:  # which of the two is the left one is unknown
+                names[k], names[mirrored] = f"left {k}-{mirrored}", f"right {k}-{mirrored}"
     try:
         return Skeleton.from_dict({"name": file.stem, "keypoints": names})
     except DataError as error:
@@ -91,14 +116,18 @@ def _read_photo(number: int, path: Path, lines: _Lines, report: Reporter) -> Ann
     with reporting(report, "label file"):
         for place, line_number, text in _label_lines(path):
             with reporting(report, "label line"):
-                persons.append(_read_line(text, place, line_number, lines, size))
+                person = _read_line(text, place, line_number, lines, size)
+                if lines.only_class in (None, float(text.split()[0])):
+                    persons.append(person)
     categories = {1: lines.columns.names}
-    return AnnotatedPhoto(number, path, size, tuple(persons), categories=categories, place=str(path))
+    return AnnotatedPhoto(
+        number, path, size, tuple(persons), categories=categories, place=str(path), file_name=path.name
+    )
 
 
 def _label_lines(photo: Path) -> Iterator[tuple[str, int, str]]:
     """Yield place, number and text of a photo's lines, one per person. A photo without a text file has no people."""
-    file = labels_of(photo)
+    file = on_disk(labels_of(photo).parent, labels_of(photo).name)
     if not file.is_file():
         return
     for number, line in enumerate(_read_text(file, MAX_TEXT_BYTES).splitlines(), 1):
@@ -114,6 +143,19 @@ def labels_of(photo: Path) -> Path:
             parts[place] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def _unused_labels(photos: list[Path]) -> list[Path]:
+    """Return the label files in the folders of these photos' labels that belong to no photo, of whatever part."""
+
+    def stem(path: Path, folder: Path) -> str:
+        return unicodedata.normalize("NFC", str(path.relative_to(folder).with_suffix("")))
+
+    unused: set[Path] = set()
+    for folder, beside in {(labels_of(photo).parent, photo.parent) for photo in photos}:
+        known = {stem(path, beside) for path in beside.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES}
+        unused |= {file for file in folder.rglob("*.txt") if stem(file, folder) not in known}
+    return sorted(file for file in unused if file.stem not in ("classes", "train", "val", "test"))  # lists, not labels
 
 
 def _read_line(text: str, where: str, number: int, lines: _Lines, size: tuple[int, int]) -> Person:
@@ -212,16 +254,17 @@ def _shape(data: dict[str, Any], file: Path) -> tuple[int, int]:
     raise DataError(f"{file}: kpt_shape: {reprlib.repr(shape)}, expected [number of keypoints, 2 or 3]")
 
 
-def _columns(data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Skeleton) -> KeypointColumns:
-    """Find the keypoints by the file's own names, or assume the skeleton's order if it has none."""
-    names = _names(data)
+def _columns(names: Any, data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Skeleton) -> KeypointColumns:
+    """Find the keypoints by the file's own names; if it has none, assume the skeleton's or COCO's."""
     if names is None:
-        if num_keypoints != skeleton.num_keypoints:
+        assumed = COCO if skeleton.num_keypoints != num_keypoints and _is_coco(data, num_keypoints) else skeleton
+        if num_keypoints != assumed.num_keypoints:
             raise DataError(
                 f"{file}: kpt_shape: {num_keypoints} keypoints without names (kpt_names), "
                 f"skeleton '{skeleton.name}' has {skeleton.num_keypoints}; set model.skeleton to one of {num_keypoints}"
             )
-        names = list(skeleton.keypoints)
+        log.info("%s names no keypoints; assuming those of '%s', in its order", file, assumed.name)
+        names = list(assumed.keypoints)
     columns = keypoint_columns(names, f"{file}: kpt_names", skeleton)
     if columns.num_keypoints != num_keypoints:
         raise DataError(f"{file}: kpt_names: {columns.num_keypoints} names, kpt_shape says {num_keypoints}")
@@ -230,23 +273,52 @@ def _columns(data: dict[str, Any], file: Path, num_keypoints: int, skeleton: Ske
     return columns
 
 
-def _names(data: dict[str, Any]) -> Any:
+def _chosen_class(data: dict[str, Any], file: Path, wanted: str | None) -> int | None:
+    """Return the number of the only class to read, whose name or number is `wanted`; None: all, with one skeleton."""
+    listed, keypoints = data.get("names"), data.get("kpt_names")
+    classes = listed if isinstance(listed, dict) else dict(enumerate(listed if isinstance(listed, list) else []))
+    named = ", ".join(f"{name!s:.80} ({number})" for number, name in classes.items())
+    if wanted is not None:
+        fitting = [each for each, name in classes.items() if wanted in (str(name), str(each)) and isinstance(each, int)]
+        if len(fitting) != 1:
+            raise CategoryError(f"{file}: names: {len(fitting)} are {wanted!r:.80}, expected one of {named or 'none'}")
+        return fitting[0]
+    by_class = keypoints.values() if isinstance(keypoints, dict) else ()
+    if len({tuple(plain_names([str(name) for name in each])) for each in by_class if isinstance(each, list)}) > 1:
+        raise CategoryError(f"{file}: kpt_names: classes with different keypoints: {named}; choose one category")
+    if len(classes) > 1:
+        log.info("%s: classes with the same keypoints, read together: %s", file, named)
+    return None
+
+
+def _names(data: dict[str, Any], only_class: int | None) -> Any:
     """Return the file's own keypoint names, unchecked; None if it has none."""
     names = data.get("kpt_names")
-    # There is a list for each class, but all classes of a set have the same order.
-    return next(iter(names.values())) if isinstance(names, dict) and names else names
+    # There is a list for each class; all classes that are read together have the same.
+    return names.get(only_class, next(iter(names.values()))) if isinstance(names, dict) and names else names
 
 
-def _check_flip(flip: Any, file: Path, columns: KeypointColumns, skeleton: Skeleton | None) -> None:
-    """Check that `flip_idx` agrees with the skeleton; otherwise the names or their order are wrong."""
+def _is_coco(data: dict[str, Any], num_keypoints: int) -> bool:
+    return num_keypoints == COCO.num_keypoints and data.get("flip_idx") == COCO.mirror.tolist()
+
+
+def _check_flip(flip: Any, file: Path, num_keypoints: int) -> None:
+    """Check that `flip_idx`, if there is one, exchanges keypoints in pairs."""
     if flip is None:
         return
     whole = isinstance(flip, list) and all(type(each) is int for each in flip)
-    if not whole or sorted(flip) != list(range(columns.num_keypoints)):
-        raise DataError(
-            f"{file}: flip_idx: {reprlib.repr(flip)}, expected each of 0 to {columns.num_keypoints - 1} once"
-        )
-    if skeleton is None:
+    if not whole or sorted(flip) != list(range(num_keypoints)):
+        raise DataError(f"{file}: flip_idx: {reprlib.repr(flip)}, expected each of 0 to {num_keypoints - 1} once")
+    for k, mirrored in enumerate(flip):
+        if flip[mirrored] != k:
+            raise DataError(
+                f"{file}: flip_idx[{k}] is {mirrored}, but flip_idx[{mirrored}] is {flip[mirrored]}, expected {k}"
+            )
+
+
+def _check_mirror(flip: list[int] | None, file: Path, columns: KeypointColumns, skeleton: Skeleton) -> None:
+    """Check that `flip_idx` agrees with the skeleton; otherwise the names or their order are wrong."""
+    if flip is None:
         return
     place = dict(zip(columns.wanted.tolist(), columns.column.tolist(), strict=True))
     for k, column in place.items():
@@ -271,7 +343,7 @@ def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
             photos += sorted(p for p in place.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != ".")
         else:
             lines = [line.strip() for line in _read_text(place, MAX_TEXT_BYTES).splitlines()]
-            photos += [place.parent / line for line in lines if line]
+            photos += [on_disk(place.parent, line) for line in lines if line]
     if not photos:
         raise DataError(f"{file}: {part}: no photos in {reprlib.repr(named)}")
     return list(dict.fromkeys(photos))
