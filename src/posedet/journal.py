@@ -107,7 +107,8 @@ class Journal:
             self._lines.path.unlink(missing_ok=True)
             return
         total = "" if self._total is None else f" of {self._total}"
-        kept = f"{self._number() if self._count is None else self._count}{total} {self._unit} are kept; the same command resumes from there"
+        number = self._number() if self._count is None else self._count
+        kept = f"{number}{total} {self._unit} are kept; the same command resumes from there"
         if isinstance(error, (PoseDetError, KeyboardInterrupt)):
             raise type(error)(f"{error}; {kept}" if str(error) else kept) from None
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

@@ -80,7 +80,7 @@ def _track(options: argparse.Namespace) -> int:
                 source,
                 stem,
                 detector,
-                Tracker() if reported is None else Tracker(new_score=reported),
+                Tracker() if reported is None else Tracker(sure_score=reported),
                 settings=settings_of(options, detector),
                 smooth=not options.no_smoothing,
                 video=not options.no_video,
