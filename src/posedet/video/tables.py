@@ -11,7 +11,7 @@ import numpy as np
 
 from posedet.errors import ConfigError, DataError
 from posedet.files import one_line
-from posedet.outputs import LineFile, write_atomically
+from posedet.outputs import LineFile, make_folder, write_atomically
 from posedet.poses import Poses
 from posedet.skeleton import Skeleton
 
@@ -170,6 +170,7 @@ def write_openpose(tracks: Tracks, path: Path) -> None:
     parts = [[names.index(name) for name in wanted] if {*wanted} <= {*names} else [] for wanted in BODY_25]
     if not any(parts):
         raise ConfigError(f"--format openpose: skeleton '{tracks.skeleton.name}' has none of OpenPose's keypoints")
+    make_folder(path)
     for track in tracks:
         people = []
         for pose in track.poses:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TIME_BASE = Fraction(1, 90_000)
 # Without B-frames, because times are irregular and the last frame would lose its duration.
 H264_OPTIONS = {"crf": "23", "preset": "veryfast", "bf": "0"}
+MP4_OPTIONS = {"video_track_timescale": str(TIME_BASE.denominator)}
 # Sound that MP4 holds as it is; other sound becomes AAC.
 MP4_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
 
@@ -96,7 +97,7 @@ class VideoWriter:
     def _open(self, picture: NDArray[np.uint8]) -> None:
         # Never over a planted link: the file is made here, and FFmpeg writes into it.
         os.close(os.open(self._partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        output = self._av.open(f"file:{self._partial}", "w", format="mp4")
+        output = self._av.open(f"file:{self._partial}", "w", format="mp4", options=MP4_OPTIONS)
         output.metadata["comment"] = f"generator: {self._generator}"
         stream = output.add_stream("libx264", options=dict(H264_OPTIONS))
         height, width = picture.shape[:2]
