@@ -14,6 +14,10 @@ PHOTO_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff"),
     ".webp",
 )
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
+    *(".webm", ".wmv", ".y4m"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ def find_photos(patterns: Sequence[str], *, quiet: bool = False) -> list[Path]:
             if not fitting:
                 raise DataError(f"{one_line(pattern)}: no file matches this pattern")
             found += fitting
+        elif pattern.lower().endswith(VIDEO_SUFFIXES):
+            raise DataError(f"{one_line(pattern)}: a video, expected photos; use `posedet track`")
         else:
             found.append(Path(pattern))
     return list(dict.fromkeys(found))

@@ -78,6 +78,7 @@ def follow(
         if video:
             annotator = Annotator(stem.with_name(f"{stem.name}.mp4"), GENERATOR, sound=source.path, trails=trails)
         frames = islice(_found(source, detector, journal), most_frames)
+        complete = False
         try:
             for frame, poses in tqdm(frames, total=source.num_frames, unit="frame", disable=no_terminal()):
                 poses = tracker.update(poses, frame.time)
@@ -88,10 +89,11 @@ def follow(
                     annotator.add(frame, poses)
                 people.update(poses.ids.tolist())
                 number += 1
+            complete = number != most_frames
         finally:
             writer.close()
             if annotator is not None:
-                annotator.close()
+                annotator.close(complete=complete)
         for name in formats:
             FORMATS[name].write(Tracks(path), stem.with_name(stem.name + FORMATS[name].suffix))
     return Done(number, len(people))

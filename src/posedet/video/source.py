@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.errors import ConfigError, DataError
-from posedet.files import PHOTO_SUFFIXES, find_photos, one_line
+from posedet.files import PHOTO_SUFFIXES, VIDEO_SUFFIXES, find_photos, one_line
 from posedet.image import MAX_PIXELS, read_photo
 from posedet.outputs import stamp
 
@@ -32,11 +32,6 @@ FILE_FORMATS = (
 NETWORK_PROTOCOLS = "http,https,tls,tcp,udp,rtp,rtsp,srt,crypto,hls"
 ADDRESS = re.compile(r"(?i)(https?|rtsps?|rtmps?|udp|tcp|rtp|srt)://")
 CAMERA = re.compile(r"\d{1,3}|/dev/video\d{1,3}")
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-    *(".webm", ".wmv", ".y4m"),
-)
-
 PHOTO_RATE = 30.0  # frames a second of a folder of frames, unless stated
 CONNECT_SECONDS, READ_SECONDS = 10.0, 10.0
 # Waiting times before the attempts to reconnect a live source; after the last one it has ended.
@@ -257,10 +252,10 @@ def _undamaged(container: "InputContainer", stream: "VideoStream", source: Sourc
             damaged, in_a_row = damaged + 1, in_a_row + 1
             continue
         in_a_row = 0
-        damaged += sum(frame.is_corrupt for frame in decoded)
+        damaged += bool(packet.is_corrupt or any(frame.is_corrupt for frame in decoded))
         yield from decoded
     if damaged:
-        source.notes.append(f"{damaged} damaged packets or frames")
+        source.notes.append(f"{damaged} damaged packets")
 
 
 def _upright(frame: "VideoFrame") -> NDArray[np.uint8]:

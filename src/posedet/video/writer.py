@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
 
 # Fine enough for every frame rate, and what MP4 players expect.
 TIME_BASE = Fraction(1, 90_000)
@@ -50,7 +52,6 @@ class VideoWriter:
         self._stream: Any = None
         self._sound: _Sound | None = None
         self._last, self._length = 0.0, 1 / 30
-        self.notes: list[str] = []
 
     def add(self, frame: Frame, picture: NDArray[np.uint8]) -> None:
         """Add a frame. picture: (H, W, 3) uint8 RGB, the size of the first one. Raises PoseDetError on a full disk."""
@@ -66,26 +67,23 @@ class VideoWriter:
             encoded.pts, encoded.time_base = round(frame.time / TIME_BASE), TIME_BASE
             if frame.time > self._last:
                 self._length = frame.time - self._last
-            encoded.duration = round(self._length / TIME_BASE)
             self._last = frame.time
-            self._mux(self._stream.encode(encoded))
+            self._encode(encoded)
             if self._sound is not None:
                 self._mux(self._sound.until(frame.time))
         except (self._av.error.FFmpegError, OSError) as error:
             raise self._failed(error) from None
 
-    def close(self, *, keep: bool = True) -> None:
-        """Complete the video. keep: give it its name; otherwise delete it."""
+    def close(self, *, complete: bool = True) -> None:
+        """Complete the video, and give it its name. complete: the source has ended; keep sound that is longer."""
         if self._output is None:
             return
         try:
-            if keep:
-                self._mux(self._stream.encode(None))
-                if self._sound is not None:
-                    self._mux(self._sound.until(self._last + self._length))
+            self._encode(None)
+            if self._sound is not None:
+                self._mux(self._sound.until(inf if complete else self._last + self._length))
             self._output.close()
-            if keep:
-                replace(self._partial, self.path, self._generator)
+            replace(self._partial, self.path, self._generator)
         except (self._av.error.FFmpegError, OSError) as error:
             raise self._failed(error) from None
         finally:
@@ -106,6 +104,13 @@ class VideoWriter:
         self._output, self._stream = output, stream
         if self._sound_file is not None:
             self._sound = _Sound.of(self._sound_file, output)
+
+    def _encode(self, frame: "VideoFrame | None") -> None:
+        """Encode a frame, or what is left. A packet lasts as long as the time since the frame before."""
+        packets = self._stream.encode(frame)
+        for packet in packets:
+            packet.duration = round(self._length / TIME_BASE)
+        self._mux(packets)
 
     def _mux(self, packets: "Iterator[Packet] | list[Packet]") -> None:
         assert self._output is not None
@@ -201,14 +206,14 @@ class Annotator:
         while len(self._waiting) > WAITING_PICTURES:
             self._waiting.popleft().result()
 
-    def close(self) -> None:
-        """Complete the video, also after an error elsewhere: what was added is kept."""
+    def close(self, *, complete: bool) -> None:
+        """Complete the video, also after an error elsewhere: what was added is kept. See `VideoWriter.close`."""
         try:
             while self._waiting:
                 self._waiting.popleft().result()
         finally:
             self._pool.shutdown(cancel_futures=True)
-            self._writer.close()
+            self._writer.close(complete=complete)
 
     def _draw(self, frame: Frame, poses: Poses) -> None:
         picture = draw(frame.image, poses)
