@@ -52,8 +52,11 @@ def write_clip(
         output.mux(stream.encode(None))
         if tone is not None:
             queue = av.AudioFifo()
-            wave = np.sin(np.arange(44_100) / 44_100 * 440 * 2 * np.pi).astype(np.float32)[None]
-            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            wave = np.sin(np.arange(44_100) / 44_100 * 440 * 2 * np.pi)[None]
+            if sound == "pcm_s16le":
+                samples = av.AudioFrame.from_ndarray((wave * 20_000).astype(np.int16), format="s16p", layout="mono")
+            else:
+                samples = av.AudioFrame.from_ndarray(wave.astype(np.float32), format="fltp", layout="mono")
             samples.sample_rate = 44_100
             queue.write(samples)
             while (part := queue.read(1024, partial=True)) is not None:

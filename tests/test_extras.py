@@ -19,12 +19,14 @@ ROOT = Path(__file__).parent.parent
 RELEASED = ROOT / "src" / "posedet" / "released"
 # Each optional module, and the package that has it.
 PACKAGES = {
+    "av": "av",
     "cv2": "opencv-python-headless",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
     "onnxscript": "onnxscript",
     "openvino": "openvino",
+    "pyarrow": "pyarrow",
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
     "torch": "torch",
@@ -65,6 +67,7 @@ ARGUMENTS = {
     "posedet plot": "plot x",
     "posedet quantise": "quantise x.onnx y.onnx --photos z",
     "posedet stress": "stress x.json --output y",
+    "posedet track": "track x.mp4 --output y",
     "posedet train": "train posedet-s --data x.json --run y",
     "PyTorch weights": f"predict {ROOT / 'photos' / 'food.jpg'} --output y --model "
     f"{RELEASED / 'posedet-s.safetensors'}",
@@ -72,7 +75,7 @@ ARGUMENTS = {
 
 
 def test_every_command_that_needs_more_is_tested() -> None:
-    inside = {"posedet train --validate", "posedet benchmark --against"}
+    inside = {"posedet train --validate", "posedet benchmark --against", "posedet track --format parquet"}
     commands = {command for command in NEEDS if not command.startswith("python -m lab")}
     assert commands - inside == set(ARGUMENTS)
 
@@ -116,7 +119,7 @@ def test_the_extra_that_a_command_names_is_the_smallest_with_its_modules(need: N
     packages = {PACKAGES[module] for module in need.modules}
     enough = {
         extra: packages_of(extra)
-        for extra in ("evaluate", "quantise", "export", "train", "openvino")
+        for extra in ("evaluate", "quantise", "export", "train", "openvino", "video", "parquet")
         if packages <= packages_of(extra)
     }
     assert need.extra in enough

@@ -14,13 +14,14 @@ from posedet.commands.options import (
     settings_of,
 )
 from posedet.errors import ConfigError
+from posedet.extras import needs
 from posedet.files import one_line
 
 FORMATS = ("csv", "parquet", "openpose", "trc")
 
 
 def add_commands(add: AddCommand) -> None:
-    track = add("track", "video -> annotated video and poses with ids", "track clip.mp4 --output found")
+    track = add("track", "video -> annotated video and poses with ids (needs posedet[video])", "track clip.mp4 --output found")
     track.add_argument(
         "sources",
         nargs="+",
@@ -55,6 +56,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _track(options: argparse.Namespace) -> int:
+    needs("posedet track", "video", ("av",))
     from posedet.outputs import make_folder
     from posedet.runtime.parallel import available_cores
     from posedet.tracking.tracker import Tracker

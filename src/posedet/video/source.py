@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedet.errors import ConfigError, DataError
+from posedet.extras import needs
 from posedet.files import PHOTO_SUFFIXES, VIDEO_SUFFIXES, find_photos, one_line
 from posedet.image import MAX_PIXELS, read_photo
 from posedet.outputs import stamp
@@ -191,10 +192,9 @@ def _open(file: Any, place: str, *, format: str | None = None, **options: str) -
 
 def import_av() -> Any:
     """PyAV, or ConfigError if it is not installed."""
-    try:
-        import av
-    except ImportError:
-        raise ConfigError('videos need an optional package; install it with: pip install "posedet[video]"') from None
+    needs("posedet track", "video", ("av",))
+    import av
+
     av.logging.set_level(None)
     return av
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posedet.errors import ConfigError, DataError
+from posedet.extras import needs
 from posedet.files import one_line
 from posedet.outputs import LineFile, make_folder, write_atomically
 from posedet.poses import Poses
@@ -145,13 +146,10 @@ def write_csv(tracks: Tracks, path: Path) -> None:
 
 def write_parquet(tracks: Tracks, path: Path) -> None:
     """The table of `write_csv` as Parquet."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ConfigError(
-            'Parquet needs an optional package; install it with: pip install "posedet[parquet]"'
-        ) from None
+    needs("posedet track --format parquet", "parquet", ("pyarrow",))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     names = _columns(tracks.skeleton)
     kinds = {"frame": pa.int64(), "time": pa.float64(), "id": pa.int64()}
     schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in names], metadata={"generator": GENERATOR})

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from math import inf
@@ -112,7 +112,7 @@ class VideoWriter:
             packet.duration = round(self._length / TIME_BASE)
         self._mux(packets)
 
-    def _mux(self, packets: "Iterator[Packet] | list[Packet]") -> None:
+    def _mux(self, packets: "Iterable[Packet[Any]]") -> None:
         assert self._output is not None
         for packet in packets:
             self._output.mux(packet)
@@ -135,7 +135,7 @@ class _Sound:
             if self._copied
             else output.add_stream("aac", rate=track.codec_context.sample_rate)
         )
-        self._waiting: Packet | None = None
+        self._waiting: Packet[Any] | None = None
         self._ended = False
 
     @classmethod
@@ -154,7 +154,7 @@ class _Sound:
         source.close()
         return None
 
-    def until(self, time: float) -> "Iterator[Packet]":
+    def until(self, time: float) -> "Iterator[Packet[Any]]":
         """The packets up to a time in seconds."""
         av = import_av()
         while not self._ended:
