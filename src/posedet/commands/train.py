@@ -135,6 +135,7 @@ def _train(options: argparse.Namespace) -> int:
     from posedet.training.state import skeleton_to_train
 
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
+    kept = reported(config, skeleton)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(options.data, skeleton)
     weights = train(
@@ -146,7 +147,7 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options.validate, reported(config, skeleton)) if options.validate else None,
+        validate=_validation(options.validate, kept) if options.validate else None,
         validate_every=options.validate_every or VALIDATE_EVERY,
     )
     print(f"trained -> {weights}")
