@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import runpy
 import tomllib
 from importlib import resources
@@ -57,16 +58,17 @@ def test_names_of_presets():
         ("model.refinements=-1", "'model.refinements' is -1, expected 0 to 100"),
         ("train.batch_size=0", "'train.batch_size' is 0, expected 1 to 100000"),
         ("train.learning_rate=nan", "'train.learning_rate' is nan, expected a number"),
-        ("data.flip=2", "'data.flip' is 2.0, expected 0 to 1"),
+        ("data.flip=2", "'data.flip' is 2, expected 0 to 1"),
         ("train.frozen_blocks=18", "'train.frozen_blocks' is 18, expected 0 to 17"),
         ("train.ema=1.5", "'train.ema' is 1.5, expected 0 to 1"),
         ("data.zoom=[2.0, 1.0]", "'data.zoom' is [2.0, 1.0], expected two numbers above 0, the smaller one first"),
+        ("data.zoom=[1, inf]", "'data.zoom[1]' is inf, expected at most 1e+12"),
         ("data.zoom=[0, 1]", "'data.zoom' is [0.0, 1.0], expected two numbers above 0"),
         ("data.zoom=[nan, 1]", "'data.zoom[0]' is nan, expected a number"),
         ("train.decay=[]", "'train.decay' is [], expected one share of all steps, 0 up to 1 ('cosine')"),
         ("train.decay=[0.5, 0.9]", "'train.decay' is [0.5, 0.9], expected one share of all steps"),
         ("train.decay=[1.0]", "'train.decay' is [1.0], expected one share of all steps"),
-        ("loss.heatmap_sigma=0", "'loss.heatmap_sigma' is 0.0, expected at least 0.001"),
+        ("loss.heatmap_sigma=0", "'loss.heatmap_sigma' is 0, expected at least 0.001"),
         ("decode.candidates=0", "'decode.candidates' is 0, expected at least 1"),
         ("data.patch=65", "'data.patch' is 65, expected an even number, because data.mosaic halves it"),
         ("data.patch=8193", "'data.patch' is 8193, expected 64 to 8192"),
@@ -77,9 +79,17 @@ def test_names_of_presets():
         ("train.batch_size=1000000", "'train.batch_size' is 1000000, expected 1 to 100000"),
         ("train.accumulate=3", "'train.batch_size' is 8, expected a multiple of 3, the parts of train.accumulate"),
         ("train.seed=18446744073709", "'train.seed' is 18446744073709, expected at most 1e+12"),
+        ("train.clip=0", "'train.clip' is 0, expected at least 1e-09"),
         (f"loss.coarse=1{'0' * 400}", f"'loss.coarse' is 1{'0' * 39}, expected at most 1e+12"),
         ("decode.score_threshold=inf", "'decode.score_threshold' is inf, expected 0 to 1"),
         ("decode.short_side=0", "'decode.short_side' is 0, expected at least 32"),
+        ("loss.heatmap_sigma=1e300", "'loss.heatmap_sigma' is 1e+300, expected at most 1e+12"),
+        ("model.heatmap_bias=-inf", "'model.heatmap_bias' is -inf, expected at least -1e+12"),
+        (
+            "model.backbone=hrnet",
+            "'model.backbone' is 'hrnet', expected 'mobilenetv2' or 'dla34' or 'hrnet-w32' or 'hr",
+        ),
+        ("decode.score_threshold=1", "'decode.score_threshold' is 1.0, expected less than 1, which no score exceeds"),
         ("assign.selected=0", "'assign.selected' is 0, expected at least 1 with model.presence"),
     ],
 )
@@ -99,6 +109,25 @@ def test_patches_of_backbones_that_merge_their_maps(preset):
     message = rf"'data\.patch' is 200, expected a multiple of 32, the largest stride of the backbone '{preset[:5]}"
     with pytest.raises(ConfigError, match=message):
         load_config(preset, ["data.patch=200"])
+
+
+def test_clipping_may_have_no_limit():
+    assert load_config("posedet-s", ["train.clip=inf"]).train.clip == math.inf
+    assert load_config("posedet-s", [f"train.clip=1{'0' * 400}"]).train.clip > 1e300
+
+
+def test_only_mobilenet_can_be_partly_frozen():
+    message = r"'train\.frozen_blocks' is 3, expected 0 with the backbone 'dla34', which cannot be partly frozen$"
+    with pytest.raises(ConfigError, match=message):
+        load_config("dla34-coco", ["train.frozen_blocks=3"])
+
+
+def test_one_cell_of_one_patch_is_refused():
+    one_cell = ["data.patch=64", "train.batch_size=2", "train.accumulate=2"]
+    message = r"'data\.patch' is 64, expected more than 64: one cell of one patch at a time cannot be normalised$"
+    with pytest.raises(ConfigError, match=message):
+        load_config("dla34-coco", one_cell)
+    load_config("dla34-coco", [*one_cell, "train.batch_size=4"])
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -1,14 +1,14 @@
 """The whole network: pixels in and out, sparse as dense, the best first, and what gradients reach."""
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from posedet.config import load_config
-from posedet.errors import ConfigError
-from posedet.model.build import build_network, freeze
+from posedet.config import ModelConfig, load_config
+from posedet.model.build import BACKBONES, build_network
 from posedet.model.deployed import DeployedNet
 from posedet.model.embedding import TapTable, sample
 from posedet.model.network import PoseDetNet, Proposals
@@ -57,14 +57,8 @@ def test_chosen_bias_of_heatmaps_and_keypoints():
     assert network.score.output.bias.tolist() == pytest.approx([-4.595120] + [0] * 19)
 
 
-def test_backbones_that_are_unknown_or_cannot_be_frozen():
-    with pytest.raises(ConfigError, match=r"^model\.backbone is 'dla35', expected 'mobilenetv2' or 'dla34' or"):
-        build_network(load_config("posedet-s", ["model.backbone=dla35"]).model, BODY19)
-    network = build_network(load_config("dla34-coco").model, COCO)
-    with pytest.raises(
-        ConfigError, match=r"^train\.frozen_blocks is 3, expected 0: this backbone cannot be partly frozen"
-    ):
-        freeze(network, 3)
+def test_the_settings_name_the_backbones_that_there_are():
+    assert get_args(get_args(get_type_hints(ModelConfig, include_extras=True)["backbone"])[0]) == tuple(BACKBONES)
 
 
 # --- the network's words ---

@@ -20,7 +20,7 @@ from posedet.config import Config, ModelConfig, load_config
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.sources import read_photos
 from posedet.image import Letterbox
-from posedet.model.build import build_network, freeze
+from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
 from posedet.runtime.decode import decode
 from posedet.runtime.session import Outputs
@@ -142,7 +142,7 @@ def terms(config: Config) -> dict[str, Any]:
 def optimisation(config: Config) -> dict[str, Any]:
     with torch.device("meta"):
         net = build_network(config.model, BODY19)
-    freeze(net, config.train.frozen_blocks)
+    net.backbone.freeze(config.train.frozen_blocks)
     optimiser = make_optimiser(net, config.train)
     groups = [{**group, "params": len(group["params"])} for group in optimiser.param_groups]
     return {

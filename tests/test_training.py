@@ -1,6 +1,7 @@
 """Training is real: it learns a handful of photos, and goes on after an interruption as if there had been none."""
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.sources import read_photos
-from posedet.errors import DataError, ModelError
+from posedet.errors import ConfigError, DataError, ModelError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
@@ -24,7 +25,7 @@ from posedet.model.deployed import DeployedNet
 from posedet.poses import Poses
 from posedet.runtime.decode import decode
 from posedet.runtime.session import Outputs
-from posedet.skeleton import BODY19
+from posedet.skeleton import BODY19, COCO
 from posedet.training.loop import rate_at, train
 from posedet.weights.checkpoint import load_tensors, load_weights, save_tensors
 
@@ -164,6 +165,35 @@ except ModelError as error:
 def test_photos_without_people_are_refused(photos: PhotoSet, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no person with labelled keypoints"):
         train(short(1), PhotoSet(()), tmp_path, workers=0)
+
+
+def test_too_little_memory_is_one_line(photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here an allocation that no machine can make, and what a GPU and NumPy raise."""
+    said = r"^not enough memory; lower train\.batch_size or data\.patch, or raise train\.accumulate$"
+    for fail in (lambda: torch.empty(2**60), lambda: np.empty(2**58), lambda: raise_(torch.OutOfMemoryError())):
+        monkeypatch.setattr("posedet.training.loop._take_step", lambda *_, fail=fail: fail())
+        with pytest.raises(ConfigError, match=said):
+            train(short(1), photos, tmp_path / "run", workers=0)
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_a_worker_that_is_killed_is_one_line(photos: PhotoSet, tmp_path: Path) -> None:
+    def kill(_: int) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(PoseDetError, match=r"^a process that prepares photos ended unexpectedly; it may have been out"):
+        train(short(100), photos, tmp_path / "run", workers=1, after_step=kill)
+
+
+def test_people_with_other_keypoints_are_one_line(photos: PhotoSet, tmp_path: Path) -> None:
+    said = r"^the training photos have people with 19 keypoints, expected 17, those of the skeleton 'coco'; read them "
+    with pytest.raises(DataError, match=said):
+        train(short(1), photos, tmp_path / "run", workers=0, skeleton=COCO)
+    assert not (tmp_path / "run").exists()
 
 
 def test_foreign_state_is_refused(photos: PhotoSet, tmp_path: Path) -> None:

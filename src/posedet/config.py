@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, cast, g
 from posedet.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
-MAX_WHOLE = 10**12  # far above any setting, and far below what overflows in PyTorch
+MAX_NUMBER = 10**12  # far above any setting, and far below what overflows in PyTorch
 
 
 class Range(NamedTuple):
@@ -29,11 +30,11 @@ class Range(NamedTuple):
     most: float
 
     def __str__(self) -> str:
-        return f"at least {self.least:g}" if self.most == math.inf else f"{self.least:g} to {self.most:g}"
+        return f"at least {self.least:g}" if self.most >= MAX_NUMBER else f"{self.least:g} to {self.most:g}"
 
 
 def at_least(least: float) -> Range:
-    return Range(least, math.inf)
+    return Range(least, MAX_NUMBER)
 
 
 SHARE, WIDTH = Range(0, 1), Range(1, 4096)
@@ -44,7 +45,7 @@ class ModelConfig:
     """The network."""
 
     skeleton: Annotated[str, "keypoints: coco, crowdpose, crowdpose15, body19, or a file with a skeleton or weights"]
-    backbone: Annotated[str, "network that reads the photo: mobilenetv2, dla34, hrnet-w32, hrnet-w48"]
+    backbone: Annotated[Literal["mobilenetv2", "dla34", "hrnet-w32", "hrnet-w48"], "network that reads the photo"]
     pyramid: Annotated[Literal["fpn", "hrfpn"], "neck that turns the backbone's maps into levels"]
     strides: Annotated[tuple[int, ...], "stride of each level, in pixels of the network input"]
     channels: Annotated[int, WIDTH, "channels of pyramid and head"]
@@ -144,7 +145,7 @@ class TrainConfig:
     warmup: Annotated[int, at_least(0), "steps over which the rate grows from a third"]
     schedule: Annotated[Literal["step", "cosine"], "shape of the learning-rate decay"]
     decay: Annotated[tuple[float, ...], "shares of all steps; step: rate drops to a tenth; cosine: decay starts"]
-    clip: Annotated[float, at_least(1e-9), "largest norm of the gradient"]
+    clip: Annotated[float, Range(1e-9, math.inf), "largest norm of the gradient; inf: no limit"]
     sync_norm: Annotated[bool, "share batch statistics between all processes, on GPUs"]
     ema: Annotated[float, SHARE, "decay of the moving average of the weights; 0: none"]
     amp: Annotated[Literal["none", "bf16", "fp16"], "mixed precision"]
@@ -368,17 +369,16 @@ def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
         if fits:
             value = tuple(_checked(item, options[0], source, f"{key}[{i}]") for i, item in enumerate(value))
     else:
-        if type(value) is int and abs(value) > MAX_WHOLE:
-            raise ConfigError(f"{source}: '{key}' is {value!r:.40}, expected at most {MAX_WHOLE:g}")
-        if kind is float and type(value) is int:
-            value = float(value)
-        # NaN, which does not equal itself, is refused.
+        if type(value) in (int, float) and kind in (int, float) and value == value:  # not NaN
+            limits = next((note for note in notes if isinstance(note, Range)), Range(-MAX_NUMBER, MAX_NUMBER))
+            if not limits.least <= value <= limits.most:
+                expected = f"at most {MAX_NUMBER:g}" if value > limits.most == MAX_NUMBER else limits
+                raise ConfigError(f"{source}: '{key}' is {value!r:.40}, expected {expected}")
+            if kind is float and type(value) is int:
+                value = float(min(value, sys.float_info.max))
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and value == value
     if not fits:
         raise ConfigError(f"{source}: '{key}' is {value!r}, expected {_expected(kind)}")
-    for limits in notes:
-        if isinstance(limits, Range) and not limits.least <= value <= limits.most:
-            raise ConfigError(f"{source}: '{key}' is {value!r}, expected {limits}")
     return value
 
 
@@ -429,13 +429,21 @@ def _check_fit(config: Config, source: str) -> None:
         side = getattr(config.data, key)
         if model.backbone != "mobilenetv2" and side % 32:
             refuse(f"data.{key}", f"a multiple of 32, the largest stride of the backbone '{model.backbone}'")
+        if 0 < side <= max(model.strides) and train.batch_size == train.accumulate:
+            refuse(
+                f"data.{key}", f"more than {max(model.strides)}: one cell of one patch at a time cannot be normalised"
+            )
         if config.data.mosaic and side % 2:
             refuse(f"data.{key}", "an even number, because data.mosaic halves it")
     low, high = config.data.zoom
-    if not 0 < low <= high < math.inf:
+    if not 0 < low <= high:
         refuse("data.zoom", "two numbers above 0, the smaller one first")
+    if train.frozen_blocks and model.backbone != "mobilenetv2":
+        refuse("train.frozen_blocks", f"0 with the backbone '{model.backbone}', which cannot be partly frozen")
     if train.batch_size % train.accumulate:
         refuse("train.batch_size", f"a multiple of {train.accumulate}, the parts of train.accumulate")
     if not all(0 <= mark < 1 for mark in train.decay) or (train.schedule == "cosine" and len(train.decay) != 1):
         number = "one share of all steps" if train.schedule == "cosine" else "shares of all steps"
         refuse("train.decay", f"{number}, 0 up to 1 ('{train.schedule}')")
+    if config.decode.score_threshold == 1:
+        refuse("decode.score_threshold", "less than 1, which no score exceeds")

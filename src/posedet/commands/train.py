@@ -160,6 +160,7 @@ def _train(options: argparse.Namespace) -> int:
     written = [options.run / name for name in RUN_FILES]
     claim(options, GENERATOR, written, reads=[Path(config.model.skeleton)])
     skeleton = skeleton_to_train(config.model.skeleton, options.run)
+    kept = reported(config, skeleton)
     with photos_named_by(f"--data {DATA}"):
         photos = read_sets(_sources(options), skeleton)
     never_replace(options, photos.photos)
@@ -172,7 +173,7 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         compiled=options.compile,
-        validate=_validation(options, reported(config, skeleton)) if options.validate else None,
+        validate=_validation(options, kept) if options.validate else None,
         validate_every=options.validate_every or VALIDATE_EVERY,
     )
     print(f"trained -> {weights}")

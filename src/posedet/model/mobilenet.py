@@ -68,14 +68,14 @@ class MobileNetV2(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: (B, 3, H, W), x / 127.5 - 1 -> (B, 24, H/4, W/4), (B, 32, H/8, ...), (B, 96, ...), (B, 320, ...)."""
         if not (self.frozen_blocks and torch.is_grad_enabled()):
-            return tuple(self._run(F.relu6(_strided(self.stem, images)), 0, len(self.blocks)))
+            return tuple(self._run(F.relu6(_strided(self.stem, images)), 0, len(self.blocks))[:-1])
         with torch.no_grad():
             # Photo by photo, the maps fit the processor's cache, which takes a fifth of the time of the whole batch.
             each = [
                 self._run(F.relu6(_strided(self.stem, x)), 0, self.frozen_blocks) for x in images.chunk(len(images))
             ]
         *outputs, x = (torch.cat(maps) for maps in zip(*each, strict=True))
-        return tuple(outputs + self._run(x, self.frozen_blocks, len(self.blocks)))
+        return tuple(outputs + self._run(x, self.frozen_blocks, len(self.blocks))[:-1])
 
     def freeze(self, blocks: int) -> None:
         """Freeze the stem and the first `blocks` blocks. Raises ConfigError if there are fewer."""
@@ -86,9 +86,10 @@ class MobileNetV2(nn.Module):
             part.requires_grad_(False)
 
     def _run(self, x: Tensor, first: int, end: int) -> list[Tensor]:
+        """Return the outputs among the blocks `first` to `end`, and then what comes out of the last of them."""
         outputs = []
         for i in range(first, end):
             x = self.blocks[i](x)
             if i in OUTPUT_BLOCKS:
                 outputs.append(x)
-        return outputs if end == len(self.blocks) else [*outputs, x]
+        return [*outputs, x]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from posedet.config import DataConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.augment import Patch, make_patch
-from posedet.errors import PhotoError
+from posedet.errors import PhotoError, PoseDetError
 from posedet.skeleton import Skeleton
 
 
@@ -146,10 +146,15 @@ def batches(
 
 
 def next_batch(waiting: Iterator[Batch]) -> Batch:
-    """Return the next batch. A PhotoError has one line, even if it occurred in a worker."""
+    """Return the next batch. An error has one line, even if it occurred in a worker."""
     try:
         return next(waiting)
     except PhotoError as error:
         # A worker's error contains a traceback, whose last line is the message.
         line = str(error).strip().splitlines()[-1]
         raise PhotoError(line.removeprefix(f"{PhotoError.__module__}.{PhotoError.__name__}: ")) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = "it may have been out of memory, or in a container of shared memory; use fewer workers"
+        raise PoseDetError(f"a process that prepares photos ended unexpectedly; {reason}") from None

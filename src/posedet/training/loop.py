@@ -26,13 +26,14 @@ from posedet.training.batches import next_batch
 from posedet.training.setup import Run, prepare_run
 from posedet.training.state import STATE_FILE, WEIGHTS_FILE, training_state
 from posedet.weights.checkpoint import save_tensors, save_weights
-from posedet.weights.torch_session import TorchSession
+from posedet.weights.torch_session import TorchSession, enough_memory
 
 log = logging.getLogger(__name__)
 
 GENERATOR = "posedet train"
 
 
+@enough_memory("lower train.batch_size or data.patch, or raise train.accumulate")
 def train(
     config: Config,
     photos: PhotoSet,
@@ -71,6 +72,7 @@ def train(
         The path of weights.safetensors.
 
     Raises:
+        ConfigError: If there is not enough memory, or the device is not available.
         DataError: If no photo has a labelled person, or a loss is not finite.
         ModelError: If the checkpoint in `folder` belongs to another run.
     """

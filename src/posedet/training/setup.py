@@ -16,7 +16,7 @@ from posedet.config import Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.keypoint_names import find_names, pairs_in_words
-from posedet.model.build import build_network, freeze
+from posedet.model.build import build_network
 from posedet.model.network import Geometry, PoseDetNet, Proposals
 from posedet.outputs import make_folder
 from posedet.skeleton import Skeleton, find_skeleton
@@ -85,6 +85,7 @@ def prepare_run(
     place, processes = local_device(device), Processes.join(device)
     _check(config, processes, compiled=compiled and place.type == "cpu")
     skeleton = skeleton or skeleton_to_train(config.model.skeleton, folder)
+    _check_keypoints(photos, skeleton)
     config = replace(config, decode=replace(config.decode, skeleton=reported(config, skeleton).name))
     if processes.rank == 0:
         log.info("keypoints of '%s': %s", skeleton.name, pairs_in_words(skeleton.keypoints, skeleton.pairs))
@@ -95,7 +96,8 @@ def prepare_run(
     state = folder / STATE_FILE
     if start is not None and not state.exists():
         log.info(load_start(network, start, skeleton))
-    freeze(network, config.train.frozen_blocks)
+    if config.train.frozen_blocks:
+        network.backbone.freeze(config.train.frozen_blocks)  # type: ignore[operator]
     if config.model.representation == "anchors":
         network.anchor_pose.copy_(mean_pose(photos.photos))
     optimiser = make_optimiser(network, config.train, processes)
@@ -139,6 +141,15 @@ def _check(config: Config, processes: Processes, *, compiled: bool) -> None:
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")
     if compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ConfigError("compiling needs a C++ compiler, but g++ was not found; install one, or do not compile")
+
+
+def _check_keypoints(photos: PhotoSet, skeleton: Skeleton) -> None:
+    for person in (person for photo in photos.photos for person in photo.persons):
+        if len(person.keypoints) != skeleton.num_keypoints:
+            expected = f"{skeleton.num_keypoints}, those of the skeleton '{skeleton.name}'; read them with it"
+            raise DataError(
+                f"the training photos have people with {len(person.keypoints)} keypoints, expected {expected}"
+            )
 
 
 def _resume(
@@ -212,10 +223,16 @@ class Objective:
 
 
 def reported(config: Config, skeleton: Skeleton) -> Skeleton:
-    """Return the skeleton that the network reports: the preset's, or `skeleton` if that lacks some of its keypoints."""
+    """Return the skeleton that the network reports: the preset's, or `skeleton` if that lacks some of its keypoints.
+
+    Raises DataError if the preset's is not known.
+    """
     if config.decode.skeleton == skeleton.name:
         return skeleton
-    wanted = find_skeleton(config.decode.skeleton)
+    try:
+        wanted = find_skeleton(config.decode.skeleton)
+    except DataError as error:
+        raise DataError(f"decode.skeleton: {error}") from None
     return skeleton if None in find_names(wanted.keypoints, skeleton.keypoints) else wanted
 
 

@@ -142,10 +142,16 @@ def stored_skeleton(info: dict[str, Any], path: str | Path) -> Skeleton:
 
 
 def named_skeleton(name: str) -> Skeleton:
-    """Return the skeleton that `model.skeleton` names: built-in, in a .toml or .json file, or in a weights file."""
-    if name.lower().endswith(".safetensors"):
-        return stored_skeleton(load_info(Path(name)), name)
-    return skeleton_for(name)
+    """Return the skeleton that `model.skeleton` names: built-in, in a .toml or .json file, or in a weights file.
+
+    Raises DataError or ModelError, which name the setting.
+    """
+    try:
+        if name.lower().endswith(".safetensors"):
+            return stored_skeleton(load_info(Path(name)), name)
+        return skeleton_for(name)
+    except (DataError, ModelError) as error:
+        raise type(error)(f"model.skeleton: {error}") from None
 
 
 def load_named(source: str | Path) -> dict[str, Tensor]:

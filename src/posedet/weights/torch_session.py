@@ -1,6 +1,8 @@
 """Run a PyTorch network like a model file, so that validation measures exactly the exported network."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ class TorchSession:
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         device = self._deployed.network.image_mean.device
-        with torch.inference_mode():
+        with torch.inference_mode(), enough_memory("use smaller photos, or fewer of them per run"):
             arrays = self._deployed(torch.from_numpy(images).to(device))
         names = self._deployed.output_names
         return Outputs.named({name: array.cpu().numpy() for name, array in zip(names, arrays, strict=True)})
@@ -58,3 +60,14 @@ def local_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch was built without it
         raise ConfigError(f"device {device!r} is not available: {one_line(str(error).splitlines()[0])}") from None
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn PyTorch's and NumPy's errors about memory, on a GPU or a CPU, into a ConfigError that names the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise ConfigError(f"not enough memory; {remedy}") from None
+        raise
