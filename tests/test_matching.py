@@ -476,7 +476,7 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "posedet: error: --model does not go with --results, which runs no model\n"
     unsaid = ["--photos", str(photos), "--output", str(tmp_path)]
     assert main(["errors", str(photos / "truth.json"), *unsaid]) == 2  # before anything is predicted
-    expected = f"{tmp_path}: is a folder; name a file in it, such as errors.html"
+    expected = f"{tmp_path}: is a folder; name another output"
     assert capsys.readouterr().err == f"posedet: error: {expected}\n"
     assert main(["errors", str(photos / "no.json"), "--output", str(output)]) == 2
     assert capsys.readouterr().err == f"posedet: error: {photos / 'no.json'}: no such file\n"

@@ -48,7 +48,7 @@ def test_the_file_for_the_server(images: Path, tmp_path: Path, capsys: pytest.Ca
 
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert main([*command[:2], "--results", str(tmp_path / "results.json")]) == 0
-    assert row.split("|")[2:] == capsys.readouterr().out.splitlines()[2].split("|")[2:]
+    assert row.split("|")[2:] == capsys.readouterr().out.splitlines()[-1].split("|")[2:]
 
 
 @pytest.mark.parametrize(

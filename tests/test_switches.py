@@ -193,4 +193,4 @@ def test_no_setting_of_these_sections_is_left_out() -> None:
     tried = {setting.partition("=")[0] for _, setting, _ in SWITCHES}
     config = load_config("posedet-s").to_dict()
     known = {f"{section}.{key}" for section in ("data", "assign", "loss") for key in config[section]}
-    assert known - tried == {"data.patch"}
+    assert known - tried == {"data.patch", "data.early_patch"}

@@ -17,11 +17,14 @@ from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
 
+MOST_FILLED = 2.0  # seconds: so long, frames wait in memory
 FORMATS = ("csv", "parquet", "openpose", "trc")
 
 
 def add_commands(add: AddCommand) -> None:
-    track = add("track", "video -> annotated video and poses with ids (needs posedet[video])", "track clip.mp4 --output found")
+    track = add(
+        "track", "video -> annotated video and poses with ids (needs posedet[video])", "track clip.mp4 --output found"
+    )
     track.add_argument(
         "sources",
         nargs="+",
@@ -47,6 +50,13 @@ def add_commands(add: AddCommand) -> None:
     track.add_argument("--no-video", action="store_true", help="write only the poses (faster)")
     track.add_argument("--trails", action="store_true", help="draw where each person came from")
     track.add_argument("--no-smoothing", action="store_true", help="keep the keypoints as the network finds them")
+    track.add_argument(
+        "--fill",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="fill in people who were not found for up to this time; 0: never (default: %(default)s)",
+    )
     track.add_argument("--frame-rate", type=float, metavar="RATE", help="frames a second of a folder of frames")
     add_number(track, "--frames", "stop after this many frames", metavar="COUNT")
     track.add_argument("--restart", action="store_true", help="do not resume an interrupted run, but start again")
@@ -69,6 +79,8 @@ def _track(options: argparse.Namespace) -> int:
         raise ConfigError("--trails does not go with --no-video: trails are drawn into the video")
     if options.frame_rate is not None and not 0.01 <= options.frame_rate <= 1000:
         raise ConfigError(f"--frame-rate {options.frame_rate:g}: expected 0.01 to 1000 frames a second")
+    if not 0 <= options.fill <= MOST_FILLED:
+        raise ConfigError(f"--fill {options.fill:g}: expected 0 to {MOST_FILLED:g} seconds")
     stems = [options.output / name for name in _numbered([source_name(text) for text in options.sources])]
     files = [path for stem in stems for path in outputs(stem, options.format, video=not options.no_video)]
     claim(options, GENERATOR, files, reads=[Path(text) for text in options.sources])
@@ -85,6 +97,7 @@ def _track(options: argparse.Namespace) -> int:
                 Tracker() if reported is None else Tracker(sure_score=reported),
                 settings=settings_of(options, detector),
                 smooth=not options.no_smoothing,
+                fill=options.fill,
                 video=not options.no_video,
                 trails=options.trails,
                 formats=options.format,

@@ -14,11 +14,11 @@ from posedet.files import no_terminal, one_line
 from posedet.journal import Journal
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
-from posedet.tracking.smoothing import Smoother
+from posedet.tracking.smoothing import GapFiller, Smoother
 from posedet.tracking.tracker import Tracker
 from posedet.video.source import Frame, Source
 from posedet.video.tables import FORMATS, GENERATOR, Tracks, TrackWriter
-from posedet.video.track import detected
+from posedet.video.track import detected, followed
 from posedet.video.writer import Annotator
 
 
@@ -43,6 +43,7 @@ def follow(
     *,
     settings: Mapping[str, Any],
     smooth: bool,
+    fill: float,
     video: bool,
     trails: bool,
     formats: Sequence[str],
@@ -58,6 +59,7 @@ def follow(
         tracker: Decides who is who.
         settings: Everything that the poses of `detector` depend on.
         smooth: Smooth the keypoints.
+        fill: Longest gap in seconds in which a person who was not found is filled in; 0: none. Never for live sources.
         video: Write an annotated video.
         trails: Draw where each person came from.
         formats: Further forms of the tracks, see `tables.FORMATS`.
@@ -68,7 +70,8 @@ def follow(
         DataError: If the source cannot be read.
         PoseDetError: If a file cannot be written.
     """
-    smoother = Smoother() if smooth else None
+    # A live source waits for nobody, and nobody for it.
+    filler = GapFiller(fill) if fill and not source.live else None
     path = stem.with_name(f"{stem.name}.jsonl")
     people: set[int] = set()
     number = 0
@@ -77,13 +80,11 @@ def follow(
         annotator = None
         if video:
             annotator = Annotator(stem.with_name(f"{stem.name}.mp4"), GENERATOR, sound=source.path, trails=trails)
-        frames = islice(_found(source, detector, journal), most_frames)
+        found = islice(_found(source, detector, journal), most_frames)
+        frames = followed(found, tracker, Smoother() if smooth else None, filler)
         complete = False
         try:
             for frame, poses in tqdm(frames, total=source.num_frames, unit="frame", disable=no_terminal()):
-                poses = tracker.update(poses, frame.time)
-                if smoother is not None:
-                    poses = smoother.update(poses, frame.time)
                 writer.add(frame.number, frame.time, poses)
                 if annotator is not None:
                     annotator.add(frame, poses)

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
-from posedet.tracking.smoothing import Smoother
+from posedet.tracking.smoothing import GapFiller, Smoother
 from posedet.tracking.tracker import Tracker
 from posedet.video.source import Frame, open_source
 
@@ -64,10 +65,29 @@ def track(
         if detector is None:
             cores = 1 if opened.live else available_cores()
             detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores)
-        tracker, smoother = tracker or Tracker(), Smoother() if smooth else None
-        for frame, poses in detected(opened, detector, detector.at_once, live=opened.live):
-            poses = tracker.update(poses, frame.time)
-            yield TrackedFrame(*frame, poses if smoother is None else smoother.update(poses, frame.time))
+        found = detected(opened, detector, detector.at_once, live=opened.live)
+        for frame, poses in followed(found, tracker or Tracker(), Smoother() if smooth else None):
+            yield TrackedFrame(*frame, poses)
+
+
+def followed(
+    found: Iterable[tuple[Frame, Poses]], tracker: Tracker, smoother: Smoother | None, filler: GapFiller | None = None
+) -> Iterator[tuple[Frame, Poses]]:
+    """Give poses their ids, smooth them, and fill gaps: frames then wait until no later one can fill them."""
+    waiting: deque[Frame] = deque()
+    for frame, poses in found:
+        poses = tracker.update(poses, frame.time)
+        if smoother is not None:
+            poses = smoother.update(poses, frame.time)
+        if filler is None:
+            yield frame, poses
+            continue
+        waiting.append(frame)
+        for _, complete in filler.add(poses, frame.time):
+            yield waiting.popleft(), complete
+    if filler is not None:
+        for _, complete in filler.rest():
+            yield waiting.popleft(), complete
 
 
 def detected(
