@@ -1,4 +1,4 @@
-"""Long commands that are interrupted in every way: what was found is kept, and the same command goes on."""
+"""Long commands that are interrupted in every way: what was found is kept, and the same command resumes."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from posedet.skeleton import COCO
 BY = "posedet predict"
 LEFT_OUT = f"{Path(__file__).parent.parent / 'photos'}: left out 1 .md, 1 .json\n"
 SLOWLY = ("--threads", "1", "--long-side", "1600")  # so that a signal comes in time on a busy machine
-KEPT = "photos are kept, and the same command goes on from there"
+KEPT = "photos are kept; the same command resumes from there"
 
 
 def journal(folder: Path, **settings: object) -> Journal:
@@ -122,7 +122,7 @@ def check_whole(output: Path, whole: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
-def test_whatever_ends_it_the_same_command_goes_on(photos: Path, whole: Path, tmp_path: Path) -> None:
+def test_whatever_ends_it_the_same_command_resumes(photos: Path, whole: Path, tmp_path: Path) -> None:
     before = 0
     ends = ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -9, None))
     for number, code, said in ends:

@@ -1,4 +1,4 @@
-"""Results of a long command, kept one by one, so that the same command goes on after any interruption."""
+"""Results of a long command, kept one by one, so that the same command resumes after any interruption."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ class Journal:
         if error is None:
             self._lines.path.unlink(missing_ok=True)
             return
-        kept = f"{len(self.kept)} of {self._total} photos are kept, and the same command goes on from there"
+        kept = f"{len(self.kept)} of {self._total} photos are kept; the same command resumes from there"
         if isinstance(error, (PoseDetError, KeyboardInterrupt)):
             raise type(error)(f"{error}; {kept}" if str(error) else kept) from None
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
