@@ -482,3 +482,13 @@ def test_data_on_the_command_line(text: str, expected: tuple[str, str | None, in
 def test_data_that_cannot_be(times: str) -> None:
     with pytest.raises(ConfigError, match=r"^set.json\*.*: expected a whole number of at least 1 after the star$"):
         Source.parse(f"set.json*{times}")
+
+
+def test_other_packages_do_not_chatter(tmp_path: Path) -> None:
+    """Matplotlib, for example, logs that it made a list of fonts."""
+    program = (
+        "import logging; from posedet.commands.main import main; main(['weights', 'list'])\n"
+        "for name in ('posedet.training', 'matplotlib.font_manager'): logging.getLogger(name).info(name)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stderr == "posedet.training\n"

@@ -472,6 +472,25 @@ def test_training_needs_data_and_a_run(given, capsys):
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--data", "a.json"),
+        ("--run", "a"),
+        ("--start", "a.pth"),
+        ("--validate", "a.json"),
+        ("--validate-every", "5"),
+        ("--category", "person"),
+        ("--compile",),
+        ("--overwrite",),
+    ],
+)
+def test_printing_settings_ignores_no_option(given, capsys):
+    assert main(["train", "posedet-s", "--show", *given]) == 2
+    line = f"posedet: error: {given[0]} does not go with --show, which only prints the settings; remove one of them\n"
+    assert capsys.readouterr() == ("", line)
+
+
 def test_the_page_of_settings_is_up_to_date():
     docs = Path(__file__).parent.parent / "docs"
     page = runpy.run_path(str(docs / "make_settings.py"))["page"]()

@@ -216,6 +216,15 @@ def test_a_command_runs_with_the_modules_that_it_asks_for(
     assert codes == ["0"] and unused == "", printed
 
 
+def test_predict_needs_nothing_more_also_where_its_outputs_exist(photos: Path, tmp_path: Path) -> None:
+    run = ["predict", str(photos / "food.jpg"), "--output", "out", "--threads", "1"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "poses.json").write_text("mine")
+    codes, _, printed = run_without((), run, run, [*run[:3], "mine"], folder=tmp_path)
+    assert codes == ["0", "0", "2"], printed
+    assert printed.count("\nposedet: error: mine/poses.json: exists, and `posedet predict` did not write it") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["posedet convert", "posedet data show", "posedet export", "posedet quantise", "posedet train"]

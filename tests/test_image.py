@@ -706,7 +706,7 @@ def test_heic_photos_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_heic_photos(tmp_path: Path) -> None:
-    pytest.importorskip("pi_heif")
+    pytest.importorskip("pi_heif", reason='needs pip install "posedet[heic]"')
     path = tmp_path / "a.jpg"  # telephones and tools often name them so
     path.write_bytes(HEIC)
     photo = read_photo(path)

@@ -143,6 +143,16 @@ def test_too_large_files_on_disk_and_unpacked(tmp_path: Path, monkeypatch: pytes
     assert refusal(bomb) == "larger than 300000 bytes"
 
 
+def test_a_changed_byte_of_a_name_is_damage(tmp_path: Path) -> None:
+    """PyTorch alone would read a tensor of another name."""
+    content = packed({"weight": torch.ones(2)})
+    place = content.index(b"weight")
+    (tmp_path / "x.pth").write_bytes(content[:place] + b"W" + content[place + 1 :])
+    assert "eight" in next(iter(torch.load(tmp_path / "x.pth", weights_only=True)))
+    expected = "damaged: archive/data.pkl does not have its checksum; download or copy it again"
+    assert refusal(tmp_path / "x.pth") == expected
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=100), st.data())
 def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, noise: bytes, data: st.DataObject):

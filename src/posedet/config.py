@@ -37,6 +37,8 @@ def at_least(least: float) -> Range:
     return Range(least, MAX_NUMBER)
 
 
+# Share of all steps that train on patches of `data.early_patch`.
+EARLY_SHARE = 0.7
 SHARE, WIDTH = Range(0, 1), Range(1, 4096)
 
 
@@ -77,7 +79,9 @@ class DataConfig:
     """Training photos and their augmentation."""
 
     patch: Annotated[int, Range(64, 8192), "side of the square training patch, in pixels"]
-    early_patch: Annotated[int, Range(0, 8192), "side in the first 70 % of the steps, at the same scale; 0: as patch"]
+    early_patch: Annotated[
+        int, Range(0, 8192), f"side in the first {EARLY_SHARE:.0%} of the steps, at the same scale; 0: as patch"
+    ]
     crop: Annotated[Literal["person", "photo"], "centred on a person's box (official code), or anywhere near people"]
     zoom: Annotated[tuple[float, float], "crop 'person': 1 / magnification; 'photo': its long side, in patches"]
     flip: Annotated[float, SHARE, "probability of mirroring"]

@@ -1,4 +1,4 @@
-"""Results of a long command, kept one by one, so that the same command goes on after any interruption."""
+"""Results of a long command, kept one by one, so that the same command resumes after any interruption."""
 
 import hashlib
 import json

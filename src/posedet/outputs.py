@@ -127,20 +127,21 @@ def _check_replaceable(path: Path, generator: str, spelling: Path | None = None)
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """Identifies a file whatever its name; None if it does not exist."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
+    status = _status(path)
+    return status and (status.st_dev, status.st_ino)
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
     """Size and time of change: tells whether a file is still the same; None if it does not exist."""
+    status = _status(path)
+    return status and (status.st_size, status.st_mtime_ns)
+
+
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except (OSError, ValueError):
         return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _version(path: Path) -> tuple[int, ...]:

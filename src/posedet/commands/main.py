@@ -34,7 +34,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     _replace_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal cannot show
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for ours in ("posedet", "lab"):  # other packages only warn
+        logging.getLogger(ours).setLevel(logging.INFO)
     options = argparse.Namespace(debug=False)
     can_set = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if can_set else None

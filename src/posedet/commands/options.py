@@ -100,14 +100,13 @@ def _check_claim(options: argparse.Namespace, reads: Iterable[Path]) -> None:
 
 def _inputs(options: argparse.Namespace) -> Iterator[Path]:
     """The files that the options name as inputs."""
-    from posedet.data.sources import Source
     from posedet.runtime.model_files import RELEASES, available_file
 
     given = vars(options)
-    for name in ("annotations", "data", "validate"):
-        for text in _listed(given.get(name)):
-            source = Source.parse(text)
-            yield from (source.path, Path(text))
+    for text in [text for name in ("annotations", "data", "validate") for text in _listed(given.get(name))]:
+        from posedet.data.sources import Source  # needs optional packages, which commands for photos do not ask for
+
+        yield from (Source.parse(text).path, Path(text))
     if isinstance(given.get("photos"), list):
         yield from find_photos(options.photos, quiet=True)
     for name in ("model", "skeleton", "results", "weights", "checkpoint", "start", "preset", "against"):

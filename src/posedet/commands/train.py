@@ -145,6 +145,10 @@ def _train(options: argparse.Namespace) -> int:
 
     config = load_config(options.preset, options.set)
     if options.show:
+        for name in ("data", "run", "start", "validate", "validate_every", "category", "compile", "overwrite"):
+            if getattr(options, name):
+                wrong = f"--{name.replace('_', '-')} does not go with --show"
+                raise ConfigError(f"{wrong}, which only prints the settings; remove one of them")
         print(to_toml(config), end="")
         return 0
     if not options.data or options.run is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from posedet.config import Config, TrainConfig
+from posedet.config import EARLY_SHARE, Config, TrainConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.errors import ConfigError, DataError
 from posedet.keypoint_names import find_names, pairs_in_words
@@ -31,8 +31,6 @@ from posedet.training.targets import Assigner
 from posedet.weights.checkpoint import load_start, load_tensors
 from posedet.weights.torch_session import local_device
 
-# Share of all steps that train on patches of `data.early_patch`.
-EARLY_SHARE = 0.7
 # Size of a person on its level: 8 to 16 cells with the official divisor; the geometric mean.
 CELLS_OF_A_PERSON = 11.3
 

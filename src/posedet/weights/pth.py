@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from posedet.errors import ModelError
+from posedet.files import one_line
 from posedet.runtime.model_files import MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ def load_pth(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: no such file")
     if path.suffix == ".onnx":
         raise ModelError(f"{path}: ONNX files are only for inference; expected a .safetensors or .pth file")
-    if max(path.stat().st_size, _unpacked_bytes(path)) > MAX_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other versions
@@ -48,13 +50,24 @@ def load_pth(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
 
 
-def _unpacked_bytes(path: Path) -> int:
-    """Return the size after decompression, because a small malicious archive could fill the memory."""
+def _check_archive(path: Path) -> None:
+    """Raise ModelError if a file is an archive that is too large or damaged; the older format is none.
+
+    The size counts after decompression, because a small malicious archive could fill the memory. PyTorch does not
+    compare the checksums.
+    """
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
-            return sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return 0  # the older format without an archive, or no PyTorch file
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise ModelError(f"larger than {MAX_BYTES} bytes")
+            if (damaged := archive.testzip()) is not None:
+                raise ModelError(f"damaged: {one_line(damaged)} does not have its checksum; download or copy it again")
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except Exception as error:  # damaged archives make zipfile raise almost any exception
+        raise ModelError(f"{path}: {_why_refused(error)}") from None
 
 
 def _is_plain(value: Any) -> bool:
