@@ -134,6 +134,18 @@ class Poses:
         """(N, 4) float32: the box x1, y1, x2, y2 around all keypoints of each pose, in pixels of the photo."""
         return pose_boxes(self.keypoints)
 
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(N,) int64: whose pose each is, as `posedet.tracking.Tracker` says; kept in `extra["id"]`.
+
+        Raises:
+            DataError: If the poses have no ids.
+        """
+        ids = self.extra.get("id", np.zeros(0, np.int64))
+        if ids.shape != (len(self),) or ids.dtype.kind not in "iu":
+            raise DataError("poses: no ids; Tracker.update of posedet.tracking gives poses with ids")
+        return ids.astype(np.int64)
+
     def select(self, keypoints: Skeleton | Sequence[str]) -> "Poses":
         """Return the same poses with only the given keypoints.
 
