@@ -201,7 +201,8 @@ def test_the_first_time_is_finite() -> None:
     ("make", "message"),
     [
         (lambda: Tracker(min_oks=0), "min_oks is 0, expected more than 0 and at most 1"),
-        (lambda: Tracker(keep=np.inf), "keep is inf, expected a finite number of at least 0"),
+        (lambda: Tracker(keep=np.inf), "keep is inf, expected 0 to 3600"),
+        (lambda: Tracker(appearance=-1), "appearance is -1, expected 0 to 100"),
         (lambda: Smoother(min_cutoff=0), "min_cutoff is 0, expected a finite number above 0"),
         (lambda: Smoother(speed_gain=-1), "speed_gain is -1, expected 0 or more"),
         (lambda: GapFiller(np.nan), "longest is nan, expected a finite number of seconds above 0"),
@@ -211,6 +212,15 @@ def test_arguments_out_of_range_are_named(make: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("looks", "shape"), [([np.nan, 0], "(1, 2)"), ([[1, 0]], "(1, 1, 2)")])
+def test_embeddings_are_checked(looks: Any, shape: str) -> None:
+    pose = people((0, 0))
+    pose = Poses(pose.keypoints, pose.scores, pose.keypoint_scores, COCO, {"embedding": np.array([looks])})
+    with pytest.raises(DataError) as caught:
+        Tracker().update(pose, 0.0)
+    assert str(caught.value) == f"poses: extra['embedding']: shape {shape}, expected finite numbers (N, D)"
 
 
 def test_huge_coordinates_are_no_error() -> None:
@@ -249,7 +259,7 @@ def test_raw_keypoints_are_kept() -> None:
     assert np.abs(smooth.keypoints - poses.keypoints).max() > 0.5
 
 
-@pytest.mark.parametrize("speed", [0.35, 0.8, 3.0])
+@pytest.mark.parametrize("speed", [0.5, 0.9, 3.0])
 def test_what_moves_lags_less_than_40_ms(speed: float) -> None:
     """Steady motion in sizes of the person per second, at 30 frames a second."""
     times = np.arange(90) / 30
@@ -257,10 +267,10 @@ def test_what_moves_lags_less_than_40_ms(speed: float) -> None:
     assert 0 < times[-1] - way[-1, 0] / speed < 0.04
 
 
-def test_what_moves_slowly_lags_by_less_than_a_75th_of_the_size() -> None:
-    for speed in (0.05, 0.1, 0.3):
+def test_no_lag_is_more_than_a_40th_of_the_size() -> None:
+    for speed in (0.05, 0.3, 2.0):
         times = np.arange(300) / 30
-        assert speed * times[-1] - smoothed(np.stack([speed * times, 0 * times], axis=1))[-1, 0] < 1 / 75
+        assert speed * times[-1] - smoothed(np.stack([speed * times, 0 * times], axis=1))[-1, 0] < 1 / 40
 
 
 def test_jitter_is_less_than_a_third() -> None:

@@ -13,7 +13,7 @@ from posedet.oks import oks, pose_boxes
 from posedet.skeleton import COCO
 
 LEAST_SHOWN = 0.3  # of a person's labelled keypoints; others need not be found
-LEAST_SPEED = 0.2  # sizes / s of keypoints whose lag is measured
+LEAST_SPEED = 0.2  # sqrt(area) / s of keypoints whose lag is measured
 DELAYS = np.arange(0, 0.2, 0.001)  # s
 
 Similarity = Literal["oks", "iou"]
@@ -30,7 +30,7 @@ class Figures(NamedTuple):
 class Smoothness(NamedTuple):
     """What smoothing changes, over all keypoints that can be seen."""
 
-    raw_jitter: float  # sizes of the person / s^2: mean acceleration of keypoints that stand still
+    raw_jitter: float  # sqrt(area of the person) / s^2: mean acceleration of keypoints that stand still
     jitter: float
     raw_lag: float  # s
     lag: float
@@ -103,7 +103,7 @@ def _similarities(truth: Truth, poses: Poses, similarity: Similarity) -> NDArray
 
 
 class _Run(NamedTuple):
-    """A person over successive frames with one id. Lengths are in sizes of the person."""
+    """A person over successive frames with one id. Lengths are in square roots of the person's area."""
 
     times: NDArray[np.float64]  # (F,)
     truth: NDArray[np.float64]  # (F, 17, 2)

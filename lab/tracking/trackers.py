@@ -33,13 +33,16 @@ def best_sum(observed: Sequence[Observed], fps: int) -> Tracked:
 def _hungarian(fit: Any, rows: Any, columns: Any, free_rows: Any, free_columns: Any) -> Any:
     from scipy.optimize import linear_sum_assignment
 
-    matrix = np.zeros((len(free_rows), len(free_columns)))
-    matrix[rows, columns] = fit
-    best = np.zeros(matrix.shape, bool)
-    best[linear_sum_assignment(-matrix)] = True
-    taken = np.flatnonzero(best[rows, columns] & (fit > 0))
-    free_rows[rows[taken]] = free_columns[columns[taken]] = False
-    return taken
+    taken = []
+    for least in (1, 0):  # first the pairs with sure poses, whose fit has 1 added, then the others
+        free = (fit > least) & free_rows[rows] & free_columns[columns]
+        matrix = np.zeros((len(free_rows), len(free_columns)))
+        matrix[rows[free], columns[free]] = fit[free] - least
+        best = np.zeros(matrix.shape, bool)
+        best[linear_sum_assignment(-matrix)] = True
+        taken.append(np.flatnonzero(free & best[rows, columns]))
+        free_rows[rows[taken[-1]]] = free_columns[columns[taken[-1]]] = False
+    return np.concatenate(taken)
 
 
 def byte_track(observed: Sequence[Observed], fps: int) -> Tracked:

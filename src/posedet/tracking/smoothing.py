@@ -21,8 +21,8 @@ class Smoother:
     """Smooths the keypoints of each id; use one for each stream.
 
     A keypoint that moves steadily lags 1 / (2 pi cutoff) behind, with cutoff = `min_cutoff` + `speed_gain` x speed. By
-    default that is less than 40 ms above a speed of a third of the person's size per second, and below it less than
-    1/75 of the size. A keypoint that does not move stays exactly where it is.
+    default that is less than 40 ms above half a size of the person per second, a slow walk, and at any speed less than
+    1/40 of the size. A keypoint that does not move stays exactly where it is.
 
     Args:
         min_cutoff: Cutoff in Hz for what stands still. Lower: less jitter.
@@ -35,7 +35,7 @@ class Smoother:
     """
 
     def __init__(
-        self, *, min_cutoff: float = 0.7, speed_gain: float = 10.0, speed_cutoff: float = 1.0, forget: float = 0.5
+        self, *, min_cutoff: float = 0.5, speed_gain: float = 7.0, speed_cutoff: float = 1.0, forget: float = 0.5
     ) -> None:
         for name, value in {"min_cutoff": min_cutoff, "speed_cutoff": speed_cutoff, "forget": forget}.items():
             if not 0 < value < math.inf:
