@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "image": {"errors", "files", "outputs"},
     "draw": {"errors", "poses", "skeleton"},
+    "tracking": {"errors", "poses"},
     "runtime": BASE | {"draw", "openvino"},
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
