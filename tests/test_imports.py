@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "posedet"
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
-HEAVY |= {"jinja2", "matplotlib", "yaml"}
+HEAVY |= {"av", "jinja2", "matplotlib", "pyarrow", "yaml"}
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
 BASE = {"errors", "keypoint_names", "skeleton", "oks", "poses", "image", "config", "files", "outputs", "journal"}
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "draw": {"errors", "poses", "skeleton"},
     "tracking": {"errors", "poses"},
     "runtime": BASE | {"draw", "openvino"},
+    "video": BASE | {"__init__", "av", "draw", "extras", "pyarrow", "runtime", "tracking"},
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},
@@ -36,7 +37,19 @@ MAY_IMPORT = {
     "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "jinja2", "matplotlib", "runtime"},
     "benchmark": BASE | {"extras", "matplotlib", "openvino", "runtime", "torch", "weights"},
     "commands": BASE
-    | {"__init__", "benchmark", "data", "diagnosis", "evaluation", "extras", "runtime", "training", "weights"},
+    | {
+        "__init__",
+        "benchmark",
+        "data",
+        "diagnosis",
+        "evaluation",
+        "extras",
+        "runtime",
+        "tracking",
+        "training",
+        "video",
+        "weights",
+    },
     "__init__": {"draw", "errors", "poses", "runtime", "skeleton"},
     "__main__": {"commands"},
 }

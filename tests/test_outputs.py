@@ -60,7 +60,7 @@ def test_a_mark_tells_the_command(content: bytes, generator: str | None, tmp_pat
 
 
 def test_nothing_else_writes_files() -> None:
-    """But downloads into the cache, which are named by their checksums."""
+    """But downloads into the cache, which are named by their checksums, and FFmpeg, into a partial file of ours."""
     writing = re.compile(r"os\.(replace|rename)|write_(bytes|text)\(|savefig|shutil\.|\.open\([^)]*[\"'][wax]")
     writers = {
         path.relative_to(ROOT).as_posix()
@@ -68,7 +68,7 @@ def test_nothing_else_writes_files() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if writing.search(path.read_text().replace("shutil.which", ""))
     }
-    assert writers == {"src/posedet/outputs.py", "src/posedet/runtime/model_files.py"}
+    assert writers == {f"src/posedet/{name}.py" for name in ("outputs", "runtime/model_files", "video/writer")}
 
 
 def test_released_models_are_known_as_ours() -> None:

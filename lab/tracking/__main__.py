@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.tracking import GENERATOR
 from posedet.commands.main import run
-from posedet.commands.options import add_number, add_output, make_folder
+from posedet.commands.options import add_number, add_output, claim
 from posedet.errors import ConfigError
 from posedet.files import one_line
+from posedet.outputs import make_folder, write_markdown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,15 +60,15 @@ def _table(options: argparse.Namespace) -> int:
     ):
         if not there:
             raise ConfigError(f"--{name} {one_line(path)}: not found")
+    claim(options, GENERATOR, [options.output / f"table.{kind}" for kind in ("json", "md")])
     make_folder(options.output)
     from lab.tracking.table import compare
     from posedet.evaluation.report import write_report
-    from posedet.files import write_atomically
 
     text, results = compare(options)
     print(text)
-    write_report(options.output / "table.json", results)
-    write_atomically(options.output / "table.md", text.encode())
+    write_report(options.output / "table.json", GENERATOR, results)
+    write_markdown(options.output / "table.md", GENERATOR, text)
     return 0
 
 
