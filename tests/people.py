@@ -52,6 +52,7 @@ def patch_of(
         visible=array(visible, num_keypoints),
         areas=array([e if p.area is None else p.area for p, e in zip(persons, extents, strict=True)]),
         boxes=boxes,
+        places=np.arange(len(persons), dtype=np.float32),
         ignored=array([region.box for region in regions], 4),
         crowds=array([float(region.crowd) for region in regions]),
         source="photo.jpg",

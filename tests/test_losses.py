@@ -12,6 +12,7 @@ from torch import Tensor
 from people import Labelled, Region, batch_of, persons_of, proposals_at
 from posedet.config import Config, load_config
 from posedet.model.build import build_network
+from posedet.model.embedding import TapTable
 from posedet.model.network import Geometry, NetworkOutput
 from posedet.oks import oks
 from posedet.skeleton import COCO, find_skeleton
@@ -37,6 +38,7 @@ from posedet.training.targets import Assigner, Targets, positives_in
 
 PAPER, OURS = load_config("dla34-coco"), load_config("posedet-s")
 SIGMAS = torch.tensor(COCO.sigmas)
+NO_TABLE = TapTable(torch.empty(0), torch.empty(0), 0.0)  # the losses do not need it
 
 laws = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -372,7 +374,7 @@ def made_up(
     poses = tuple((near + spread * noise(*near.shape)).float() for _ in range(1 + num_refined))
     maps = [noise(num_images, num_keypoints, side // stride, side // stride) for stride in strides]
     output = NetworkOutput(
-        proposals._replace(coarse=poses[0]), None, poses, 3 * noise(num_images, num_locations), None, maps
+        proposals._replace(coarse=poses[0]), None, poses, 3 * noise(num_images, num_locations), None, maps, NO_TABLE
     )
     return output, some_owner(generator, batch, num_locations)
 
@@ -432,6 +434,7 @@ def test_our_terms_as_in_the_loop(seed, step):
         whole.logits.gather(1, index),
         torch.randn(2, 40, 17),
         [torch.randn(2, 17, side // stride, side // stride) for stride in fine],
+        NO_TABLE,
     )
     persons = persons_of(batch, OURS)
     ignored = in_ignored(persons, output.proposals)

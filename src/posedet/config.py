@@ -70,6 +70,11 @@ class ModelConfig:
     local_channels: Annotated[int, Range(0, 4096), "width of a last refinement of each keypoint by itself; 0: none"]
     score_at: Annotated[Literal["coarse", "refined"], "pose at which the embedding of the score samples"]
     keypoint_scores: Annotated[bool, "predict the visibility of every keypoint"]
+    identity_channels: Annotated[
+        int,
+        Range(0, 4096),
+        "length of the identity embedding, which `posedet identity` adds to a finished network; 0: none",
+    ]
     heatmaps: Annotated[bool, "learn heatmaps too, only during training"]
     heatmap_bias: Annotated[float, "initial bias of the heatmap logits"]
 
@@ -192,6 +197,7 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 # longer exists is fixed at this value; a file with another value is refused.
 OLD_FILES: dict[str, Any] = {
     "data.truncate": False,
+    "model.identity_channels": 0,
     "assign.least_side": 0.0,
     "data.early_patch": 0,
     "assign.level_divisor": 4.0,

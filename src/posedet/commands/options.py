@@ -219,10 +219,13 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
 
-def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str | None = None) -> "PoseDet":
+def open_detector(
+    options: argparse.Namespace, *, at_once: int = 1, device: str | None = None, embedding: bool = False
+) -> "PoseDet":
     """Open the detector that the options select.
 
-    at_once: photos processed concurrently. device: where PyTorch weights run; None: the CPU.
+    at_once: photos processed concurrently. device: where PyTorch weights run; None: the CPU. embedding: compute the
+    identity embedding, if the model has it.
     """
     from posedet.runtime.detector import DEFAULT_MODEL, PoseDet
     from posedet.weights.opening import open_model
@@ -231,7 +234,14 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, device: str 
     if skeleton is not None and "," in skeleton:
         skeleton = [name.strip() for name in skeleton.split(",") if name.strip()]
     model = options.model or DEFAULT_MODEL
-    session = open_model(model, runtime=options.runtime, device=device, threads=options.threads, at_once=at_once)
+    session = open_model(
+        model,
+        runtime=options.runtime,
+        device=device,
+        threads=options.threads,
+        at_once=at_once,
+        embedding=embedding,
+    )
     return PoseDet(
         session,
         skeleton=skeleton,

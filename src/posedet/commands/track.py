@@ -86,7 +86,7 @@ def _track(options: argparse.Namespace) -> int:
     claim(options, GENERATOR, files, reads=[Path(text) for text in options.sources])
     reported = options.score_threshold
     options.score_threshold = min(TRACKED_SCORE, 1.0 if reported is None else reported)
-    detector = open_detector(options, at_once=options.threads or available_cores())
+    detector = open_detector(options, at_once=options.threads or available_cores(), embedding=True)
     make_folder(options.output)
     for text, stem in zip(options.sources, stems, strict=True):
         with open_source(text, frame_rate=options.frame_rate) as source:

@@ -26,6 +26,7 @@ class Patch(NamedTuple):
     visible: Floats  # (P, K): 1 seen, 0 hidden or absent, -1 unknown
     areas: Floats  # (P,) labelled area, not clipped to the patch
     boxes: Floats  # (P, 4) x1 y1 x2 y2, clipped to the patch
+    places: Floats  # (P,) which person of the photo each is
     ignored: Floats  # (Q, 4) x1 y1 x2 y2: crowds, people without keypoints, places where nothing is labelled
     crowds: Floats  # (Q,): 1 for an ignored region that is not one person
     source: str
@@ -143,7 +144,7 @@ def _labelled(
     side = image.shape[0]
     persons: list[tuple[Any, ...]] = []
     ignored: list[tuple[Any, float]] = []
-    for person in photo.persons:
+    for place, person in enumerate(photo.persons):
         box = _moved_box(person.region, matrix, mirror)
         # The official code clips to the size, not to the last pixel.
         clipped = np.clip(box, 0, side if config.geometry == "official" else side - 1)
@@ -155,18 +156,18 @@ def _labelled(
             continue
         if mirror is not None:
             keypoints, weights, visible = (x[skeleton.mirror] for x in (keypoints, weights, visible))
-        persons.append((keypoints, weights, visible, max(person.area * zoom**2, 1.0), clipped))
+        persons.append((keypoints, weights, visible, max(person.area * zoom**2, 1.0), clipped, place))
     if photo.only_main_person:
         # Other people are not labelled, so everything around the labelled person is unknown.
         ignored += [(part, 1.0) for part in _frame(persons[0][4] if persons else np.zeros(4, np.float32), side)]
-    columns = list(zip(*persons, strict=True)) if persons else [()] * 5
+    columns = list(zip(*persons, strict=True)) if persons else [()] * 6
     num_keypoints = len(skeleton.keypoints)
-    shapes = ((num_keypoints, 2), (num_keypoints,), (num_keypoints,), (), (4,))
+    shapes = ((num_keypoints, 2), (num_keypoints,), (num_keypoints,), (), (4,), ())
     arrays = [np.array(column, np.float32).reshape(-1, *shape) for column, shape in zip(columns, shapes, strict=True)]
     regions = np.array([region for region, _ in ignored], np.float32).reshape(-1, 4)
-    keypoints, weights, visible, areas, boxes = arrays
     crowds = np.array([crowd for _, crowd in ignored], np.float32)
-    return Patch(image, keypoints, weights, visible, areas, boxes, regions, crowds, str(photo.path))
+    keypoints, weights, visible, areas, boxes, places = arrays
+    return Patch(image, keypoints, weights, visible, areas, boxes, places, regions, crowds, str(photo.path))
 
 
 def _lost(box: Floats, clipped: Floats, weights: Floats, side: int, config: DataConfig) -> bool:

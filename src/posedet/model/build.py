@@ -11,6 +11,7 @@ from posedet.model.branches import EmbeddingBranch, HeatmapBranch, LocalRefineme
 from posedet.model.bypass import PRIOR_LOGIT, Bypass
 from posedet.model.dla import DLA34
 from posedet.model.hrnet import HRNet
+from posedet.model.identity import Identity
 from posedet.model.layers import tower
 from posedet.model.mobilenet import MobileNetV2
 from posedet.model.network import Geometry, PoseDetNet
@@ -73,6 +74,9 @@ def build_network(config: ModelConfig, skeleton: Skeleton) -> PoseDetNet:
         if config.local_channels
         else None,
         heatmap=_heatmap(config, num_keypoints) if config.heatmaps else None,
+        identity=Identity(skeleton.limbs, num_keypoints, config.tap_channels, config.identity_channels)
+        if config.identity_channels
+        else None,
         image_mean=backbone.image_mean,
         image_std=backbone.image_std,
         score_at=config.score_at,

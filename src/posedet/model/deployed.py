@@ -54,3 +54,27 @@ class DeployedNet(nn.Module):
             scores = (scores * output.proposals.presence.gather(1, output.chosen).sigmoid()).sqrt()
         scores, order = scores.sort(dim=1, descending=True)
         return output, scores, order
+
+
+class IdentifiedNet(DeployedNet):
+    """The deployed network with one more output: the identity embedding (B, N, D) of every pose, L2-normalised."""
+
+    output_names = (*DeployedNet.output_names, "embedding")
+
+    def __init__(self, network: PoseDetNet, num_candidates: int) -> None:
+        super().__init__(network, num_candidates)
+        assert network.identity is not None
+        self.identity = network.identity
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        *outputs, features = self.read(images)
+        return *outputs, self.identity(features)
+
+    def read(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs as in `forward`, but instead of the embedding the features that it is made of."""
+        output, scores, order = self.ranked(images)
+        scores, keypoints, keypoint_scores = self.selected(output, scores, order)
+        locations = order if output.chosen is None else output.chosen.gather(1, order)
+        pixels, strides = images.permute(0, 3, 1, 2).float(), self.network.geometry.tap_strides
+        features = self.identity.read(pixels, output.table, strides, keypoints, keypoint_scores, locations)
+        return scores, keypoints, keypoint_scores, features

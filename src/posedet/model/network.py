@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from posedet.model.branches import EmbeddingBranch, HeatmapBranch, LocalRefinement
 from posedet.model.bypass import Bypass
 from posedet.model.embedding import TapTable, sample, sample_around
+from posedet.model.identity import Identity
 from posedet.model.pyramid import PyramidMaps
 
 # With parts of this size, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
@@ -61,15 +62,16 @@ class NetworkOutput(NamedTuple):
     logits: Tensor  # (B, S): logits of the score
     keypoint_logits: Tensor | None  # (B, S, K): logits of the visibility of each keypoint
     heatmaps: list[Tensor]  # (B, K, h, w) logits for every level; empty outside training
+    table: TapTable  # the maps from which the score is sampled
 
 
 class PoseDetNet(nn.Module):
     """Images -> scored poses.
 
     score_taps and refine_taps compute the maps from which the embeddings of score and refinement are sampled; if
-    refine_taps is None, both use the same maps. local is a further refinement and heatmap the training branch; both
-    may be None. image_mean and image_std, (3,) on the scale 0..255, belong to the backbone's start weights.
-    `ModelConfig` explains score_at and representation.
+    refine_taps is None, both use the same maps. local is a further refinement, heatmap the training branch, and
+    identity, which `IdentifiedNet` runs, describes the found people; each may be None. image_mean and image_std, (3,)
+    on the scale 0..255, belong to the backbone's start weights. `ModelConfig` explains score_at and representation.
     """
 
     image_mean: Tensor
@@ -91,6 +93,7 @@ class PoseDetNet(nn.Module):
         refinements: nn.ModuleList,
         local: LocalRefinement | None,
         heatmap: HeatmapBranch | None,
+        identity: Identity | None,
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
         score_at: Literal["coarse", "refined"],
@@ -101,6 +104,7 @@ class PoseDetNet(nn.Module):
         self.backbone, self.pyramid, self.bypass = backbone, pyramid, bypass
         self.score_taps, self.refine_taps = score_taps, refine_taps
         self.score, self.refinements, self.local, self.heatmap = score, refinements, local, heatmap
+        self.identity = identity
         self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
         if representation == "box":
@@ -138,7 +142,7 @@ class PoseDetNet(nn.Module):
             else:
                 scores = _at(scores, chosen)
         keypoint_logits = scores[..., 1:] if scores.shape[-1] > 1 else None
-        return NetworkOutput(proposals, chosen, poses, scores[..., 0], keypoint_logits, heatmaps)
+        return NetworkOutput(proposals, chosen, poses, scores[..., 0], keypoint_logits, heatmaps, score_table)
 
     def _heatmaps(self, maps: PyramidMaps, score_maps: list[Tensor]) -> list[Tensor]:
         """Return logits (B, K, h, w) for every level in training, from the shared towers or, as in the paper, from the

@@ -39,6 +39,8 @@ class PoseDet:
             people but takes longer. Default: the model's own setting.
         runtime: `"onnxruntime"` or `"openvino"`. Default: ONNX Runtime. An open session has its own.
         threads: Number of processor cores to use. Default: all. An open session has its own.
+        embedding: Give every pose `extra["embedding"]`, a unit vector of what the person looks like, if the model has
+            it; the cosine of two of them says whether they show the same person. An open session has its own setting.
         at_once: Photos processed concurrently in `batch`, or by threads of your own. Use 1 for the lowest latency, or
             the number of cores for the highest throughput.
 
@@ -61,6 +63,7 @@ class PoseDet:
         runtime: Runtime | None = None,
         threads: int | None = None,
         at_once: int = 1,
+        embedding: bool = False,
     ) -> None:
         if at_once < 1:
             raise ConfigError(f"at_once is {at_once}, expected at least 1")
@@ -73,10 +76,16 @@ class PoseDet:
                     f"{one_line(file)}: PyTorch weights, expected an ONNX file; convert them with `posedet export`"
                 )
             model = open_session(
-                file, runtime="onnxruntime" if runtime is None else runtime, threads=threads, at_once=at_once
+                file,
+                runtime="onnxruntime" if runtime is None else runtime,
+                threads=threads,
+                at_once=at_once,
+                embedding=embedding,
             )
-        elif runtime is not None or threads is not None:
-            raise ConfigError("runtime and threads are for opening a model file, but model is an open session")
+        elif runtime is not None or threads is not None or embedding:
+            raise ConfigError(
+                "runtime, threads and embedding are for opening a model file, but model is an open session"
+            )
         self._session: Session = model
         self.at_once = at_once
         self.about = self._session.about

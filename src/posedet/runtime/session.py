@@ -21,6 +21,7 @@ Float32Array = NDArray[np.float32]
 
 MAX_MODEL_BYTES = 2_000_000_000
 INPUT = "images"
+EMBEDDING = "embedding"  # output of some models: what a person looks like, (B, N, D), L2-normalised
 
 
 class Outputs(NamedTuple):
@@ -84,7 +85,12 @@ class Session(Protocol):
 
 
 def open_session(
-    path: Path, *, runtime: Runtime = "onnxruntime", threads: int | None = None, at_once: int = 1
+    path: Path,
+    *,
+    runtime: Runtime = "onnxruntime",
+    threads: int | None = None,
+    at_once: int = 1,
+    embedding: bool = False,
 ) -> Session:
     """Open a posedet ONNX file.
 
@@ -93,6 +99,7 @@ def open_session(
         runtime: `"onnxruntime"` or `"openvino"`.
         threads: Number of processor cores to use. Default: all.
         at_once: Number of concurrent calls that share the cores.
+        embedding: Compute the identity embedding, if the model has it.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet, or if the runtime is not installed.
@@ -106,27 +113,27 @@ def open_session(
         raise ConfigError(f"at_once is {at_once}, but threads is {threads}; each photo needs a thread")
     if threads is None and at_once > 1:
         threads = max(available_cores(), at_once)
-    return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once)
+    return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once, embedding)
 
 
 class _OpenFile:
     """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
 
-    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
+    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
         if not path.is_file():
             raise ModelError(f"{one_line(path)}: no such model file")
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise ModelError(f"{one_line(path)}: larger than {MAX_MODEL_BYTES} bytes")
         self._name = one_line(path)
-        self._opened = (path.absolute(), threads, at_once)
+        self._opened = (path.absolute(), threads, at_once, embedding)
 
-    def __reduce__(self) -> tuple[type, tuple[Path, int | None, int]]:
+    def __reduce__(self) -> tuple[type, tuple[Path, int | None, int, bool]]:
         return type(self), self._opened
 
 
 class _OnnxRuntime(_OpenFile):
-    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
-        super().__init__(path, threads, at_once)
+    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
+        super().__init__(path, threads, at_once, embedding)
         import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
         turn_off()
@@ -143,7 +150,9 @@ class _OnnxRuntime(_OpenFile):
         except Exception as error:  # the runtime's exceptions have no common base class
             raise ModelError(f"{self._name}: not a readable ONNX file ({_first_line(error)})") from None
         shapes = {port.name: port.shape for port in self._session.get_outputs()}
-        self._names = list(shapes)
+        self._names = [name for name in shapes if embedding or name != EMBEDDING]
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
         self.about = _about(
             self._name,
             self._session.get_modelmeta().custom_metadata_map.get("posedet"),
@@ -153,15 +162,15 @@ class _OnnxRuntime(_OpenFile):
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
-            arrays = self._session.run(self._names, {INPUT: images})
+            arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(dict(zip(self._names, arrays, strict=True)))
 
 
 class _OpenVino(_OpenFile):
-    def __init__(self, path: Path, threads: int | None, at_once: int) -> None:
-        super().__init__(path, threads, at_once)
+    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
+        super().__init__(path, threads, at_once, embedding)
         try:
             import openvino
         except ModuleNotFoundError:
@@ -174,6 +183,9 @@ class _OpenVino(_OpenFile):
             settings["NUM_STREAMS"] = at_once
         try:
             model = openvino.Core().read_model(path)
+            for result in model.get_results() if not embedding else ():
+                if result.input(0).get_source_output().get_any_name() == EMBEDDING:
+                    model.remove_result(result)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None

@@ -1,6 +1,7 @@
 """Annotated photos -> augmented patches -> batches of padded tensors."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -145,10 +146,14 @@ def batches(
     )
 
 
-def next_batch(waiting: Iterator[Batch]) -> Batch:
-    """Return the next batch. An error has one line, even if it occurred in a worker."""
+@contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Give errors of the processes that prepare photos one line.
+
+    It surrounds all steps, because PyTorch notices a dead process by a signal, which may come at any time.
+    """
     try:
-        return next(waiting)
+        yield
     except PhotoError as error:
         # A worker's error contains a traceback, whose last line is the message.
         line = str(error).strip().splitlines()[-1]

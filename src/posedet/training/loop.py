@@ -22,7 +22,7 @@ from posedet.model.build import build_network
 from posedet.outputs import LineFile, write_json
 from posedet.runtime.session import Session
 from posedet.skeleton import Skeleton
-from posedet.training.batches import next_batch
+from posedet.training.batches import errors_of_workers
 from posedet.training.setup import Run, prepare_run
 from posedet.training.state import STATE_FILE, WEIGHTS_FILE, training_state
 from posedet.weights.checkpoint import save_tensors, save_weights
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 GENERATOR = "posedet train"
 
 
+@errors_of_workers()
 @enough_memory("lower train.batch_size or data.patch, or raise train.accumulate")
 def train(
     config: Config,
@@ -123,7 +124,7 @@ def _take_step(run: Run, step: int) -> dict[str, Any]:
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     for part in range(config.accumulate):
-        batch = next_batch(run.batches).to(run.place)
+        batch = next(run.batches).to(run.place)
         terms = run.objective(run.wrapped, batch, step, part)
         total = torch.stack(list(terms.values())).sum()
         if not total.isfinite():

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from posedet.extras import needs
 from posedet.files import one_line
 from posedet.outputs import LineFile, make_folder, write_atomically
 from posedet.poses import Poses
+from posedet.runtime.session import EMBEDDING
 from posedet.skeleton import Skeleton
 
 GENERATOR = "posedet track"
@@ -61,8 +63,10 @@ class TrackWriter:
         )
 
     def add(self, number: int, time: float, poses: Poses) -> None:
-        """Add a frame. Raises PoseDetError if it cannot be written."""
-        self._lines.add({"frame": number, "time": round(time, 6), "poses": poses.to_dict()["poses"]})
+        """Add a frame, without the embeddings. Raises PoseDetError if it cannot be written."""
+        extra = {name: array for name, array in poses.extra.items() if name != EMBEDDING}
+        entries = replace(poses, extra=extra).to_dict()["poses"]
+        self._lines.add({"frame": number, "time": round(time, 6), "poses": entries})
 
     def close(self) -> None:
         self._lines.close()

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.parallel import available_cores, in_order
+from posedet.runtime.session import EMBEDDING
 from posedet.tracking.smoothing import GapFiller, Smoother
 from posedet.tracking.tracker import Tracker
 from posedet.video.source import Frame, open_source
@@ -19,7 +21,7 @@ from posedet.video.source import Frame, open_source
 # Frames that are decoded ahead of the network.
 DECODED_AHEAD = 4
 # The tracker also uses poses that are too weak to be reported: they continue a track, but never begin one.
-TRACKED_SCORE = 0.1
+TRACKED_SCORE = 0.25
 
 Item = TypeVar("Item")
 
@@ -45,7 +47,7 @@ def track(
 
     Args:
         source: Path of a video, folder or pattern of frames, camera, address, or `-`; see `open_source`.
-        detector: Default: `posedet-s` with a low score threshold, as the tracker needs it.
+        detector: Default: `posedet-s` with a low score threshold, as the tracker needs it, and with embeddings.
         tracker: Decides who is who. Default: one with the default settings.
         smooth: Smooth the keypoints of each person over time, see `Smoother`. False: as the network finds them.
         frame_rate: Frames a second of a folder of frames. Default: 30.
@@ -64,7 +66,7 @@ def track(
     with open_source(source, frame_rate=frame_rate) as opened:
         if detector is None:
             cores = 1 if opened.live else available_cores()
-            detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores)
+            detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores, embedding=True)
         found = detected(opened, detector, detector.at_once, live=opened.live)
         for frame, poses in followed(found, tracker or Tracker(), Smoother() if smooth else None):
             yield TrackedFrame(*frame, poses)
@@ -96,7 +98,11 @@ def detected(
     """Decode and detect concurrently, and yield in the order of the frames."""
 
     def find(frame: Frame) -> tuple[Frame, Poses]:
-        return frame, detector(frame.image)
+        poses = detector(frame.image)
+        if EMBEDDING in poses.extra:
+            # Two decimals are enough, and keep journals small.
+            poses = replace(poses, extra={**poses.extra, EMBEDDING: poses.extra[EMBEDDING].round(2)})
+        return frame, poses
 
     # A live source waits for nobody: its next frame is the latest one, and its poses are wanted at once.
     return in_order(find, frames if live else ahead(frames, DECODED_AHEAD), 1 if live else at_once)

@@ -16,6 +16,7 @@ def open_model(
     device: str | None = None,
     threads: int | None = None,
     at_once: int = 1,
+    embedding: bool = False,
 ) -> Session:
     """Open an ONNX file or PyTorch weights, ready to run.
 
@@ -25,6 +26,7 @@ def open_model(
         device: The device for PyTorch weights. Default: the CPU.
         threads: Number of processor cores to use. For PyTorch weights, this applies to the whole process. Default: all.
         at_once: Number of concurrent calls that share the cores.
+        embedding: Compute the identity embedding, if the model has it.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet.
@@ -36,7 +38,9 @@ def open_model(
             raise ConfigError(
                 f"{one_line(source)}: is an ONNX file, but device {device!r} needs PyTorch weights (.safetensors)"
             )
-        return open_session(file, runtime=runtime or "onnxruntime", threads=threads, at_once=at_once)
+        return open_session(
+            file, runtime=runtime or "onnxruntime", threads=threads, at_once=at_once, embedding=embedding
+        )
     if runtime is not None:
         remedy = "convert them with `posedet export`"
         raise ConfigError(f"{one_line(source)}: PyTorch weights, but {runtime!r} needs an ONNX file; {remedy}")
@@ -49,4 +53,4 @@ def open_model(
 
     if threads is not None:
         torch.set_num_threads(threads - at_once + 1)
-    return open_weights(file, device or "cpu")
+    return open_weights(file, device or "cpu", embedding=embedding)

@@ -13,7 +13,7 @@ from posedet import __version__
 from posedet.config import Config
 from posedet.errors import ConfigError
 from posedet.files import one_line
-from posedet.model.deployed import DeployedNet
+from posedet.model.deployed import DeployedNet, IdentifiedNet
 from posedet.model.network import PoseDetNet
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import Skeleton
@@ -46,10 +46,14 @@ class TorchSession:
         return Outputs.named({name: array.cpu().numpy() for name, array in zip(names, arrays, strict=True)})
 
 
-def open_weights(path: Path, device: str = "cpu") -> TorchSession:
-    """Open a posedet weights file. Raises ModelError for any other file, ConfigError for an unavailable device."""
+def open_weights(path: Path, device: str = "cpu", *, embedding: bool = False) -> TorchSession:
+    """Open a posedet weights file. Raises ModelError for any other file, ConfigError for an unavailable device.
+
+    embedding: compute the identity embedding, if the network has it.
+    """
     network, config, skeleton = load_network(path)
-    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem)
+    kind = IdentifiedNet if embedding and network.identity is not None else DeployedNet
+    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem, kind=kind)
 
 
 def local_device(device: str) -> torch.device:
