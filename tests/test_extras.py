@@ -64,6 +64,7 @@ ARGUMENTS = {
     "posedet errors": "errors x.json --output y.html",
     "posedet evaluate": "evaluate x.json",
     "posedet export": "export x.safetensors y.onnx",
+    "posedet identity": "identity x.safetensors y.safetensors --data z.json",
     "posedet plot": "plot x",
     "posedet quantise": "quantise x.onnx y.onnx --photos z",
     "posedet stress": "stress x.json --output y",

@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "video",
         "weights",
     },
-    "__init__": {"draw", "errors", "poses", "runtime", "skeleton"},
+    "__init__": {"draw", "errors", "poses", "runtime", "skeleton", "tracking", "video"},
     "__main__": {"commands"},
 }
 

@@ -1,4 +1,4 @@
-"""Reproduce docs/lab/speed.md: `python -m lab.speed claims | growth | sparse | first-stage`."""
+"""Reproduce docs/lab/speed.md: `python -m lab.speed claims | growth | video | endurance | ...`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lab.speed import GENERATOR
 from posedet.commands.benchmark import (
+    PHOTOS,
     add_against,
     add_report,
     add_rounds,
@@ -18,9 +19,10 @@ from posedet.commands.benchmark import (
     write_results,
 )
 from posedet.commands.main import run
-from posedet.commands.options import add_annotations, annotated_photos
+from posedet.commands.options import add_annotations, add_number, annotated_photos
 from posedet.errors import ConfigError
 from posedet.extras import needs
+from posedet.files import find_photos
 from posedet.skeleton import COCO
 
 
@@ -49,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     sparse = commands.add_parser("sparse", help="time that sparse embedding saves in the paper's DLA-34 model")
     add_rounds(sparse)
     sparse.set_defaults(command=_sparse)
+
+    video = commands.add_parser("video", help="throughput of `posedet track`, compared with that of the bare network")
+    add_rounds(video)
+    video.set_defaults(command=_video)
+
+    endurance = commands.add_parser("endurance", help="memory and open files of `posedet track` over many frames")
+    add_number(endurance, "--frames", "frames of the video (default: %(default)s)", default=100_000)
+    add_report(endurance)
+    endurance.set_defaults(command=_endurance)
 
     first = commands.add_parser(
         "first-stage", help="share of people that the first stage keeps, by number of candidates"
@@ -104,6 +115,30 @@ def _sparse(options: argparse.Namespace) -> int:
     samples = time_refinement(cores(options), options.rounds)
     print(refinement_table(samples))
     write_results(options, {"samples": samples})
+    return 0
+
+
+def _video(options: argparse.Namespace) -> int:
+    needs("python -m lab.speed video", "video", ("av",))
+    claim_report(options, GENERATOR)
+    from lab.speed.video import time_video, video_table
+
+    samples = time_video([str(photo) for photo in find_photos([PHOTOS])], options.rounds, cores(options))
+    print(video_table(samples))
+    write_results(options, {"ms per frame": samples})
+    return 0
+
+
+def _endurance(options: argparse.Namespace) -> int:
+    needs("python -m lab.speed endurance", "video", ("av",))
+    claim_report(options, GENERATOR)
+    from lab.speed.video import endurance, endure
+
+    moments = endure([str(photo) for photo in find_photos([PHOTOS])], options.frames)
+    result = endurance(moments)
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    write_results(options, {**result, "moments": moments})
     return 0
 
 

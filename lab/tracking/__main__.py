@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         default="network",
         help="what trackers are given: what posedet-s finds, or the truth with errors, which is faster (%(default)s)",
     )
+    table.add_argument("--model", help="ONNX file that finds the poses (default: posedet-s)")
     add_number(table, "--scenes", "scenes of each kind (default: %(default)s)", default=6)
     add_number(table, "--first-seed", "seed of the first scene (default: %(default)s)", default=0, least=0)
     add_output(table, "folder for table.md and table.json")

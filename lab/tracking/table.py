@@ -24,7 +24,7 @@ def compare(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     scenes = {kind: [Scene(kind, seed, material) for seed in seeds] for kind in KINDS}
     if options.poses == "network":
-        detector = PoseDet(score_threshold=0.25, long_side=480)
+        detector = PoseDet(options.model, score_threshold=0.25, long_side=480, embedding=True)
         found = {kind: [detected(scene, detector) for scene in each] for kind, each in scenes.items()}
     else:
         found = {kind: [with_errors(scene) for scene in each] for kind, each in scenes.items()}

@@ -24,6 +24,11 @@ def ours(observed: Sequence[Observed], fps: int) -> Tracked:
     return [tracker.update(frame.poses, frame.time) for frame in observed]
 
 
+def by_pose_alone(observed: Sequence[Observed], fps: int) -> Tracked:
+    """Track with posedet, but without the identity embedding."""
+    return ours([frame._replace(poses=replace(frame.poses, extra={})) for frame in observed], fps)
+
+
 def best_sum(observed: Sequence[Observed], fps: int) -> Tracked:
     """Track with posedet, but assign as the Hungarian algorithm does."""
     with patch.object(tracker_module, "assign", _hungarian):
@@ -90,6 +95,7 @@ def _on_boxes(tracker: Any, observed: Sequence[Observed]) -> Tracked:
 
 TRACKERS: dict[str, Callable[[Sequence[Observed], int], Tracked]] = {
     "posedet": ours,
+    "posedet, no embedding": by_pose_alone,
     "posedet, best sum": best_sum,
     "ByteTrack": byte_track,
     "OC-SORT": oc_sort,

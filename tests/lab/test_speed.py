@@ -21,6 +21,7 @@ from lab.speed.claims import (
     time_predict,
 )
 from lab.speed.growth import crowd, standing_person
+from lab.speed.video import Moment, endurance, endure, time_video, video_table
 from posedet import PoseDet
 from posedet.benchmark.stages import TOTAL, Subject, Timed
 from posedet.benchmark.timing import Spread
@@ -179,3 +180,39 @@ def test_all_curves(photos: Path, monkeypatch, tmp_path):
 def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     assert main(arguments) == 2
     assert f"posedet: error: {said}" in capsys.readouterr().err
+
+
+# --- video ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_tracking_needs_no_more_memory_with_more_frames(photos: Path) -> None:
+    """The short form of `python -m lab.speed endurance`."""
+    moments = endure([str(photos / "tennis.jpg"), str(photos / "food.jpg")], 1800)
+    result = endurance(moments)
+    assert result["frames"] > 1100
+    assert result["most, MB"] - result["memory after 1,000 frames, MB"] < 10
+    least, most = result["open files, least and most"]
+    assert least == most > 3
+
+
+def test_growth_is_told() -> None:
+    moments = [Moment(200, 150.0, 7), Moment(1200, 160.0, 7), Moment(2000, 175.5, 9), Moment(3000, 170.0, 7)]
+    assert endurance(moments) == {
+        "frames": 3000,
+        "memory after 1,000 frames, MB": 160.0,
+        "at the end, MB": 170.0,
+        "most, MB": 175.5,
+        "open files, least and most": [7, 9],
+    }
+    with pytest.raises(PoseDetError, match=r"^too few frames to tell; raise --frames$"):
+        endurance(moments[:1])
+
+
+@pytest.mark.slow
+def test_a_video_is_timed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.speed.video.NUM_FRAMES", 4)
+    samples = time_video([str(photos / "tennis.jpg")], 1, 1)
+    assert samples.keys() == {"network", "poses", "video"} and all(ms > 0 for [ms] in samples.values())
+    rows = video_table({"network": [20.0, 30.0], "poses": [25.0, 30.0], "video": [40.0, 60.0]}).splitlines()
+    assert rows[2].split()[-2:] == ["0.90", "(0.85-0.95)"] and rows[3].split()[-2] == "0.50"
