@@ -1,4 +1,4 @@
-"""Reproduce docs/lab/tracking.md: `python -m lab.tracking table | speed`."""
+"""Reproduce docs/lab/tracking.md: `python -m lab.tracking table | picture | speed`."""
 
 import argparse
 import sys
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from lab.tracking import GENERATOR
 from posedet.commands.main import run
-from posedet.commands.options import add_number, add_output, claim
+from posedet.commands.options import add_number, add_output, add_overwrite, claim
 from posedet.errors import ConfigError
+from posedet.extras import needs
 from posedet.files import one_line
 from posedet.outputs import make_folder, write_markdown
 
@@ -49,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     add_output(table, "folder for table.md and table.json")
     table.set_defaults(command=_table)
 
+    picture = commands.add_parser("picture", help="the moving picture of docs/use/video.md")
+    picture.add_argument("path", type=Path, metavar="WEBP", help="file to write")
+    picture.add_argument("photos", nargs="+", metavar="PHOTO", help="photos over which the camera wanders")
+    add_overwrite(picture)
+    picture.set_defaults(command=_picture)
+
     speed = commands.add_parser("speed", help="time of the tracker and the smoothing for 10, 50 and 100 people")
     speed.set_defaults(command=_speed)
     return parser
@@ -70,6 +77,15 @@ def _table(options: argparse.Namespace) -> int:
     print(text)
     write_report(options.output / "table.json", GENERATOR, results)
     write_markdown(options.output / "table.md", GENERATOR, text)
+    return 0
+
+
+def _picture(options: argparse.Namespace) -> int:
+    needs("python -m lab.tracking picture", "video", ("av",))
+    claim(options, GENERATOR, [options.path])
+    from lab.tracking.picture import moving_picture
+
+    moving_picture(options.photos, options.path)
     return 0
 
 

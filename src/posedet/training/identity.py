@@ -42,7 +42,7 @@ TEMPERATURE = 0.1
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
 FOUND_OKS = 0.5  # from here on, a found pose is that of the labelled person
 LEAST_SIDE = 24  # pixels of a person in a view, the root of the area
-SIDE, ZOOM, COLOUR, ROTATION = 320, (0.9, 1.9), 0.2, 10.0
+SIDE, ZOOM, COLOUR, ROTATION = 256, (0.9, 1.9), 0.2, 10.0
 SEED = 0
 
 log = logging.getLogger(__name__)
