@@ -169,7 +169,7 @@ def replace(partial: Path, path: Path, generator: str) -> None:
     os.replace(partial, path)
 
 
-def write_atomically(path: Path, generator: str, content: bytes) -> None:
+def write_atomically(path: Path, generator: str, content: bytes | Iterable[bytes]) -> None:
     """Write a temporary file in the same folder, then rename it.
 
     Several threads and processes may write the same file: the result is one complete version.
@@ -177,7 +177,7 @@ def write_atomically(path: Path, generator: str, content: bytes) -> None:
     Args:
         path: The file to write.
         generator: The command that writes it.
-        content: The content, with the mark of `generator`.
+        content: The content, whole or in parts, with the mark of `generator`.
 
     Raises:
         PoseDetError: If the file cannot be written. An existing file is then unchanged.
@@ -188,7 +188,7 @@ def write_atomically(path: Path, generator: str, content: bytes) -> None:
     try:
         try:
             with partial.open("xb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
             replace(partial, path, generator)
         except BaseException:
             partial.unlink(missing_ok=True)

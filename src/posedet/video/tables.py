@@ -3,8 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from posedet.skeleton import Skeleton
 GENERATOR = "posedet track"
 # A line of one frame with 1,000 people has about 1.5 MB.
 MAX_LINE_BYTES = 64_000_000
+ROWS_IN_MEMORY = 5000
 
 # OpenPose's model BODY_25; each of its keypoints is one of ours, or the middle of two.
 BODY_25 = (
@@ -141,11 +143,16 @@ def _columns(skeleton: Skeleton) -> list[str]:
 
 def write_csv(tracks: Tracks, path: Path) -> None:
     """One row per person and frame: frame, time in seconds, id, score, box, then x, y and score of each keypoint."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_columns(tracks.skeleton))
-    writer.writerows(_rows(tracks))
-    write_atomically(path, GENERATOR, text.getvalue().encode())
+    write_atomically(path, GENERATOR, _csv_parts(tracks))
+
+
+def _csv_parts(tracks: Tracks) -> Iterator[bytes]:
+    """The CSV in parts of `ROWS_IN_MEMORY` rows."""
+    rows: Iterator[Sequence[object]] = chain([_columns(tracks.skeleton)], _rows(tracks))
+    while part := list(islice(rows, ROWS_IN_MEMORY)):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(part)
+        yield text.getvalue().encode()
 
 
 def write_parquet(tracks: Tracks, path: Path) -> None:
@@ -157,12 +164,13 @@ def write_parquet(tracks: Tracks, path: Path) -> None:
     names = _columns(tracks.skeleton)
     kinds = {"frame": pa.int64(), "time": pa.float64(), "id": pa.int64()}
     schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in names], metadata={"generator": GENERATOR})
-    columns: list[list[float | int]] = [[] for _ in names]
-    for row in _rows(tracks):
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    content = io.BytesIO()
-    pq.write_table(pa.table([pa.array(c, schema.field(n).type) for n, c in enumerate(columns)], schema=schema), content)
+    content, rows = io.BytesIO(), _rows(tracks)
+    with pq.ParquetWriter(content, schema) as writer:
+        while part := list(islice(rows, ROWS_IN_MEMORY)):
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*part, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
     write_atomically(path, GENERATOR, content.getvalue())
 
 
