@@ -34,13 +34,19 @@ export function drawPoses(context: CanvasRenderingContext2D, poses: Poses, photo
   context.lineCap = "round";
   const paint: Paint = (from, to, radius, colour, opacity = 1) => {
     context.globalAlpha = opacity;
-    context.strokeStyle = colour;
+    context.strokeStyle = context.fillStyle = colour;
     context.lineWidth = 2 * radius;
     context.beginPath();
     // Pixel centres lie at whole numbers here, and at halves on a canvas.
-    context.moveTo(from[0] + 0.5, from[1] + 0.5);
-    context.lineTo(to[0] + 0.5, to[1] + 0.5);
-    context.stroke();
+    if (from === to) {
+      // A canvas does not draw a line without length.
+      context.arc(from[0] + 0.5, from[1] + 0.5, radius, 0, 2 * Math.PI);
+      context.fill();
+    } else {
+      context.moveTo(from[0] + 0.5, from[1] + 0.5);
+      context.lineTo(to[0] + 0.5, to[1] + 0.5);
+      context.stroke();
+    }
   };
   const size = poses.skeleton.keypoints.length;
   for (let pose = poses.scores.length - 1; pose >= 0; pose--) {

@@ -107,7 +107,7 @@ function people(poses: Poses): string {
 }
 
 function report(name: string, error: unknown): void {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   const reason = error instanceof Error ? error.message : String(error);
   item.textContent = name ? `${name}: ${reason}` : reason;
   problems.append(item);
@@ -291,7 +291,7 @@ function nextFrame(video: HTMLVideoElement): Promise<number> {
 
 // Model, settings and files
 
-function useOpened(result: Awaited<ReturnType<Detector["open"]>>): void {
+function useOpened(result: Awaited<ReturnType<Detector["open"]>>, name: string): void {
   about = result.about;
   skeletonSelect.replaceChildren(
     ...choices(about.skeleton).map(({ name, keypoints }) => new Option(`${name} (${keypoints.length})`, name)),
@@ -300,19 +300,19 @@ function useOpened(result: Awaited<ReturnType<Detector["open"]>>): void {
   thresholdInput.value = String(about.decode.scoreThreshold);
   skeletonSelect.disabled = thresholdInput.disabled = false;
   const threads = result.threads === 1 ? "1 thread" : `${result.threads} threads`;
-  get("about").textContent = `Model ${about.name}, ${threads}.`;
-  status.textContent = `The model ${about.name} is ready.`;
+  get("about").textContent = `Model ${name}, ${threads}.`;
+  status.textContent = `The model ${name} is ready.`;
   showAll();
 }
 
 async function useModel(file: File): Promise<void> {
-  problems.replaceChildren();
+  begin();
+  status.textContent = `Opening ${file.name}.`;
   try {
     if (file.size > MAX_FILE_BYTES) throw new Refusal(`${file.name}: larger than ${MAX_FILE_BYTES / 1e6} MB`);
-    const result = await detector.open({ name: file.name, file: await file.arrayBuffer() });
-    begin();
-    useOpened(result);
+    useOpened(await detector.open({ name: file.name, file: await file.arrayBuffer() }), file.name);
   } catch (error) {
+    status.textContent = "";
     report("", error);
   }
 }
@@ -375,7 +375,7 @@ addEventListener("drop", (event) => {
 });
 
 showAll();
-const opened = detector.open().then(useOpened);
+const opened = detector.open().then((result) => useOpened(result, result.about.name));
 opened.catch((error: unknown) => {
   status.textContent = "";
   report("", error);
