@@ -101,9 +101,12 @@ function showAll(): void {
 }
 
 function people(poses: Poses): string {
-  const count = poses.scores.length;
-  if (!count) return "nobody found";
-  return `${count} ${count === 1 ? "person" : "people"}, best score ${poses.scores[0].toFixed(2)}`;
+  return counted(poses) + (poses.scores.length ? `, best score ${poses.scores[0].toFixed(2)}` : "");
+}
+
+function counted({ scores }: Poses): string {
+  if (!scores.length) return "nobody found";
+  return `${scores.length} ${scores.length === 1 ? "person" : "people"}`;
 }
 
 function report(name: string, error: unknown): void {
@@ -252,7 +255,8 @@ async function run(live: Live, number: number, name: string): Promise<void> {
     return report(name, "not a photo or a video that this browser can read");
   }
   if (number !== work) return;
-  play.hidden = get("position-label").hidden = isCamera;
+  play.hidden = isCamera;
+  get("position-label").hidden = isCamera || !Number.isFinite(video.duration);
   get("cameras-label").hidden = !isCamera || cameras.options.length < 2;
   position.max = String(isCamera ? 0 : video.duration);
   video.onplay = video.onpause = () => (play.textContent = video.paused ? "Play" : "Pause");
@@ -271,9 +275,11 @@ async function run(live: Live, number: number, name: string): Promise<void> {
       showFrame();
       position.value = String(time);
       download.disabled = false;
-      if (performance.now() > announced + ANNOUNCE_EVERY_MS && !video.ended) {
+      // Only a change is said aloud.
+      const text = `${name}: ${counted(wanted(poses))}`;
+      if (text !== status.textContent && performance.now() > announced + ANNOUNCE_EVERY_MS && !video.ended) {
         announced = performance.now();
-        status.textContent = `${name}: ${people(wanted(poses))}`;
+        status.textContent = text;
       }
     }
   } catch (error) {
