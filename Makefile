@@ -1,6 +1,8 @@
 # make demo      poses on the photos in photos/, with the runtime alone
 # make quick     the quick tests, about a minute: for every change
 # make test      format, lint, spelling, types, all tests: what continuous integration runs
+# make web       the page that runs in a browser; needs Node.js 20
+# make web-test  its tests in Chromium, whose path CHROMIUM names if it is not /usr/bin/chromium
 # make docs      the documentation as a site in build/site/
 # make coverage  all tests, and which lines they run
 PYTHON ?= python3
@@ -9,7 +11,7 @@ DEVELOP := .venv-dev
 # Processes for the tests.
 JOBS ?= 2
 
-.PHONY: demo quick test docs coverage check clean
+.PHONY: demo quick test web web-test docs coverage check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -29,6 +31,16 @@ check: $(DEVELOP)/installed
 test: check
 	$(DEVELOP)/bin/pytest -q -rs -n $(JOBS)
 
+web: web/node_modules/.package-lock.json
+	cd web && npm run build
+
+web-test: web $(DEVELOP)/installed
+	cd web && PYTHON=$(CURDIR)/$(DEVELOP)/bin/python npm test
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	@touch $@
+
 docs: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mkdocs build --strict
 
@@ -46,4 +58,4 @@ $(DEVELOP)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(RUNTIME) $(DEVELOP) demo-output build dist htmlcov
+	rm -rf $(RUNTIME) $(DEVELOP) demo-output build dist htmlcov web/node_modules src/posedet/serve/page
