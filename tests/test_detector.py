@@ -471,3 +471,15 @@ def test_weights_and_file_open_the_same_way(photos: Path) -> None:
     found = [PoseDet(open_model(source, threads=1))(photos / "skiers.jpg") for source in (WEIGHTS, "posedet-s")]
     assert len(found[0]) == len(found[1]) == 2
     np.testing.assert_allclose(found[0].keypoints, found[1].keypoints, atol=0.05)
+
+
+def test_an_adjusted_detector_shares_the_model(detector: PoseDet, photos: Path) -> None:
+    photo = photos / "skiers.jpg"
+    other = detector.adjusted(skeleton="crowdpose", long_side=256)
+    assert other._session is detector._session
+    assert_same(other(photo), PoseDet(threads=1, skeleton="crowdpose", long_side=256)(photo))
+    again = other.adjusted(score_threshold=0.7)
+    assert (again.skeleton, again.config.long_side, again.config.score_threshold) == (CROWDPOSE, 256, 0.7)
+    assert_same(detector.find(*detector.prepared(photo)), detector(photo))
+    with pytest.raises(ConfigError, match="long_side is 9999"):
+        detector.adjusted(long_side=9999)

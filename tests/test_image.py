@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from posedet.errors import PhotoError
+from posedet.errors import PhotoError, PhotoFormatError, PhotoSizeError
 from posedet.image import (
     GREY,
     MAX_FILE_BYTES,
@@ -373,7 +374,7 @@ def test_a_bomb_is_refused_quickly_and_in_little_memory(form: str, tmp_path: Pat
     assert path.stat().st_size < 8000
     code = f"""
 import resource, time
-from posedet.errors import PhotoError
+from posedet.errors import PhotoError, PhotoFormatError, PhotoSizeError
 from posedet.image import Image, read_photo
 Image.init()
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
@@ -779,3 +780,42 @@ def test_a_file_that_is_closed_or_read_otherwise_says_so(photos: Path) -> None:
         pass
     assert refusal(file) == f"{path}: cannot be read (I/O operation on closed file)"
     assert refusal(Elsewhere(b"")) == "photo: read() gives str, expected bytes"
+
+
+def test_the_class_of_an_error_says_why_a_photo_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = (photos / "food.jpg").read_bytes()
+    with pytest.raises(PhotoFormatError):
+        read_photo(b"words")
+    with pytest.raises(PhotoError) as damaged:
+        read_photo(photo[:20_000])
+    assert damaged.type is PhotoError
+    monkeypatch.setattr("posedet.image.MAX_PIXELS", 1000)
+    with pytest.raises(PhotoSizeError):
+        read_photo(photo)
+    monkeypatch.setattr("posedet.image.MAX_FILE_BYTES", 1000)
+    with pytest.raises(PhotoSizeError):
+        read_photo(photo)
+
+
+PEAK = """
+from functools import partial
+from pathlib import Path
+from PIL import Image
+from posedet.image import Letterbox, network_input
+
+Image.new("RGB", (4900, 4900)).save("large.png")
+def memory(name):
+    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+network_input("large.png", partial(Letterbox.fit, long_side=576))
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_a_large_png_is_decoded_once(tmp_path: Path) -> None:
+    """Pillow has 4 bytes for a pixel: 96 MB here. Copies in other forms would come on top."""
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 130

@@ -19,3 +19,11 @@ class ModelError(PoseDetError):
 
 class PhotoError(PoseDetError):
     """A photo cannot be read, or an array has the wrong type or shape."""
+
+
+class PhotoFormatError(PhotoError):
+    """The content is not a photo, or its format is not supported."""
+
+
+class PhotoSizeError(PhotoError):
+    """A photo has too many bytes or pixels."""

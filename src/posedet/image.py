@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from posedet.errors import PhotoError
+from posedet.errors import PhotoError, PhotoFormatError, PhotoSizeError
 from posedet.files import one_line
 from posedet.outputs import write_atomically
 
@@ -103,7 +103,9 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
             image = _opened(file, name)
             if image.format in ("JPEG", "MPO") and image.mode == "RGB":
                 return _reduced(image, name, fit)
-            array = _pixels(image, name)
+            upright = _upright(image, name)
+        letterbox = fit(upright.size[::-1])
+        return letterbox, letterbox.padded(letterbox.resized(upright))
     height, width = array.shape[:2]
     letterbox = fit((height, width))
     return letterbox, letterbox.apply(array)
@@ -213,12 +215,21 @@ class Letterbox:
         """
         if photo.shape[:2] != self.photo_size:
             raise PhotoError(f"photo: {photo.shape[:2]} (height, width), but this letterbox is for {self.photo_size}")
+        resized = photo if self.resized_size == self.photo_size else self.resized(Image.fromarray(photo))
+        return self.padded(resized)
+
+    def resized(self, photo: Image.Image) -> NDArray[np.uint8]:
+        """Resize a photo.
+
+        Args:
+            photo: An RGB image of `photo_size`.
+
+        Returns:
+            (h, w, 3) uint8 of `resized_size`.
+        """
         height, width = self.resized_size
-        if self.resized_size != self.photo_size:
-            # With the gap, Pillow first averages whole pixels, which takes a third of the time on a large photo.
-            resized = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-            photo = np.asarray(resized)
-        return self.padded(photo)
+        # With the gap, Pillow first averages whole pixels, which takes a third of the time on a large photo.
+        return np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
     def padded(self, resized: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pad a resized photo with grey on the right and at the bottom.
@@ -337,7 +348,9 @@ def _check_size(num_bytes: int, name: str) -> None:
     if num_bytes == 0:
         raise PhotoError(f"{name}: the file is empty")
     if num_bytes > MAX_FILE_BYTES:
-        raise PhotoError(f"{name}: {num_bytes / 1e6:.0f} MB, larger than the limit of {MAX_FILE_BYTES / 1e6:.0f} MB")
+        raise PhotoSizeError(
+            f"{name}: {num_bytes / 1e6:.0f} MB, larger than the limit of {MAX_FILE_BYTES / 1e6:.0f} MB"
+        )
 
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:
@@ -348,7 +361,7 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError:
         if _is_heic(file):
             return _opened_heic(file, name)
-        raise PhotoError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
+        raise PhotoFormatError(f"{name}: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name) from None
     except Exception as error:  # malicious files make Pillow raise almost any exception
@@ -366,7 +379,7 @@ def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
         from pi_heif import HeifImageFile
     except ImportError:
         needed = 'reading it needs an optional package: pip install "posedet[heic]"'
-        raise PhotoError(f"{name}: a HEIC photo; {needed}; or convert it to JPEG") from None
+        raise PhotoFormatError(f"{name}: a HEIC photo; {needed}; or convert it to JPEG") from None
     try:
         file.seek(0)
         image: Image.Image = HeifImageFile(file)
@@ -377,13 +390,18 @@ def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
 
 def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Decode an image if necessary, and return upright (H, W, 3) uint8 RGB."""
+    return np.array(_upright(image, name))
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """Decode an image if necessary, and return it upright in RGB."""
     with _decoding(image, name):
         # Only TIFF warns during decoding; the lock would otherwise keep threads from decoding in parallel.
         with _without_pillow_warnings() if image.format == "TIFF" else nullcontext():
             image.load()
-        rgb = _rgb(image)
         turn = _UPRIGHT.get(_orientation(image))
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        rgb = _rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def _reduced(image: Image.Image, name: str, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
@@ -426,14 +444,17 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255, which makes almost the whole photo white.
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        eight_bits = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+        return Image.fromarray(eight_bits[np.asarray(image)]).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "La":  # premultiplied alpha: Pillow converts it only to LA
         image = image.convert("LA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    # Without names, so that what is not needed any more is freed: a photo may have gigabytes of pixels.
+    composite = Image.alpha_composite(
+        Image.new("RGBA", image.size, "white"), image if image.mode == "RGBA" else image.convert("RGBA")
+    )
+    return composite.convert("RGB")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -459,8 +480,8 @@ def _without_pillow_warnings() -> Iterator[None]:
         yield
 
 
-def _too_many_pixels(name: str) -> PhotoError:
-    return PhotoError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce its size first")
+def _too_many_pixels(name: str) -> PhotoSizeError:
+    return PhotoSizeError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels; reduce its size first")
 
 
 def _damaged(name: str, error: Exception) -> PhotoError:

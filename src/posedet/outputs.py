@@ -25,6 +25,7 @@ _MARK = re.compile(
     rb"""(?sx) (?:
         \A \s* \[? \s* \{ \s* "generator": \s* "        # JSON, JSON Lines, lists of results
       | \A <!--\ generator:\                            # Markdown
+      | \A \#\ generator:\                              # text with comments
       | \A \s* <!doctype\ html> .{0,99} <meta\ name="generator"\ content="
       | \A \xff\xd8\xff\xe0 .{16} \xff\xfe ..           # JPEG: a comment
       | \A \x89PNG .{29} .{0,99}? tEXtSoftware\0

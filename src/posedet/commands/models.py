@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from posedet.commands.options import AddCommand, add_overwrite, add_settings, claim
+from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import find_photos, one_line
 from posedet.outputs import make_folder
@@ -21,9 +22,15 @@ def add_commands(add: AddCommand) -> None:
     fetch.set_defaults(command=_fetch)
 
     export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
-    export.add_argument("weights", type=Path, help="weights.safetensors of a training run")
-    export.add_argument("output", type=Path, help="ONNX file to write")
+    export.add_argument("weights", nargs="?", help="weights.safetensors of a training run")
+    export.add_argument("output", nargs="?", type=Path, help="ONNX file to write")
     export.add_argument("--half", action="store_true", help="store weights as float16: half the file size")
+    export.add_argument(
+        "--triton",
+        type=Path,
+        metavar="FOLDER",
+        help="write a model repository for Triton instead, from an ONNX file (default: posedet-s); needs no PyTorch",
+    )
     add_overwrite(export)
     export.set_defaults(command=_export)
 
@@ -82,15 +89,33 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if options.triton is not None:
+        return _export_to_triton(options)
+    if options.weights is None or options.output is None:
+        raise ConfigError("export: name the weights and the ONNX file to write, or a folder with --triton")
     needs("posedet export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
     from posedet.weights.export import GENERATOR, export
 
     beside = [options.output.with_suffix(".safetensors")] if options.half else []
     claim(options, GENERATOR, [options.output, *beside])
     make_folder(options.output.parent)
-    difference = export(options.weights, options.output, half=options.half)
+    difference = export(Path(options.weights), options.output, half=options.half)
     size = options.output.stat().st_size / 1e6
     print(f"{options.output}: {size:.1f} MB, keypoints within {difference:.1g} pixels of PyTorch's")
+    return 0
+
+
+def _export_to_triton(options: argparse.Namespace) -> int:
+    from posedet.runtime.detector import DEFAULT_MODEL
+    from posedet.runtime.model_files import model_file
+    from posedet.weights.triton import GENERATOR, repository, write_repository
+
+    if options.output is not None or options.half:
+        raise ConfigError("export: --triton takes one ONNX file and goes with neither an output nor --half")
+    model = model_file(options.weights or DEFAULT_MODEL)
+    claim(options, GENERATOR, [*repository(options.triton, model)], reads=[model])
+    for file in write_repository(options.triton, model):
+        print(one_line(file))
     return 0
 
 

@@ -114,8 +114,42 @@ class PoseDet:
         Raises:
             PhotoError: If the photo cannot be read.
         """
-        letterbox, image = self.prepared(photo)
+        return self.find(*self.prepared(photo))
+
+    def find(self, letterbox: Letterbox, image: NDArray[np.uint8]) -> Poses:
+        """Find the poses in a photo that `prepared` has prepared.
+
+        Args:
+            letterbox: The letterbox that maps points back to the photo.
+            image: The network input (h, w, 3) uint8 RGB.
+        """
         return self._decoded(self._session.run(image[None]).one(0), letterbox)
+
+    def adjusted(
+        self,
+        *,
+        skeleton: Skeleton | str | Path | Sequence[str] | None = None,
+        score_threshold: float | None = None,
+        long_side: int | None = None,
+    ) -> "PoseDet":
+        """Return a detector with other settings that shares the open model of this one.
+
+        Args:
+            skeleton: As in the constructor. Default: as in this detector. So are the others.
+            score_threshold: Minimum score of a reported pose.
+            long_side: Length in pixels to which the photo's long side is resized.
+
+        Raises:
+            ConfigError: If a setting is out of range.
+            DataError: If the skeleton is unknown or has a keypoint that the model does not have.
+        """
+        return PoseDet(
+            self._session,
+            skeleton=self.skeleton if skeleton is None else skeleton,
+            score_threshold=self.config.score_threshold if score_threshold is None else score_threshold,
+            long_side=self.config.long_side if long_side is None else long_side,
+            at_once=self.at_once,
+        )
 
     def prepared(self, photo: Photo) -> tuple[Letterbox, NDArray[np.uint8]]:
         """Prepare a photo for the network.
