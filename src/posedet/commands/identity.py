@@ -19,7 +19,7 @@ from posedet.extras import needs
 
 log = logging.getLogger(__name__)
 
-PAIRS, CHANNELS = 4000, 32
+PAIRS, CHANNELS = 6000, 32
 
 
 def add_commands(add: AddCommand) -> None:

@@ -29,8 +29,8 @@ class Identity(nn.Module):
     def __init__(self, limbs: tuple[tuple[int, int], ...], num_keypoints: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.register_buffer("limbs", torch.tensor(limbs, dtype=torch.int64).view(-1, 2), persistent=False)
-        places, width = num_keypoints + len(limbs), 4 * outputs
-        self.look = nn.Linear(places * (inputs + COLOURS + 1), width)
+        self.num_places, width = num_keypoints + len(limbs), 4 * outputs
+        self.look = nn.Linear(self.num_places * (inputs + COLOURS + 1), width)
         self.output = nn.Linear(width, outputs)
 
     def forward(self, features: Tensor) -> Tensor:

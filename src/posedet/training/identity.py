@@ -39,6 +39,7 @@ GENERATOR = "posedet identity"
 AT_ONCE = 16  # photos
 EPOCHS = 20
 TEMPERATURE = 0.1
+MOST_HIDDEN = 0.5  # without hiding, 82 instead of 84 % of held-out people are recognised
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
 FOUND_OKS = 0.5  # from here on, a found pose is that of the labelled person
 LEAST_SIDE = 24  # pixels of a person in a view, the root of the area
@@ -168,7 +169,10 @@ def _learn(identity: Identity, people: People) -> None:
                 share = (epoch + begin / len(order)) / EPOCHS
                 group["lr"] = LEARNING_RATE * (0.5 + 0.5 * math.cos(math.pi * share))
             rows = torch.from_numpy(np.concatenate([of_photo[photo] for photo in order[begin : begin + AT_ONCE]]))
-            first, second = (identity(features[rows].float()) for features in (people.first, people.second))
+            first, second = (
+                identity(_hidden(features[rows].float(), identity.num_places))
+                for features in (people.first, people.second)
+            )
             similar = first @ second.T / TEMPERATURE
             same = torch.arange(len(rows))
             loss = (F.cross_entropy(similar, same) + F.cross_entropy(similar.T, same)) / 2
@@ -177,6 +181,13 @@ def _learn(identity: Identity, people: People) -> None:
             optimiser.step()
             losses.append(loss.item())
         log.info("epoch %d of %d: loss %.3f", epoch + 1, EPOCHS, np.mean(losses))
+
+
+def _hidden(features: Tensor, num_places: int) -> Tensor:
+    """Hide a random share of the places of each person, up to `MOST_HIDDEN`, as if somebody stood before them."""
+    shares = MOST_HIDDEN * torch.rand(len(features), 1, 1)
+    seen = torch.rand(len(features), num_places, 1) > shares
+    return (features.view(len(features), num_places, -1) * seen).flatten(1)
 
 
 class Recognised(NamedTuple):
