@@ -42,7 +42,7 @@ $(RUNTIME)/installed: pyproject.toml
 
 $(DEVELOP)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEVELOP)
-	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,openvino,quantise,video,parquet,docs,dev]"
+	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,openvino,quantise,video,parquet,serve,docs,dev]"
 	@touch $@
 
 clean:

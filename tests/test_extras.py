@@ -21,15 +21,19 @@ RELEASED = ROOT / "src" / "posedet" / "released"
 PACKAGES = {
     "av": "av",
     "cv2": "opencv-python-headless",
+    "fastapi": "fastapi",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
     "onnxscript": "onnxscript",
     "openvino": "openvino",
+    "prometheus_client": "prometheus-client",
     "pyarrow": "pyarrow",
     "pycocotools": "pycocotools",
+    "python_multipart": "python-multipart",
     "safetensors": "safetensors",
     "torch": "torch",
+    "uvicorn": "uvicorn",
     "yaml": "pyyaml",
 }
 
@@ -66,6 +70,7 @@ ARGUMENTS = {
     "posedet export": "export x.safetensors y.onnx",
     "posedet plot": "plot x",
     "posedet quantise": "quantise x.onnx y.onnx --photos z",
+    "posedet serve": "serve --port 0",
     "posedet stress": "stress x.json --output y",
     "posedet track": "track x.mp4 --output y",
     "posedet train": "train posedet-s --data x.json --run y",
@@ -119,7 +124,7 @@ def test_the_extra_that_a_command_names_is_the_smallest_with_its_modules(need: N
     packages = {PACKAGES[module] for module in need.modules}
     enough = {
         extra: packages_of(extra)
-        for extra in ("evaluate", "quantise", "export", "train", "openvino", "video", "parquet")
+        for extra in ("evaluate", "quantise", "export", "train", "openvino", "video", "parquet", "serve")
         if packages <= packages_of(extra)
     }
     assert need.extra in enough

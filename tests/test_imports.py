@@ -10,6 +10,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "posedet"
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
 HEAVY |= {"av", "jinja2", "matplotlib", "pyarrow", "yaml"}
+WEB = {"fastapi", "prometheus_client", "pydantic", "python_multipart", "starlette", "uvicorn"}
+HEAVY |= WEB
 
 # Module or folder -> which others of ours, and which heavy libraries, it may import, also inside functions.
 BASE = {"errors", "keypoint_names", "skeleton", "oks", "poses", "image", "config", "files", "outputs", "journal"}
@@ -29,6 +31,7 @@ MAY_IMPORT = {
     "tracking": {"errors", "poses"},
     "runtime": BASE | {"draw", "openvino"},
     "video": BASE | {"__init__", "av", "draw", "extras", "pyarrow", "runtime", "tracking"},
+    "serve": BASE | {"__init__", "runtime"} | WEB,
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},
@@ -45,6 +48,7 @@ MAY_IMPORT = {
         "evaluation",
         "extras",
         "runtime",
+        "serve",
         "tracking",
         "training",
         "video",

@@ -1,0 +1,1 @@
+"""Poses over HTTP: `posedet serve`."""
