@@ -35,7 +35,8 @@ class Server(NamedTuple):
 
     def forget_peak(self) -> None:
         """Let `VmHWM` begin again at the memory of this moment; Linux only."""
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as switch:
+            switch.write("5")
 
 
 @contextmanager
