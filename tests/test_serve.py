@@ -335,7 +335,7 @@ def test_the_page_is_shown_if_it_was_built(detector: PoseDet, tmp_path: Path) ->
     page = tmp_path / "page"
     app = create_app(detector.adjusted(long_side=128), Limits(), page=page)
     status, _, body = answer_of(app, "/")
-    assert status == 200 and b"/v1/poses" in body and b"npm run build" in body and body.count(b"\n") == 1
+    assert status == 200 and b"/v1/poses" in body and b"make web" in body and body.count(b"\n") == 1
     page.mkdir()
     (page / "index.html").write_text("<title>ours</title>")
     (page / "model.wasm").write_bytes(b"wasm")

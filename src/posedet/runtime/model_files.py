@@ -37,7 +37,7 @@ class Release(NamedTuple):
 
 
 RELEASES = {
-    "posedet-s": Release("10898d86ffb467d509bc394370b0a5e3094bc62ed0afc8bba853d194ed2571d6", 6_526_076, url=None),
+    "posedet-s": Release("dfc2ec772c9e65f22a68f42f0e8077c6312020eb828b5da511ab4baffc497d9e", 6_942_747, url=None),
     "posedet-s-int8": Release("8a53f008c91f14721f3e78d1f0af12ef597ff1b714783c79ceb48130f442d6a7", 4_771_486, url=None),
 }
 

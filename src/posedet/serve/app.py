@@ -32,7 +32,7 @@ from posedet.serve.worker import Format, Worker
 from posedet.skeleton import Skeleton, find_skeleton
 
 PAGE = Path(__file__).parent / "page"  # the built files of web/
-NO_PAGE = "posedet: POST photos to /v1/poses, see /openapi.json; `npm ci && npm run build` in web/ makes a page here\n"
+NO_PAGE = "posedet: POST photos to /v1/poses, see /openapi.json; `make web` builds a page for here\n"
 # A square photo of this size needs 1.1 GB in the network of `posedet-s`.
 MAX_LONG_SIDE = 1920
 
