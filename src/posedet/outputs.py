@@ -189,7 +189,8 @@ def write_atomically(path: Path, generator: str, content: bytes | Iterable[bytes
     try:
         try:
             with partial.open("xb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
+                for part in [content] if isinstance(content, bytes) else content:
+                    file.write(part)
             replace(partial, path, generator)
         except BaseException:
             partial.unlink(missing_ok=True)

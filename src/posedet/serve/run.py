@@ -5,7 +5,8 @@ import ctypes
 import logging
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -74,9 +75,6 @@ def serve(app: FastAPI, host: str, port: int, header_seconds: float) -> None:
         ConfigError: If the address cannot be used.
     """
     _return_memory()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(handlers=[handler], force=True)
     config: dict[str, Any] = {
         "http": type("Timed", (TimedHeaders,), {"seconds": header_seconds}),
         "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
@@ -94,13 +92,28 @@ def serve(app: FastAPI, host: str, port: int, header_seconds: float) -> None:
         "proxy_headers": False,
         "server_header": False,
     }
-    with _bound(host, port) as listener, suppress(KeyboardInterrupt):
+    with _logs_in_json(), _bound(host, port) as listener, suppress(KeyboardInterrupt):
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("listening", extra={"facts": {"address": address, "photos": f"{address}/v1/poses"}})
         # It raises the signal that ended it again, after everything is closed.
-        uvicorn.Server(uvicorn.Config(app, **config)).run([listener])
-    log.info("ended")
+        try:
+            uvicorn.Server(uvicorn.Config(app, **config)).run([listener])
+        finally:
+            log.info("ended")
+
+
+@contextmanager
+def _logs_in_json() -> Iterator[None]:
+    """Write logs as lines of JSON, and only those."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = before
 
 
 def _return_memory() -> None:
