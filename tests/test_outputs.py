@@ -74,7 +74,7 @@ def test_nothing_else_writes_files() -> None:
 def test_released_models_are_known_as_ours() -> None:
     released = ROOT / "src" / "posedet" / "released"
     assert generator_of(released / "posedet-s.onnx") == "posedet export"
-    assert generator_of(released / "posedet-s.safetensors") == "posedet train"
+    assert generator_of(released / "posedet-s.safetensors") == "posedet export"
 
 
 def test_files_of_others_are_refused_and_may_be_given_up(tmp_path: Path) -> None:
