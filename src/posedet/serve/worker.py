@@ -30,23 +30,23 @@ class Worker:
 
     Args:
         detector: The detector to run, warmed up here.
-        max_waiting: How many photos may wait.
+        max_waiting: How many photos may wait, besides the `detector.at_once` that are in the model.
         metrics: What is told of the queue and the stages.
     """
 
     def __init__(self, detector: PoseDet, max_waiting: int, metrics: Metrics) -> None:
-        self.detector, self.max_waiting = detector, max_waiting
+        self.detector, self._room = detector, max_waiting + detector.at_once
         self._metrics = metrics
         self._slots = asyncio.Semaphore(detector.at_once)
         self._threads = ThreadPoolExecutor(detector.at_once, "model")
         self._huge_photos = asyncio.Lock()
-        self._waiting = 0
+        self._waiting = self._present = 0
         side = detector.config.long_side
         detector.batch([np.zeros((side, side, 3), np.uint8)] * detector.at_once)
 
     @property
     def is_full(self) -> bool:
-        return self._waiting >= self.max_waiting
+        return self._present >= self._room
 
     def close(self) -> None:
         """Wait for what runs, and end the threads."""
@@ -68,8 +68,9 @@ class Worker:
             PhotoError: If a photo is damaged.
             ClientDisconnect: If the client has gone.
         """
-        if self._waiting + len(uploads) > self.max_waiting:
+        if self._present + len(uploads) > self._room:
             raise busy("too many photos are waiting")
+        self._present += len(uploads)
         self._waiting += len(uploads)
         self._metrics.waiting.set(self._waiting)
         alone = len(uploads) == 1 and uploads[0].name is None
@@ -77,7 +78,10 @@ class Worker:
             self._answer(upload, place, "photo" if alone else f"photo {place}", detector, format, gone)
             for place, upload in enumerate(uploads, 1)
         ]
-        answers = await asyncio.gather(*jobs, return_exceptions=True)
+        try:
+            answers = await asyncio.gather(*jobs, return_exceptions=True)
+        finally:
+            self._present -= len(uploads)
         texts: list[str] = []
         for answer in answers:
             if isinstance(answer, BaseException):
