@@ -17,7 +17,8 @@ from posedet import PoseDet
 from posedet.commands.main import main
 from posedet.errors import ModelError
 from posedet.runtime import model_files
-from posedet.runtime.model_files import RELEASES, Release, _Redirects, cache_folder, local_file, model_file
+from posedet.runtime.download import _Redirects
+from posedet.runtime.model_files import RELEASES, Release, cache_folder, local_file, model_file
 from served import Answer, Server
 
 RELEASED = Path(model_files.__file__).parent.parent / "released"

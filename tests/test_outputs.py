@@ -68,7 +68,7 @@ def test_nothing_else_writes_files() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if writing.search(path.read_text().replace("shutil.which", ""))
     }
-    assert writers == {f"src/posedet/{name}.py" for name in ("outputs", "runtime/model_files", "video/writer")}
+    assert writers == {f"src/posedet/{name}.py" for name in ("outputs", "runtime/download", "video/writer")}
 
 
 def test_released_models_are_known_as_ours() -> None:

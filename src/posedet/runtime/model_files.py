@@ -4,16 +4,11 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
-from contextlib import suppress
-from http.client import HTTPException, HTTPMessage
 from importlib import resources
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from posedet.errors import ModelError
 from posedet.files import one_line
@@ -21,8 +16,6 @@ from posedet.files import one_line
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 4_000_000_000
-CHUNK_BYTES = 1 << 20
-TIMEOUT_S = 30
 REMEDY = "download the file yourself and pass its path"
 
 _CHECKED_URL = re.compile(r"(https?://[^\s#]+)#sha256=([0-9a-fA-F]{8,64})")
@@ -121,61 +114,14 @@ def _cache_path(url: str, expected: str) -> Path:
 
 
 def _download(url: str, expected: str, *, limit: int, offline: bool) -> Path:
-    """Download to a temporary file and rename it, so that every file in the cache is complete and verified."""
+    """Download a file to the cache."""
     shown = one_line(url)
     if offline or os.environ.get("POSEDET_OFFLINE", "0") not in ("", "0"):
         raise ModelError(f"{shown}: not in the cache, and downloads are disabled (offline); {REMEDY}")
+    # Imported only when needed: `urllib.request` takes a sixth of the time of `import posedet`.
+    from posedet.runtime.download import download
+
     log.info("downloading %s", shown)
     path = _cache_path(url, expected)
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = _fetch(url, partial, limit)
-        if not found.startswith(expected):
-            raise ModelError(
-                f"{shown}: checksum mismatch: the download has SHA-256 {found}, expected {expected}; it was discarded"
-            )
-        os.replace(partial, path)
-    except urllib.error.HTTPError as error:
-        error.close()  # it keeps the connection open
-        reason = "".join(str(error.reason).splitlines()[:1])
-        raise ModelError(f"{shown}: not available ({error.code} {one_line(reason)}); {REMEDY}") from None
-    except urllib.error.URLError as error:
-        raise ModelError(f"{shown}: could not be reached ({error.reason}); if offline, {REMEDY}") from None
-    except (OSError, HTTPException, ValueError) as error:
-        raise ModelError(f"{shown}: could not be downloaded ({one_line(error)}); {REMEDY}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    download(url, expected, path, limit)
     return path
-
-
-def _fetch(url: str, partial: Path, limit: int) -> str:
-    """Download to `partial` and return the SHA-256 checksum."""
-    digest, size = hashlib.sha256(), 0
-    opener = urllib.request.build_opener(_Redirects)
-    with opener.open(url, timeout=TIMEOUT_S) as answer, partial.open("xb") as file:
-        while size + (answer.length or 0) <= limit and (chunk := answer.read(CHUNK_BYTES)):
-            size += len(chunk)
-            digest.update(chunk)
-            file.write(chunk)
-        if size + (answer.length or 0) > limit:
-            raise ModelError(f"{one_line(url)}: larger than {limit} bytes")
-        if answer.length:
-            raise ModelError(
-                f"{one_line(url)}: the connection was lost {answer.length} bytes before the end; try again"
-            )
-    return digest.hexdigest()
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, but neither from https to an unencrypted connection nor to other protocols."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme not in (req.type, "https"):
-            fp.close()
-            raise ModelError(f"{one_line(req.full_url)}: redirects to {scheme}, which is not allowed; {REMEDY}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
