@@ -56,7 +56,7 @@ class Tracker:
         sure_score: float = 0.45,
         min_oks: float = 0.25,
         keep: float = 2.0,
-        appearance: float = 2.0,
+        appearance: float = 4.0,
         min_cosine: float = 0.8,
         remember: float = 30.0,
     ) -> None:
