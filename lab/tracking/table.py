@@ -66,10 +66,10 @@ def _smoothed(tracked: list[Poses], observed: list[Observed]) -> list[Poses]:
 
 def speed_table() -> str:
     """Time the tracker and the smoothing. Of twenty blocks of 30 frames, the least median: other work only slows."""
-    lines = [["people", "tracker, ms", "with embeddings of 128, ms", "smoothing, ms"]]
+    lines = [["people", "tracker, ms", "with embeddings of 32, ms", "smoothing, ms"]]
     for count in (10, 50, 100):
         plain, smooth = _timed(count, 0)
-        with_embeddings, _ = _timed(count, 128)
+        with_embeddings, _ = _timed(count, 32)
         lines.append([str(count), *(f"{1000 * value:.2f}" for value in (plain, with_embeddings, smooth))])
     return markdown_table(lines)
 
