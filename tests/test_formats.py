@@ -22,6 +22,7 @@ from posedet.formats import (
     from_csv,
     from_cvat,
     from_cvat_xml,
+    from_fiftyone,
     from_label_studio,
     from_openpose,
     from_parquet,
@@ -31,6 +32,8 @@ from posedet.formats import (
     to_cvat,
     to_cvat_labels,
     to_cvat_xml,
+    to_fiftyone,
+    to_fiftyone_skeleton,
     to_label_studio,
     to_label_studio_config,
     to_openpose,
@@ -96,6 +99,7 @@ def test_photos_are_named_as_programs_list_uploads(tmp_path: Path) -> None:
 
     assert names("a.jpg") == ["a.jpg"] and names() == []
     assert names("in/a.jpg", "in/b.jpg") == ["a.jpg", "b.jpg"]
+    assert file_names([tmp_path / "in" / "a.jpg"], with_folder=True) == ["in/a.jpg"]
     assert names("in/a.jpg", "in/deep/er/a.jpg", "b.jpg") == ["in/a.jpg", "in/deep/er/a.jpg", "b.jpg"]
 
 
@@ -248,6 +252,9 @@ def test_corrections_in_label_studio_are_read(posed: list[PosedPhoto], tmp_path:
     nose = np.array([(box["x"] + 1) * 1.2, (box["y"] + 1) * 0.9])
     np.testing.assert_allclose(found.poses.keypoints[0, 0], nose, atol=0.01)
     assert found.poses.keypoint_scores[0, 0] == 1
+    exported = {**task, "annotations": [], "predictions": [7]}  # an export names predictions by their ids
+    file.write_text(json.dumps([exported]))
+    assert [(photo.size, len(photo.poses)) for photo in from_label_studio(file)] == [(None, 0)]
     drawn["value"]["x"] = 500
     file.write_text(json.dumps([task]))
     with pytest.raises(DataError, match=r"'nose' belongs to no rectangle of a person; drag it onto one in the list$"):
@@ -428,6 +435,45 @@ def test_supervision_says_what_to_install(monkeypatch: pytest.MonkeyPatch, insta
     assert "pip install" in str(caught.value) and "supervision" in str(caught.value)
 
 
+# --- FiftyOne --------------------------------------------------------------------------------------------------------
+
+
+class FakeLabel:
+    """A label of FiftyOne: fields of any name. The laboratory runs the real ones."""
+
+    confidence: Any = None
+
+    def __init__(self, **fields: Any) -> None:
+        vars(self).update(fields)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def has_field(self, name: str) -> bool:
+        return hasattr(self, name)
+
+
+def test_fiftyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("fiftyone")
+    module.__spec__ = sys.__spec__
+    vars(module).update(Keypoint=FakeLabel, Keypoints=FakeLabel, KeypointSkeleton=FakeLabel)
+    monkeypatch.setitem(sys.modules, "fiftyone", module)
+    poses = people(2)
+    made = to_fiftyone(poses, SIZE)
+    assert made.keypoints[1].points[2] == pytest.approx((poses.keypoints[1, 2] / (120, 90)).tolist())
+    back = from_fiftyone(made, SIZE)
+    np.testing.assert_allclose(back.keypoints, poses.keypoints, atol=1e-4)
+    np.testing.assert_array_equal(back.keypoint_scores, poses.keypoint_scores)
+    assert len(from_fiftyone(to_fiftyone(Poses.empty(COCO), SIZE), SIZE)) == 0
+    drawn = FakeLabel(keypoints=[FakeLabel(points=[(np.nan, np.nan), *[(0.5, 0.5)] * 16])])
+    found = from_fiftyone(drawn, SIZE)
+    assert found.keypoint_scores[0].tolist() == [0, *[1] * 16] and found.scores.tolist() == [1]
+    assert found.keypoints[0, :2].tolist() == [[0, 0], [60, 45]]
+    with pytest.raises(DataError, match=r"^keypoints\[0\]: 17 points, 17 confidences, expected 14 of skeleton"):
+        from_fiftyone(made, SIZE, CROWDPOSE)
+    assert to_fiftyone_skeleton(COCO).edges[0] == [15, 13]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -447,8 +493,8 @@ def test_predict_writes_every_format(photos: Path, tmp_path: Path, capsys: pytes
     assert "labels/skiers.txt: exists" in capsys.readouterr().err
     assert not (out / "poses.json").exists()
     sets = [from_cvat(out / "cvat.json"), from_cvat_xml(out / "cvat.xml"), from_label_studio(out / "label-studio.json")]
-    for found in sets:
-        assert [photo.file_name for photo in found] == ["skiers.jpg", "food.jpg"]
+    for found, folder in zip(sets, ("", "", "photos/"), strict=True):
+        assert [photo.file_name for photo in found] == [f"{folder}skiers.jpg", f"{folder}food.jpg"]
         np.testing.assert_allclose(found[0].poses.keypoints, sets[0][0].poses.keypoints, atol=0.01)
     assert sets[0][0].size == (480, 640) and len(sets[0][0].poses) > 0
     tables = [from_csv(out / "poses.csv"), from_parquet(out / "poses.parquet")]

@@ -66,7 +66,9 @@ def _predict(options: argparse.Namespace) -> int:
         needs("posedet predict --format parquet", "parquet", ("pyarrow",))
     photos = find_photos(options.photos)
     pictures = None if options.no_pictures else picture_paths(photos, options.output)
-    names, form = file_names(photos), FILE_FORMATS.get(options.format)
+    # Label Studio serves only folders below the one that it is started with.
+    names = file_names(photos, with_folder=options.format == "label-studio")
+    form = FILE_FORMATS.get(options.format)
     outputs = [options.output / "poses.json"] if form is None else form.outputs(options.output, names)
     claim(options, GENERATOR, [*outputs, *(pictures or [])])
     detector = open_detector(options, at_once=best_at_once(len(photos), options.threads))

@@ -165,12 +165,13 @@ class _Person(NamedTuple):
 
 def _answer(task: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:
     """Return the annotation or prediction of a task that counts, and its place."""
-    for key in ("annotations", "predictions"):
-        answers = [each for each in listed(task.get(key, []), f"{place}.{key}") if not each[1].get("was_cancelled")]
-        if answers:
-            newest = max(answers, key=lambda each: str(each[1].get("created_at", "")))
-            return newest if key == "annotations" else answers[0]
-    return place, {}
+    annotations = list(listed(task.get("annotations", []), f"{place}.annotations"))
+    if finished := [each for each in annotations if not each[1].get("was_cancelled")]:
+        return max(finished, key=lambda each: str(each[1].get("created_at", "")))
+    predictions = task.get("predictions", [])
+    if isinstance(predictions, list) and all(isinstance(each, int) for each in predictions):
+        predictions = []  # an export has only the ids of predictions
+    return next(listed(predictions, f"{place}.predictions"), (place, {}))
 
 
 def _owner(people: dict[str, _Person], parent: Any, name: str, point: NDArray[np.float64], where: str) -> _Person:

@@ -92,13 +92,17 @@ def skeleton_of(photos: Sequence[PosedPhoto]) -> Skeleton:
     return skeleton
 
 
-def file_names(photos: Sequence[Path]) -> list[str]:
-    """Return the path of each photo below the innermost folder that holds all of them, as programs list uploads."""
+def file_names(photos: Sequence[Path], *, with_folder: bool = False) -> list[str]:
+    """Return the path of each photo below the innermost folder that holds all of them, as programs list uploads.
+
+    with_folder: Begin with the name of that folder.
+    """
     folders = {os.path.dirname(os.path.abspath(photo)) for photo in photos}
     try:
         root = os.path.commonpath(folders) if folders else ""
     except ValueError:  # on several drives
         return [photo.name for photo in photos]
+    root = os.path.dirname(root) if with_folder else root
     below = [Path(os.path.relpath(os.path.abspath(photo), root)).as_posix() for photo in photos]
     return [os.fsencode(name).decode(errors="backslashreplace") for name in below]
 

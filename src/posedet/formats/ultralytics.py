@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from posedet.data.remarks import refuse
-from posedet.data.sources import Source, read_source
 from posedet.extras import needs
 from posedet.formats.photos import GENERATOR, PosedPhoto, annotated, labels, size_of, skeleton_of
 from posedet.outputs import make_folder, write_atomically
@@ -84,4 +83,6 @@ def from_ultralytics(source: str | Path, skeleton: Skeleton = COCO, *, part: str
         ConfigError: If PyYAML is not installed.
     """
     needs("from_ultralytics", "evaluate", ("yaml",))
+    from posedet.data.sources import Source, read_source
+
     return [annotated(photo, skeleton) for photo in read_source(Source(Path(source), part), skeleton, refuse)]

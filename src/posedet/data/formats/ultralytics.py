@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area
@@ -209,19 +210,18 @@ def _yaml_in(folder: Path) -> Path:
     return found[0]
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """A loader that refuses references, because a few lines of them could fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a reference with *, which such a file does not need")
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml  # optional, and not needed for other formats
-
-    class PlainLoader(yaml.SafeLoader):
-        """A loader that refuses references, because a few lines of them could fill the memory."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("a reference with *, which such a file does not need")
-            return super().compose_node(parent, index)
-
     try:
-        data = yaml.load(_read_text(file, MAX_YAML_BYTES), PlainLoader)
+        data = yaml.load(_read_text(file, MAX_YAML_BYTES), _PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{file}: not a YAML file ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(data, dict):
