@@ -22,6 +22,7 @@ PACKAGES = {
     "av": "av",
     "cv2": "opencv-python-headless",
     "fastapi": "fastapi",
+    "fiftyone": "fiftyone",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
@@ -32,6 +33,7 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "python_multipart": "python-multipart",
     "safetensors": "safetensors",
+    "supervision": "supervision",
     "torch": "torch",
     "uvicorn": "uvicorn",
     "yaml": "pyyaml",
@@ -70,6 +72,7 @@ ARGUMENTS = {
     "posedet export": "export x.safetensors y.onnx",
     "posedet identity": "identity x.safetensors y.safetensors --data z.json",
     "posedet plot": "plot x",
+    "posedet predict --format parquet": f"predict {ROOT / 'photos' / 'food.jpg'} --output y --format parquet",
     "posedet quantise": "quantise x.onnx y.onnx --photos z",
     "posedet serve": "serve --port 0",
     "posedet stress": "stress x.json --output y",
@@ -82,7 +85,7 @@ ARGUMENTS = {
 
 def test_every_command_that_needs_more_is_tested() -> None:
     inside = {"posedet train --validate", "posedet benchmark --against", "posedet track --format parquet"}
-    commands = {command for command in NEEDS if not command.startswith("python -m lab")}
+    commands = {command for command in NEEDS if not command.startswith(("python -m lab", "to_", "from_"))}
     assert commands - inside == set(ARGUMENTS)
 
 
@@ -125,7 +128,18 @@ def test_the_extra_that_a_command_names_is_the_smallest_with_its_modules(need: N
     packages = {PACKAGES[module] for module in need.modules}
     enough = {
         extra: packages_of(extra)
-        for extra in ("evaluate", "quantise", "export", "train", "openvino", "video", "parquet", "serve")
+        for extra in (
+            "evaluate",
+            "quantise",
+            "export",
+            "train",
+            "openvino",
+            "video",
+            "parquet",
+            "serve",
+            "supervision",
+            "fiftyone",
+        )
         if packages <= packages_of(extra)
     }
     assert need.extra in enough

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "posedet"
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "cv2", "pycocotools", "safetensors", "openvino", "supervision"}
-HEAVY |= {"av", "jinja2", "matplotlib", "pyarrow", "yaml"}
+HEAVY |= {"av", "fiftyone", "jinja2", "matplotlib", "pyarrow", "yaml"}
 WEB = {"fastapi", "prometheus_client", "pydantic", "python_multipart", "starlette", "uvicorn"}
 HEAVY |= WEB
 
@@ -24,17 +24,18 @@ MAY_IMPORT = {
     "keypoint_names": set(),
     "skeleton": {"errors", "keypoint_names"},
     "oks": {"errors"},
-    "poses": {"errors", "oks", "skeleton", "supervision"},
+    "poses": {"errors", "oks", "skeleton"},
     "config": {"errors"},
     "image": {"errors", "files", "outputs"},
     "draw": {"errors", "poses", "skeleton"},
     "tracking": {"errors", "poses"},
     "runtime": BASE | {"draw", "openvino"},
-    "video": BASE | {"__init__", "av", "draw", "extras", "pyarrow", "runtime", "tracking"},
+    "video": BASE | {"__init__", "av", "draw", "extras", "formats", "runtime", "tracking"},
     "serve": BASE | {"__init__", "runtime"} | WEB,
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},
+    "formats": BASE | {"data", "draw", "extras", "fiftyone", "pyarrow", "runtime", "supervision", "tracking"},
     "training": BASE | {"__init__", "cv2", "data", "draw", "matplotlib", "model", "runtime", "torch", "weights"},
     "evaluation": BASE | {"__init__", "data", "pycocotools", "runtime"},
     "diagnosis": BASE | {"__init__", "data", "draw", "evaluation", "jinja2", "matplotlib", "runtime"},
@@ -47,6 +48,7 @@ MAY_IMPORT = {
         "diagnosis",
         "evaluation",
         "extras",
+        "formats",
         "runtime",
         "serve",
         "tracking",

@@ -1,8 +1,5 @@
 import dataclasses
 import json
-import sys
-import types
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from posedet.errors import DataError, PoseDetError
+from posedet.errors import DataError
 from posedet.poses import Poses
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
 
@@ -256,57 +253,6 @@ def test_other_mistakes_are_named(action, message):
     with pytest.raises(DataError) as caught:
         action()
     assert str(caught.value) == message
-
-
-@dataclass
-class FakeKeyPoints:
-    """The fields of supervision 0.29 to 0.31."""
-
-    xy: Any
-    class_id: Any = None
-    keypoint_confidence: Any = None
-    detection_confidence: Any = None
-    visible: Any = None
-    data: Any = None
-
-
-@dataclass
-class OldKeyPoints:
-    """The fields before."""
-
-    xy: Any
-    class_id: Any = None
-    confidence: Any = None
-    data: Any = None
-
-
-def install(monkeypatch, key_points):
-    module = types.ModuleType("supervision")
-    monkeypatch.setattr(module, "KeyPoints", key_points, raising=False)
-    monkeypatch.setitem(sys.modules, "supervision", module)
-
-
-def test_to_supervision_fills_its_fields(monkeypatch):
-    install(monkeypatch, FakeKeyPoints)
-    key_points = THREE.to_supervision()
-    assert isinstance(key_points, FakeKeyPoints)
-    np.testing.assert_array_equal(key_points.xy, THREE.keypoints, strict=True)
-    np.testing.assert_array_equal(key_points.keypoint_confidence, THREE.keypoint_scores, strict=True)
-    np.testing.assert_array_equal(key_points.detection_confidence, THREE.scores, strict=True)
-    assert key_points.class_id.tolist() == [0, 0, 0]
-    assert not np.shares_memory(key_points.xy, THREE.keypoints)
-    assert Poses.empty(COCO).to_supervision().xy.shape == (0, 17, 2)
-
-
-@pytest.mark.parametrize("installed", [None, OldKeyPoints])
-def test_to_supervision_says_what_to_install(monkeypatch, installed):
-    if installed is None:
-        monkeypatch.setitem(sys.modules, "supervision", None)  # what Python leaves there to refuse an import
-    else:
-        install(monkeypatch, installed)
-    with pytest.raises(PoseDetError) as caught:
-        THREE.to_supervision()
-    assert str(caught.value) == "'to_supervision' needs supervision: pip install \"supervision>=0.29\""
 
 
 # --- whatever else is known of poses ----------------------------------------------------------------------------------

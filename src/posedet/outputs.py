@@ -24,7 +24,7 @@ MARKED_BYTES = 1 << 16
 _MARK = re.compile(
     rb"""(?sx) (?:
         \A \s* \[? \s* \{ \s* "generator": \s* "        # JSON, JSON Lines, lists of results
-      | \A <!--\ generator:\                            # Markdown
+      | \A (?: <\?xml [^>]* > \s* )? <!--\ generator:\   # Markdown, XML
       | \A \#\ generator:\                              # text with comments
       | \A \s* <!doctype\ html> .{0,99} <meta\ name="generator"\ content="
       | \A \xff\xd8\xff\xe0 .{16} \xff\xfe ..           # JPEG: a comment
@@ -43,6 +43,7 @@ _MARK = re.compile(
 _UNMARKED = (
     (re.compile(rb"\[\n\]\n\Z"), "posedet"),
     (re.compile(rb"frame,time,id,score,x1,y1,x2,y2,"), "posedet track"),
+    (re.compile(rb"photo,height,width,score,x1,y1,x2,y2,"), "posedet"),
     (re.compile(rb'\{"step": \d+, "(?:loss|validation)": '), "posedet train"),
     (re.compile(rb'\{\s*"config": \{\s*"model": \{'), "posedet train"),
     (re.compile(rb'(?s).{8}\{"__metadata__":\{"posedet":'), "posedet train"),
@@ -199,9 +200,9 @@ def write_atomically(path: Path, generator: str, content: bytes | Iterable[bytes
         raise PoseDetError(f"{one_line(path)}: could not be written ({error.strerror or error})") from None
 
 
-def write_json(path: Path, generator: str, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, generator: str, content: Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Write a table as JSON. Raises as `write_atomically`, and ValueError for a number that is not finite."""
-    text = json.dumps({"generator": generator, **content}, indent=1, allow_nan=False)
+    text = json.dumps({"generator": generator, **content}, indent=indent, allow_nan=False)
     write_atomically(path, generator, f"{text}\n".encode())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedet.errors import DataError, PoseDetError
+from posedet.errors import DataError
 from posedet.oks import pose_boxes
 from posedet.skeleton import Skeleton
 
@@ -227,29 +227,6 @@ class Poses:
             if key not in data:
                 raise DataError(f"poses: key '{key}' is missing")
         return cls._from_entries(data["poses"], Skeleton.from_dict(data["skeleton"]), "poses")
-
-    def to_supervision(self) -> Any:
-        """Convert to `supervision.KeyPoints` with person scores, keypoint scores and class 0.
-
-        Raises:
-            PoseDetError: If supervision 0.29 or later is not installed.
-        """
-        try:
-            from supervision import KeyPoints
-        except ImportError:
-            KeyPoints = None
-        # Versions before 0.29 have no field for the scores of people.
-        if (
-            not hasattr(KeyPoints, "__dataclass_fields__")
-            or "keypoint_confidence" not in KeyPoints.__dataclass_fields__
-        ):
-            raise PoseDetError("'to_supervision' needs supervision: pip install \"supervision>=0.29\"")
-        return KeyPoints(
-            xy=self.keypoints.copy(),
-            class_id=np.zeros(len(self), np.int64),
-            keypoint_confidence=self.keypoint_scores.copy(),
-            detection_confidence=self.scores.copy(),
-        )
 
     def _entries(self) -> list[dict[str, Any]]:
         triples = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=2)

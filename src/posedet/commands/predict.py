@@ -16,10 +16,13 @@ from posedet.commands.options import (
     settings_of,
 )
 from posedet.errors import ConfigError, DataError, PhotoError
+from posedet.extras import needs
 from posedet.files import find_photos, no_terminal, one_line
 from posedet.journal import Journal
 from posedet.outputs import make_folder, stamp, write_results
 from posedet.poses import Poses
+
+FORMATS = ("coco", "cvat", "cvat-xml", "label-studio", "ultralytics", "openpose", "csv", "parquet")
 
 
 def add_commands(add: AddCommand) -> None:
@@ -35,7 +38,14 @@ def add_commands(add: AddCommand) -> None:
         help="folder for the pictures and poses.json (COCO results with file names; default: %(default)s)",
     )
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
-    predict.add_argument("--no-pictures", action="store_true", help="write only poses.json (faster)")
+    predict.add_argument("--no-pictures", action="store_true", help="write only the poses (faster)")
+    predict.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="coco",
+        help="write the poses in this format instead of poses.json; cvat (COCO keypoints), cvat-xml, label-studio and "
+        "ultralytics are labels for people to correct (default: %(default)s)",
+    )
     add_overwrite(predict)
     add_detector_options(predict)
     predict.set_defaults(command=_predict)
@@ -44,14 +54,26 @@ def add_commands(add: AddCommand) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from posedet.formats.files import FILE_FORMATS
+    from posedet.formats.openpose import check_keypoints
+    from posedet.formats.photos import PosedPhoto, file_names
+    from posedet.image import size_of
     from posedet.runtime.bulk import GENERATOR, best_at_once, find_all, picture_paths, results
 
     if options.scores and options.no_pictures:
         raise ConfigError("--scores does not go with --no-pictures: scores are written into the pictures")
+    if options.format == "parquet":
+        needs("posedet predict --format parquet", "parquet", ("pyarrow",))
     photos = find_photos(options.photos)
     pictures = None if options.no_pictures else picture_paths(photos, options.output)
-    claim(options, GENERATOR, [options.output / "poses.json", *(pictures or [])])
+    # Label Studio serves only folders below the one that it is started with.
+    names = file_names(photos, with_folder=options.format == "label-studio")
+    form = FILE_FORMATS.get(options.format)
+    outputs = [options.output / "poses.json"] if form is None else form.outputs(options.output, names)
+    claim(options, GENERATOR, [*outputs, *(pictures or [])])
     detector = open_detector(options, at_once=best_at_once(len(photos), options.threads))
+    if options.format == "openpose":
+        check_keypoints(detector.skeleton)
     make_folder(options.output)
     settings = settings_of(options, detector) | {"scores": options.scores, "pictures": pictures is not None}
 
@@ -79,7 +101,7 @@ def _predict(options: argparse.Namespace) -> int:
                 tqdm.write(f"posedet: {poses}", file=sys.stderr)
             else:
                 journal.keep(key(place), poses.to_coco(place))
-        entries: list[dict[str, object]] = []
+        good: list[tuple[int, Poses]] = []
         rows: list[tuple[str, str]] = []
         num_people = num_failed = 0
         for place, photo in enumerate(photos):
@@ -91,8 +113,13 @@ def _predict(options: argparse.Namespace) -> int:
             num_people += len(poses)
             best = f", best score {poses.scores[0]:.2f}" if len(poses) else ""
             rows.append((one_line(photo), _count(len(poses), "person", "people") + best))
-            entries += results(poses, place + 1, photo)
-        write_results(options.output / "poses.json", GENERATOR, entries)
+            good.append((place, poses))
+        if form is None:
+            entries = [entry for place, poses in good for entry in results(poses, place + 1, photos[place])]
+            write_results(options.output / "poses.json", GENERATOR, entries)
+        else:
+            posed = [PosedPhoto(names[place], size_of(photos[place]), poses) for place, poses in good]
+            form.write(options.output, posed, GENERATOR)
     width = min(60, max(len(name) for name, _ in rows))
     for name, people in rows:
         print(f"{name:<{width}}  {people}")

@@ -11,11 +11,14 @@ import numpy as np
 
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet, forget_untold
 from posedet.data.fit import check_fit
-from posedet.data.formats import FORMATS
+from posedet.data.formats import coco, ochuman, ultralytics
 from posedet.data.formats.format import AnnotationFile, Format
 from posedet.data.remarks import Reporter, refuse
 from posedet.errors import ConfigError, DataError
 from posedet.skeleton import Skeleton
+
+# The first format that recognises a file reads it. OCHuman comes before COCO, because both are JSON.
+FORMATS = (ultralytics.FORMAT, ochuman.FORMAT, coco.FORMAT)
 
 log = logging.getLogger(__name__)
 

@@ -1,20 +1,17 @@
 """Tracks as files: JSON Lines, written frame by frame, and what other programs read, made of them afterwards."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from posedet.errors import ConfigError, DataError
+from posedet.errors import DataError
 from posedet.extras import needs
 from posedet.files import one_line
-from posedet.outputs import LineFile, make_folder, write_atomically
+from posedet.formats import openpose, tables
+from posedet.formats.tables import pose_columns, pose_rows
+from posedet.outputs import LineFile, make_folder, write_atomically, write_json
 from posedet.poses import Poses
 from posedet.runtime.session import EMBEDDING
 from posedet.skeleton import Skeleton
@@ -22,36 +19,6 @@ from posedet.skeleton import Skeleton
 GENERATOR = "posedet track"
 # A line of one frame with 1,000 people has about 1.5 MB.
 MAX_LINE_BYTES = 64_000_000
-ROWS_IN_MEMORY = 5000
-
-# OpenPose's model BODY_25; each of its keypoints is one of ours, or the middle of two.
-BODY_25 = (
-    ("nose",),
-    ("left_shoulder", "right_shoulder"),
-    ("right_shoulder",),
-    ("right_elbow",),
-    ("right_wrist",),
-    ("left_shoulder",),
-    ("left_elbow",),
-    ("left_wrist",),
-    ("left_hip", "right_hip"),
-    ("right_hip",),
-    ("right_knee",),
-    ("right_ankle",),
-    ("left_hip",),
-    ("left_knee",),
-    ("left_ankle",),
-    ("right_eye",),
-    ("left_eye",),
-    ("right_ear",),
-    ("left_ear",),
-    ("left_big_toe",),
-    ("left_small_toe",),
-    ("left_heel",),
-    ("right_big_toe",),
-    ("right_small_toe",),
-    ("right_heel",),
-)
 
 
 class TrackWriter:
@@ -130,67 +97,33 @@ class Tracks:
 def _rows(tracks: Tracks) -> Iterator[list[float | int]]:
     """One row per person and frame, see `_columns`."""
     for track in tracks:
-        keypoints = np.concatenate([track.poses.keypoints, track.poses.keypoint_scores[..., None]], axis=2)
-        for person, box, triples in zip(track.poses, track.poses.boxes, keypoints, strict=True):
-            numbers = [person.scores[0], *box, *triples.ravel()]
-            yield [track.number, round(track.time, 6), int(person.ids[0]), *(float(str(number)) for number in numbers)]
+        for number, row in zip(track.poses.ids.tolist(), pose_rows(track.poses), strict=True):
+            yield [track.number, round(track.time, 6), number, *row]
 
 
 def _columns(skeleton: Skeleton) -> list[str]:
-    names = [f"{name}_{what}" for name in skeleton.keypoints for what in ("x", "y", "score")]
-    return ["frame", "time", "id", "score", "x1", "y1", "x2", "y2", *names]
+    return ["frame", "time", "id", *pose_columns(skeleton)]
 
 
 def write_csv(tracks: Tracks, path: Path) -> None:
     """One row per person and frame: frame, time in seconds, id, score, box, then x, y and score of each keypoint."""
-    write_atomically(path, GENERATOR, _csv_parts(tracks))
-
-
-def _csv_parts(tracks: Tracks) -> Iterator[bytes]:
-    """The CSV in parts of `ROWS_IN_MEMORY` rows."""
-    rows: Iterator[Sequence[object]] = chain([_columns(tracks.skeleton)], _rows(tracks))
-    while part := list(islice(rows, ROWS_IN_MEMORY)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(part)
-        yield text.getvalue().encode()
+    tables.write_csv(path, GENERATOR, _columns(tracks.skeleton), _rows(tracks))
 
 
 def write_parquet(tracks: Tracks, path: Path) -> None:
     """The table of `write_csv` as Parquet."""
     needs("posedet track --format parquet", "parquet", ("pyarrow",))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = _columns(tracks.skeleton)
-    kinds = {"frame": pa.int64(), "time": pa.float64(), "id": pa.int64()}
-    schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in names], metadata={"generator": GENERATOR})
-    content, rows = io.BytesIO(), _rows(tracks)
-    with pq.ParquetWriter(content, schema) as writer:
-        while part := list(islice(rows, ROWS_IN_MEMORY)):
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*part, strict=True), schema, strict=True)
-            ]
-            writer.write_table(pa.table(columns, schema=schema))
-    write_atomically(path, GENERATOR, content.getvalue())
+    kinds = {"frame": "int64", "time": "double", "id": "int64"}
+    tables.write_parquet(path, GENERATOR, _columns(tracks.skeleton), _rows(tracks), kinds)
 
 
 def write_openpose(tracks: Tracks, path: Path) -> None:
     """A folder with one file per frame in the format of OpenPose's model BODY_25; keypoints that we lack are zero."""
-    names = tracks.skeleton.keypoints
-    parts = [[names.index(name) for name in wanted] if {*wanted} <= {*names} else [] for wanted in BODY_25]
-    if not any(parts):
-        raise ConfigError(f"--format openpose: skeleton '{tracks.skeleton.name}' has none of OpenPose's keypoints")
+    openpose.check_keypoints(tracks.skeleton)
     make_folder(path)
     for track in tracks:
-        people = []
-        for pose in track.poses:
-            triples = np.concatenate([pose.keypoints[0], pose.keypoint_scores[0][:, None]], axis=1)
-            body = [triples[part].mean(0) if part else np.zeros(3) for part in parts]
-            flat = [round(float(value), 4) for triple in body for value in triple]
-            people.append({"person_id": [int(pose.ids[0])], "pose_keypoints_2d": flat})
-        file = path / f"{path.name}_{track.number:012d}_keypoints.json"
-        content = {"generator": GENERATOR, "version": 1.3, "people": people}
-        write_atomically(file, GENERATOR, json.dumps(content).encode())
+        file = path / f"{path.name}_{track.number:012d}{openpose.SUFFIX}"
+        write_json(file, GENERATOR, openpose.content(track.poses), indent=None)
 
 
 def write_trc(tracks: Tracks, path: Path) -> None:
