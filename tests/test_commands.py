@@ -137,6 +137,12 @@ def test_settings_arrive(posedet, photos: Path, tmp_path: Path) -> None:
     assert (read_photo(tmp_path / "skiers.jpg") != plain).any()
 
 
+def test_the_device_that_is_chosen_is_said(posedet, photos: Path, tmp_path: Path, caplog) -> None:
+    small = ("--output", tmp_path, *ONE_CORE, "--long-side", 128)
+    assert posedet("predict", photos / "skiers.jpg", *small, "--device", "auto").code == 0
+    assert "device: cpu" in caplog.messages
+
+
 # --- predict: every kind of photo ------------------------------------------------------------------------------------
 
 

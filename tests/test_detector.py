@@ -309,10 +309,10 @@ def test_a_wrong_setting_says_so(settings: dict, kind: type[Exception], text: st
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"runtime": "openvino"}, {"threads": 1}])
+@pytest.mark.parametrize("settings", [{"runtime": "openvino"}, {"device": "cpu"}, {"threads": 1}])
 def test_an_open_session_takes_no_settings_of_a_runtime(weak: PoseDet, settings: dict) -> None:
     with pytest.raises(
-        ConfigError, match=r"^runtime, threads and embedding are for opening a model file, but model is "
+        ConfigError, match=r"^runtime, device, threads and embedding are for opening a model file, but model is "
     ):
         PoseDet(weak._session, **settings)
 

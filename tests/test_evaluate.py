@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from posedet import PoseDet, Poses
@@ -24,6 +25,7 @@ from posedet.evaluation.protocols import CROPPED_PROTOCOL, Protocol, protocol_fo
 from posedet.evaluation.run import evaluate, predict_all
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import COCO, Skeleton
+from posedet.weights.opening import open_model
 from sets import changed
 
 SKELETON = Skeleton("line", tuple(f"point_{number}" for number in range(6)), (), (), (0.1,) * 6)
@@ -250,7 +252,7 @@ def test_only_a_detector_runs_batches() -> None:
         (["--photos", "a", "--results", "x.json"], "--photos does not go with --results, which runs no model"),
         (
             ["--device", "cuda", "--model", "posedet-s"],
-            "posedet-s: is an ONNX file, but device 'cuda' needs PyTorch weights (.safetensors)",
+            "device 'cuda' is not in this ONNX Runtime; install onnxruntime-gpu in its place",
         ),
     ],
 )
@@ -264,6 +266,7 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "val.json", "--model", str(weights), "--device", "abacus"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("posedet: error: device 'abacus' is not available: ") and said.count("\n") == 1
+    assert open_model(str(weights), device="auto").device == ("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +333,7 @@ def test_no_option_about_a_model_goes_with_results(command: str, capsys: pytest.
     parser = argparse.ArgumentParser()
     add_detector_options(parser)
     options = [action.option_strings[0] for action in parser._actions if action.dest not in ("help", "skeleton")]
-    assert {"--model", "--runtime", "--threads", "--long-side", "--score-threshold"} <= set(options)
+    assert {"--model", "--runtime", "--device", "--threads", "--long-side", "--score-threshold"} <= set(options)
     for option in options:
         value = {"--runtime": "openvino", "--model": "posedet-s"}.get(option, "1")
         output = ["--output", "x.html"] if command == "errors" else []

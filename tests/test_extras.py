@@ -85,6 +85,7 @@ ARGUMENTS = {
 
 def test_every_command_that_needs_more_is_tested() -> None:
     inside = {"posedet train --validate", "posedet benchmark --against", "posedet track --format parquet"}
+    inside |= {"posedet.cluster"}
     commands = {command for command in NEEDS if not command.startswith(("python -m lab", "to_", "from_"))}
     assert commands - inside == set(ARGUMENTS)
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "runtime": BASE | {"draw", "openvino"},
     "video": BASE | {"__init__", "av", "draw", "extras", "formats", "runtime", "tracking"},
     "serve": BASE | {"__init__", "runtime"} | WEB,
+    "cluster": {"errors", "extras", "files", "pyarrow", "runtime"},
     "model": {"config", "errors", "skeleton", "torch"},
     "weights": BASE | {"__init__", "extras", "model", "onnx", "runtime", "safetensors", "torch"},
     "data": BASE | {"cv2", "yaml"},

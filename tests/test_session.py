@@ -1,8 +1,11 @@
 """Model files, good and bad, in both runtimes; bad ones are made here, a few nodes each."""
 
+import io
 import json
+import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -11,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from posedet import PoseDet
 from posedet.config import load_config
 from posedet.errors import ConfigError, ModelError
 from posedet.image import Letterbox, read_photo
 from posedet.runtime import session
-from posedet.runtime.session import Runtime, open_session
+from posedet.runtime.session import Device, Runtime, open_session
 from posedet.skeleton import BODY19, COCO
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
@@ -104,6 +109,28 @@ def test_the_shipped_model_describes_itself() -> None:
     assert SHIPPED.stat().st_size + weights.stat().st_size < 20_000_000
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_bytes_and_open_files_are_models_too(runtime: Runtime, tmp_path: Path) -> None:
+    """Also if a file gives little at a time, and after pickling."""
+    content = small_model(tmp_path / "small.onnx").read_bytes()
+    images = np.zeros((1, 128, 160, 3), np.uint8)
+    with (tmp_path / "small.onnx").open("rb", buffering=0) as file:
+        file.seek(5)
+        opened = [open_session(model, runtime=runtime, threads=1) for model in (content, file, io.BytesIO(content))]
+    for each in (*opened, pickle.loads(pickle.dumps(opened[0]))):
+        assert each.about.name == "small"
+        assert_allclose(each.run(images).scores, [[0.9]])
+    for bad, text in ((content[:100], "model: not a readable "), (io.StringIO(""), "model: is open in text mode")):
+        with pytest.raises(ModelError, match=f"^{text}"):
+            open_session(bad, runtime=runtime, threads=1)
+
+
+def test_an_open_file_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_MODEL_BYTES", 1 << 20)
+    with pytest.raises(ModelError, match=r"^model: larger than 1048576 bytes$"), open("/dev/zero", "rb") as file:
+        open_session(file)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_shipped_model_runs_at_every_size_and_batch(runtime: Runtime) -> None:
@@ -142,6 +169,135 @@ def test_sixteen_threads_share_a_session(runtime: Runtime, photos: Path) -> None
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(run, range(16)))
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+class Installed:
+    """An ONNX Runtime of another package: some providers are in it, and fewer of them work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *available: str) -> None:
+        self.asked: list[str] = []
+        self.works = {"CPUExecutionProvider"}
+        self.silent = False  # whether what does not work goes on with the CPU
+        self.running = self.most_running = 0
+        own, installed = onnxruntime.InferenceSession, self
+
+        class InferenceSession:
+            def __init__(self, model: object, options: object, *, providers: list[str], enable_fallback: int) -> None:
+                assert enable_fallback == 0
+                (self.provider,) = providers
+                installed.asked.append(self.provider)
+                if self.provider not in installed.works and not installed.silent:
+                    raise RuntimeError("no driver\nat line 1")
+                self.own = own(model, options, providers=["CPUExecutionProvider"])
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.own, name)
+
+            def get_providers(self) -> list[str]:
+                return ["CPUExecutionProvider"] if installed.silent else [self.provider, "CPUExecutionProvider"]
+
+            def run(self, *arguments: Any) -> Any:
+                installed.running += 1
+                installed.most_running = max(installed.most_running, installed.running)
+                time.sleep(0.05)
+                installed.running -= 1
+                return self.own.run(*arguments)
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*available, "CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", InferenceSession)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return small_model(tmp_path / "small.onnx")
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_cpu_is_always_there(runtime: Runtime, device: Device, small: Path) -> None:
+    opened = open_session(small, runtime=runtime, device=device, threads=1)
+    assert opened.device == PoseDet(opened).device == "cpu"
+    assert_allclose(opened.run(np.zeros((1, 128, 160, 3), np.uint8)).scores, [[0.9]])
+
+
+@pytest.mark.parametrize(
+    ("device", "provider"),
+    [("cuda", "CUDA"), ("directml", "Dml"), ("coreml", "CoreML"), ("openvino", "OpenVINO")],
+)
+def test_a_device_that_is_installed_is_used(
+    device: Device, provider: str, small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    installed = Installed(monkeypatch, f"{provider}ExecutionProvider")
+    installed.works.add(f"{provider}ExecutionProvider")
+    assert PoseDet(small, device=device).device == device
+    assert caplog.messages == []
+    detector = PoseDet(small, device="auto", threads=1)
+    assert (detector.device, caplog.messages) == (device, [f"device: {device}"])
+    assert pickle.loads(pickle.dumps(detector)).device == device
+    assert installed.asked == 3 * [f"{provider}ExecutionProvider"]
+    # Where a copy is opened on a machine that has no such device, "auto" takes what is there.
+    installed.works.clear()
+    installed.works.add("CPUExecutionProvider")
+    assert pickle.loads(pickle.dumps(detector)).device == "cpu"
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_device_that_does_not_work_is_an_error(
+    silent: bool, small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime says so, or goes on with the CPU without a word."""
+    caplog.set_level("INFO")
+    installed = Installed(monkeypatch, "OpenVINOExecutionProvider", "CUDAExecutionProvider")
+    installed.silent = silent
+    reason = "it took the CPU instead" if silent else "no driver"
+    with pytest.raises(ConfigError) as caught:
+        PoseDet(small, device="cuda")
+    assert str(caught.value) == f"device 'cuda' does not work in ONNX Runtime ({reason}); check its drivers"
+    installed.asked.clear()
+    assert PoseDet(small, device="auto").device == "cpu" and caplog.messages == ["device: cpu"]
+    assert installed.asked == [f"{name}ExecutionProvider" for name in ("CUDA", "OpenVINO", "CPU")]
+    small.write_bytes(b"Dear diary")  # then it is the file's fault
+    assert refusal(small).startswith("not a readable ONNX file")
+    with pytest.raises(ModelError, match=r": not a readable ONNX file \("):
+        PoseDet(small, device="cuda")
+
+
+def test_directml_runs_one_call_at_a_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = Installed(monkeypatch, "DmlExecutionProvider", "CUDAExecutionProvider")
+    installed.works |= {"DmlExecutionProvider", "CUDAExecutionProvider"}
+    images = np.zeros((1, 128, 160, 3), np.uint8)
+    for device, expected in (("directml", 1), ("cuda", 2)):
+        installed.most_running = 0
+        opened = open_session(small, device=device)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(opened.run, [images, images]))
+        assert installed.most_running == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"device": "cuda"}, "device 'cuda' is not in this ONNX Runtime; install onnxruntime-gpu in its place"),
+        ({"device": "directml"}, "device 'directml' is not in this ONNX Runtime; install onnxruntime-directml in its"),
+        ({"device": "coreml"}, "device 'coreml' is not in this ONNX Runtime; install onnxruntime for macOS in its"),
+        ({"device": "openvino"}, "device 'openvino' is not in this ONNX Runtime; install onnxruntime-openvino in its"),
+        ({"device": "gpu"}, "device is 'gpu', expected one of 'cpu', 'cuda', 'directml', 'coreml', 'openvino', 'auto'"),
+        (
+            {"device": "cuda", "runtime": "openvino"},
+            "device is 'cuda', but runtime 'openvino' runs on the CPU; choose one of the two",
+        ),
+    ],
+    ids=str,
+)
+def test_a_device_that_cannot_be(settings: dict, text: str, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigError) as caught:
+        PoseDet(small, **settings)
+    assert str(caught.value).startswith(text)
 
 
 # --- bad -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Frames of every kind of source: upright, whole, with their times; what cannot be read is one line."""
 
+import io
 import os
 import socket
 import struct
@@ -171,6 +172,19 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         frames, _ = frames_of("-")
     assert_pictures(frames)
     assert len(frames) == 8
+
+
+def test_bytes_and_open_files(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    with path.open("rb") as file:
+        for source in (path, path.read_bytes(), file):
+            with open_source(source) as opened:
+                frames = list(opened)
+            assert_pictures(frames)
+            assert len(frames) == 8
+    for bad in (b"", b"Dear diary", io.StringIO("Dear diary")):
+        with pytest.raises(DataError, match=r"^video: cannot be opened"):
+            open_source(bad)
 
 
 @pytest.mark.parametrize(

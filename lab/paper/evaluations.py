@@ -41,16 +41,20 @@ class Decoded:
     def by(cls, session: Session, decode: DecodeConfig) -> "Decoded":
         return cls(session, replace(session.about, decode=decode))
 
+    @property
+    def device(self) -> str:
+        return self.session.device
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         return self.session.run(images)
 
 
 def open_for(file: Path, device: str) -> Session:
-    """Open a model; ONNX files run on the CPU, so for another device the PyTorch weights beside them are opened."""
+    """Open a model; for another device than the CPU, the PyTorch weights beside an ONNX file."""
     weights = file.with_suffix(".safetensors")
     if device != "cpu" and weights.is_file():
         file = weights
-    return open_model(file, device=device if file.suffix == ".safetensors" or device != "cpu" else None)
+    return open_model(file, device=device)
 
 
 def evaluated(

@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     add_report(endurance)
     endurance.set_defaults(command=_endurance)
 
+    cluster = commands.add_parser("cluster", help="what a pool of processes, Ray Data and Spark add to one process")
+    add_number(cluster, "--rounds", "how often everything is timed (default: %(default)s)", default=10)
+    add_report(cluster)
+    add_number(cluster, "--many", "photos of a large job (default: %(default)s)", default=240, metavar="PHOTOS")
+    cluster.set_defaults(command=_cluster)
+
     first = commands.add_parser(
         "first-stage", help="share of people that the first stage keeps, by number of candidates"
     )
@@ -139,6 +145,18 @@ def _endurance(options: argparse.Namespace) -> int:
     for name, value in result.items():
         print(f"{name}: {value}")
     write_results(options, {**result, "moments": moments})
+    return 0
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    needs("python -m lab.speed cluster", "parquet", ("pyarrow",))
+    claim_report(options, GENERATOR)
+    from lab.speed.cluster import jobs_table, time_jobs
+
+    counts = (8, options.many)
+    samples = time_jobs(find_photos([PHOTOS]), counts, options.rounds)
+    print(jobs_table(samples, counts))
+    write_results(options, {"photos": counts, "seconds": samples})
     return 0
 
 

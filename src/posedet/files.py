@@ -1,14 +1,16 @@
-"""Find photos by path, folder or pattern, and show their names."""
+"""Find photos by path, folder or pattern, read files that are open already, and show names."""
 
 import glob
+import io
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from posedet.errors import DataError
+from posedet.errors import DataError, PoseDetError
 
 PHOTO_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff"),
@@ -18,6 +20,8 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
     *(".webm", ".wmv", ".y4m"),
 )
+
+CHUNK_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,31 @@ def _photos_inside(folder: Path, quiet: bool) -> list[Path]:
     if not photos:
         raise DataError(f"{one_line(folder)}: the folder contains no photos (supported: {', '.join(PHOTO_SUFFIXES)})")
     return photos
+
+
+def content_of(file: Any, name: str, limit: int, error: type[PoseDetError]) -> bytes:
+    """Read a file that is open already, however little it gives at a time, and even if it never ends.
+
+    Args:
+        file: The binary file. It is read from its start, or from where it stands if it cannot seek.
+        name: Its name in messages.
+        limit: Bytes at which reading ends; more than these tell the caller that the file is too large.
+        error: What is raised if the file cannot be read.
+    """
+    if isinstance(file, io.TextIOBase):
+        raise error(f"{name}: is open in text mode, expected mode 'rb'")
+    content = bytearray()
+    try:
+        if getattr(file, "seekable", lambda: False)():
+            file.seek(0)  # as Pillow does
+        while len(content) <= limit and (chunk := file.read(CHUNK_BYTES)):
+            if not isinstance(chunk, bytes):
+                raise error(f"{name}: read() gives {type(chunk).__name__}, expected bytes")
+            content += chunk
+    except (OSError, ValueError) as problem:  # ValueError: it is closed
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise error(f"{name}: cannot be read ({reason})") from None
+    return bytes(content)
 
 
 def photo_folder(annotations: Path) -> Path:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from posedet.errors import PhotoError, PhotoFormatError, PhotoSizeError
-from posedet.files import one_line
+from posedet.files import content_of, one_line
 from posedet.outputs import write_atomically
 
 Photo = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
@@ -34,7 +34,6 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}
 GREY = 114
 
 MAX_FILE_BYTES = 500_000_000
-CHUNK_BYTES = 1 << 20
 # Slightly below Pillow's own limit, so that the same limit applies to all photos.
 MAX_PIXELS = 178_000_000
 MAX_JPEG_SIDE = 65_500  # the JPEG library's limit, slightly below the format's
@@ -300,7 +299,9 @@ def _file(photo: Photo) -> Iterator[tuple[BinaryIO, str]]:
         yield io.BytesIO(photo), "photo"
     elif hasattr(photo, "read"):
         name = one_line(getattr(photo, "name", None) or "photo")
-        yield io.BytesIO(_content(photo, name)), name
+        content = content_of(photo, name, MAX_FILE_BYTES, PhotoError)
+        _check_size(len(content), name)
+        yield io.BytesIO(content), name
     else:
         expected = "a path, bytes, a binary file, a PIL image or an array (H, W, 3) uint8 RGB"
         raise PhotoError(f"photo: {type(photo).__name__}, expected {expected}")
@@ -316,22 +317,6 @@ def _readable(name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise PhotoError(f"{name}: cannot be read ({reason})") from None
-
-
-def _content(file: Any, name: str) -> bytes:
-    """Read a file that is open already, however little it gives at a time, and even if it never ends."""
-    if isinstance(file, io.TextIOBase):
-        raise PhotoError(f"{name}: is open in text mode, expected mode 'rb'")
-    content = bytearray()
-    with _readable(name):
-        if getattr(file, "seekable", lambda: False)():
-            file.seek(0)  # as Pillow does
-        while len(content) <= MAX_FILE_BYTES and (chunk := file.read(CHUNK_BYTES)):
-            if not isinstance(chunk, bytes):
-                raise PhotoError(f"{name}: read() gives {type(chunk).__name__}, expected bytes")
-            content += chunk
-    _check_size(len(content), name)
-    return bytes(content)
 
 
 def _check_file(path: str | os.PathLike[str], name: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.speed import claims, growth, throughput
+from lab.speed import claims, cluster, growth, throughput
 from lab.speed.__main__ import main
 from lab.speed.claims import (
     NUM_CANDIDATES,
@@ -216,3 +216,13 @@ def test_a_video_is_timed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert samples.keys() == {"network", "poses", "video"} and all(ms > 0 for [ms] in samples.values())
     rows = video_table({"network": [20.0, 30.0], "poses": [25.0, 30.0], "video": [40.0, 60.0]}).splitlines()
     assert rows[2].split()[-2:] == ["0.90", "(0.85-0.95)"] and rows[3].split()[-2] == "0.50"
+
+
+@pytest.mark.slow
+def test_jobs_from_files_to_parquet(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one process and a pool, with as many photos as asked for; the others need their engines."""
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    samples = cluster.time_jobs([photos / "skiers.jpg", photos / "food.jpg"], (1, 3), 1)
+    assert list(samples) == [cluster.ALONE, "pool of processes"] and all(len(each) == 2 for each in samples.values())
+    table = cluster.jobs_table({cluster.ALONE: [1, 4, 1, 8], "other": [3, 6, 3, 12]}, (1, 3)).splitlines()
+    assert table[-1] == "| other | 3.00 (3.00-3.00) | 9.00 (7.50-10.50) | 1.50 (1.50-1.50) |"

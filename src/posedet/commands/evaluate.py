@@ -54,7 +54,6 @@ def add_commands(add: AddCommand) -> None:
     )
     add_detector_options(evaluate)
     add_number(evaluate, "--batch", "photos of one size per run (default: 1); faster on GPUs", metavar="PHOTOS")
-    evaluate.add_argument("--device", help="device for PyTorch weights, such as cuda (default: cpu)")
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -71,7 +70,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.results is not None:
         if options.protocol == "cropped":
             raise ConfigError("--protocol cropped does not go with --results: it cuts photos before they are predicted")
-        photos, protocol = rules_for_results(options, "tta", "photos", "batch", "device")
+        photos, protocol = rules_for_results(options, "tta", "photos", "batch")
         scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
         print(scores.scored_keypoints, score_table({f"{options.results}, {protocol.name}": scores}), sep="\n\n")
         return 0
@@ -80,7 +79,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     batch = options.batch or 1
     if options.tta and batch > 1:
         raise ConfigError("--batch does not go with --tta, which takes one photo at a time")
-    detector, protocol = judged_detector(options, device=options.device)
+    detector, protocol = judged_detector(options)
     name = options.model or detector.about.name
     predict = Augmented(detector, merge=options.tta) if options.tta else detector
     settings = settings_of(options, detector) | {"tta": options.tta}

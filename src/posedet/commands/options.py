@@ -200,7 +200,7 @@ def photos_named_by(option: str) -> Iterator[None]:
 
 
 # The options of `add_detector_options` that concern the model, not its keypoints.
-MODEL_OPTIONS = ("model", "score_threshold", "long_side", "runtime", "threads")
+MODEL_OPTIONS = ("model", "score_threshold", "long_side", "runtime", "device", "threads")
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -216,16 +216,18 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
         help="longest side of the network input; larger finds smaller people but takes longer",
     )
     add("--runtime", choices=("onnxruntime", "openvino"), help="engine for ONNX files (default: onnxruntime)")
+    add(
+        "--device",
+        help="cpu (default), cuda, directml, coreml, openvino, or auto: the best that works; for PyTorch weights as "
+        "PyTorch names it",
+    )
     add_threads(parser)
 
 
-def open_detector(
-    options: argparse.Namespace, *, at_once: int = 1, device: str | None = None, embedding: bool = False
-) -> "PoseDet":
+def open_detector(options: argparse.Namespace, *, at_once: int = 1, embedding: bool = False) -> "PoseDet":
     """Open the detector that the options select.
 
-    at_once: photos processed concurrently. device: where PyTorch weights run; None: the CPU. embedding: compute the
-    identity embedding, if the model has it.
+    at_once: photos processed concurrently. embedding: compute the identity embedding, if the model has it.
     """
     from posedet.runtime.detector import DEFAULT_MODEL, PoseDet
     from posedet.weights.opening import open_model
@@ -237,7 +239,7 @@ def open_detector(
     session = open_model(
         model,
         runtime=options.runtime,
-        device=device,
+        device=options.device or "cpu",
         threads=options.threads,
         at_once=at_once,
         embedding=embedding,
@@ -261,13 +263,14 @@ def settings_of(options: argparse.Namespace, detector: "PoseDet") -> dict[str, A
     return {
         "sha256": digest,
         "runtime": options.runtime or "onnxruntime",
+        "device": detector.device,
         "long_side": detector.config.long_side,
         "score_threshold": detector.config.score_threshold,
         "keypoints": detector.skeleton.keypoints,
     }
 
 
-def judged_detector(options: argparse.Namespace, *, device: str | None = None) -> "tuple[PoseDet, Protocol]":
+def judged_detector(options: argparse.Namespace) -> "tuple[PoseDet, Protocol]":
     """The detector as AP needs it, with weak poses and the protocol's keypoints; and the protocol."""
     from posedet.evaluation.protocols import PROTOCOLS
     from posedet.evaluation.run import EVALUATED_SCORE
@@ -277,7 +280,7 @@ def judged_detector(options: argparse.Namespace, *, device: str | None = None) -
         options.skeleton = ",".join(PROTOCOLS[options.protocol].skeleton.keypoints)
     if options.score_threshold is None:
         options.score_threshold = EVALUATED_SCORE
-    detector = open_detector(options, device=device)
+    detector = open_detector(options)
     return detector, _protocol(options, detector.skeleton, chosen=chosen)
 
 

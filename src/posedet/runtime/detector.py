@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from posedet.poses import Poses
 from posedet.runtime.decode import candidates, decode
 from posedet.runtime.model_files import model_file
 from posedet.runtime.parallel import in_order
-from posedet.runtime.session import Outputs, Runtime, Session, open_session
+from posedet.runtime.session import Device, Outputs, Runtime, Session, open_session
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 
 DEFAULT_MODEL = "posedet-s"
@@ -29,8 +29,9 @@ class PoseDet:
     It can be pickled, for example for other processes: a copy opens the model file again.
 
     Args:
-        model: Path of an ONNX file made by `posedet export`, name of a released model (`posedet weights list`), URL
-            with a checksum (`https://...#sha256=HEX`), or an open session. Default: `posedet-s`.
+        model: An ONNX file made by `posedet export` (its path, its bytes, or a binary file that is open), the name of a
+            released model (`posedet weights list`), a URL with a checksum (`https://...#sha256=HEX`), or an open
+            session. Default: `posedet-s`.
         skeleton: The keypoints to report: a `Skeleton`, the name of a built-in one (`coco`, `crowdpose`, `body19`), a
             .toml or .json file, a keypoint name, or a list of keypoint names. The model must have all of them.
             Default: the model's own setting.
@@ -38,6 +39,9 @@ class PoseDet:
         long_side: Length in pixels to which the photo's long side is resized, 32 to 8192. A larger input finds smaller
             people but takes longer. Default: the model's own setting.
         runtime: `"onnxruntime"` or `"openvino"`. Default: ONNX Runtime. An open session has its own.
+        device: Where ONNX Runtime runs the network: `"cpu"`, `"cuda"`, `"directml"`, `"coreml"`, `"openvino"`, or
+            `"auto"`, the first of `cuda`, `directml`, `coreml`, `openvino` and `cpu` that works. All but the CPU need
+            another package of ONNX Runtime. Default: the CPU. An open session has its own.
         threads: Number of processor cores to use. Default: all. An open session has its own.
         embedding: Give every pose `extra["embedding"]`, a unit vector of what the person looks like, if the model has
             it; the cosine of two of them says whether they show the same person. An open session has its own setting.
@@ -46,7 +50,7 @@ class PoseDet:
 
     Raises:
         ModelError: If the model file is missing, damaged or not made by posedet.
-        ConfigError: If an argument is out of range.
+        ConfigError: If an argument is out of range, or if the device cannot be used.
         DataError: If the skeleton is unknown or has a keypoint that the model does not have.
 
     Examples:
@@ -55,12 +59,13 @@ class PoseDet:
 
     def __init__(
         self,
-        model: str | Path | Session | None = None,
+        model: str | Path | bytes | BinaryIO | Session | None = None,
         *,
         skeleton: Skeleton | str | Path | Sequence[str] | None = None,
         score_threshold: float | None = None,
         long_side: int | None = None,
         runtime: Runtime | None = None,
+        device: Device | None = None,
         threads: int | None = None,
         at_once: int = 1,
         embedding: bool = False,
@@ -75,16 +80,19 @@ class PoseDet:
                 raise ModelError(
                     f"{one_line(file)}: PyTorch weights, expected an ONNX file; convert them with `posedet export`"
                 )
+            model = file
+        if isinstance(model, Path | bytes) or hasattr(model, "read"):
             model = open_session(
-                file,
+                cast(Path | bytes | BinaryIO, model),
                 runtime="onnxruntime" if runtime is None else runtime,
+                device="cpu" if device is None else device,
                 threads=threads,
                 at_once=at_once,
                 embedding=embedding,
             )
-        elif runtime is not None or threads is not None or embedding:
+        elif any(setting is not None for setting in (runtime, device, threads)) or embedding:
             raise ConfigError(
-                "runtime, threads and embedding are for opening a model file, but model is an open session"
+                "runtime, device, threads and embedding are for opening a model file, but model is an open session"
             )
         self._session: Session = model
         self.at_once = at_once
@@ -100,6 +108,11 @@ class PoseDet:
         if not 32 <= self.config.long_side <= 8192:
             raise ConfigError(f"long_side is {self.config.long_side}, expected 32 to 8192 pixels")
         self.skeleton = self._wanted(skeleton)
+
+    @property
+    def device(self) -> str:
+        """Where the network runs; for `device="auto"`, what was chosen."""
+        return self._session.device
 
     def __call__(self, photo: Photo) -> Poses:
         """Find the poses in one photo.

@@ -1,23 +1,47 @@
 """Open a model file with ONNX Runtime or OpenVINO, and read its metadata."""
 
 import json
+import logging
+import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
-from posedet.files import one_line
+from posedet.files import content_of, one_line
 from posedet.runtime.parallel import available_cores
 from posedet.runtime.telemetry import turn_off
 from posedet.skeleton import Skeleton
 
+log = logging.getLogger(__name__)
+
 Runtime = Literal["onnxruntime", "openvino"]
+Device = Literal["cpu", "cuda", "directml", "coreml", "openvino", "auto"]
 Float32Array = NDArray[np.float32]
+
+
+class _Provider(NamedTuple):
+    """What ONNX Runtime calls a device, and the package whose ONNX Runtime has it."""
+
+    name: str
+    package: str
+
+
+# In the order in which "auto" tries them.
+_PROVIDERS: dict[str, _Provider] = {
+    "cuda": _Provider("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "directml": _Provider("DmlExecutionProvider", "onnxruntime-directml"),
+    "coreml": _Provider("CoreMLExecutionProvider", "onnxruntime for macOS"),
+    "openvino": _Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "cpu": _Provider("CPUExecutionProvider", "onnxruntime"),
+}
 
 MAX_MODEL_BYTES = 2_000_000_000
 INPUT = "images"
@@ -76,6 +100,10 @@ class Session(Protocol):
     @property
     def about(self) -> About: ...
 
+    @property
+    def device(self) -> str:
+        """Where the network runs, such as `"cpu"` or `"cuda"`."""
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run the network and return its outputs for each image.
 
@@ -85,9 +113,10 @@ class Session(Protocol):
 
 
 def open_session(
-    path: Path,
+    model: Path | bytes | BinaryIO,
     *,
     runtime: Runtime = "onnxruntime",
+    device: Device = "cpu",
     threads: int | None = None,
     at_once: int = 1,
     embedding: bool = False,
@@ -95,15 +124,17 @@ def open_session(
     """Open a posedet ONNX file.
 
     Args:
-        path: The file.
+        model: The file: a path, its bytes, or a binary file that is open.
         runtime: `"onnxruntime"` or `"openvino"`.
+        device: Where ONNX Runtime runs: `"cpu"`, `"cuda"`, `"directml"`, `"coreml"`, `"openvino"`, or `"auto"`, the
+            first of `cuda`, `directml`, `coreml`, `openvino` and `cpu` that works. Runtime `"openvino"` uses the CPU.
         threads: Number of processor cores to use. Default: all.
         at_once: Number of concurrent calls that share the cores.
         embedding: Compute the identity embedding, if the model has it.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet, or if the runtime is not installed.
-        ConfigError: If an argument is out of range.
+        ConfigError: If an argument is out of range, or if the device cannot be used.
     """
     if runtime not in get_args(Runtime):
         raise ConfigError(f"runtime is {runtime!r}, expected {' or '.join(map(repr, get_args(Runtime)))}")
@@ -113,27 +144,38 @@ def open_session(
         raise ConfigError(f"at_once is {at_once}, but threads is {threads}; each photo needs a thread")
     if threads is None and at_once > 1:
         threads = max(available_cores(), at_once)
-    return (_OpenVino if runtime == "openvino" else _OnnxRuntime)(path, threads, at_once, embedding)
+    if device not in get_args(Device):
+        raise ConfigError(f"device is {device!r}, expected one of {', '.join(map(repr, get_args(Device)))}")
+    if runtime == "openvino" and device not in ("cpu", "auto"):
+        raise ConfigError(f"device is {device!r}, but runtime 'openvino' runs on the CPU; choose one of the two")
+    if not isinstance(model, Path | bytes):
+        model = content_of(model, "model", MAX_MODEL_BYTES, ModelError)
+    kind = _OpenVino if runtime == "openvino" else _OnnxRuntime
+    return kind(model, threads, at_once, embedding, device)
 
 
 class _OpenFile:
     """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
 
-    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
-        if not path.is_file():
-            raise ModelError(f"{one_line(path)}: no such model file")
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise ModelError(f"{one_line(path)}: larger than {MAX_MODEL_BYTES} bytes")
-        self._name = one_line(path)
-        self._opened = (path.absolute(), threads, at_once, embedding)
+    device = "cpu"
 
-    def __reduce__(self) -> tuple[type, tuple[Path, int | None, int, bool]]:
+    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
+        self._name = "model" if isinstance(model, bytes) else one_line(model)
+        if isinstance(model, Path):
+            if not model.is_file():
+                raise ModelError(f"{self._name}: no such model file")
+            model = model.absolute()
+        if (len(model) if isinstance(model, bytes) else model.stat().st_size) > MAX_MODEL_BYTES:
+            raise ModelError(f"{self._name}: larger than {MAX_MODEL_BYTES} bytes")
+        self._opened = (model, threads, at_once, embedding, device)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), self._opened
 
 
 class _OnnxRuntime(_OpenFile):
-    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
-        super().__init__(path, threads, at_once, embedding)
+    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
+        super().__init__(model, threads, at_once, embedding, device)
         import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
         turn_off()
@@ -145,10 +187,9 @@ class _OnnxRuntime(_OpenFile):
             # Each caller uses its own thread and shares the rest. For many photos, one core per photo needs 0.88 of
             # the processor time of several cores per photo (measured), because no layer has to be split.
             options.intra_op_num_threads = threads - at_once + 1
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions have no common base class
-            raise ModelError(f"{self._name}: not a readable ONNX file ({_first_line(error)})") from None
+        self._session, self.device = self._on(device, options)
+        # DirectML alone must not run a session in two threads at once.
+        self._turn = threading.Lock() if self.device == "directml" else nullcontext()
         shapes = {port.name: port.shape for port in self._session.get_outputs()}
         self._names = [name for name in shapes if embedding or name != EMBEDDING]
         self._run_options = onnxruntime.RunOptions()
@@ -160,17 +201,52 @@ class _OnnxRuntime(_OpenFile):
             shapes,
         )
 
+    def _on(self, device: Device, options: Any) -> tuple[Any, str]:
+        """Open the model on a device, or on the best that works; return ONNX Runtime's session and that device."""
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
+        if device != "auto" and _PROVIDERS[device].name not in available:
+            package = _PROVIDERS[device].package
+            raise ConfigError(f"device {device!r} is not in this ONNX Runtime; install {package} in its place")
+        wanted = [name for name in _PROVIDERS if _PROVIDERS[name].name in available and device in (name, "auto")]
+        reason = ""
+        for name in dict.fromkeys([*wanted, "cpu"]):
+            if name == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+                with redirect_stdout(sys.stderr):
+                    onnxruntime.preload_dlls()  # those that pip installed; otherwise only PyTorch loads them
+            provider = _PROVIDERS[name].name
+            try:
+                # Without a fallback: with one, it prints what fails, and goes on with the CPU.
+                session = onnxruntime.InferenceSession(
+                    self._opened[0], options, providers=[provider], enable_fallback=0
+                )
+            except Exception as error:  # the runtime's exceptions have no common base class
+                reason = _first_line(error)
+                continue
+            if provider in session.get_providers():
+                break
+            reason = "it took the CPU instead"
+        else:
+            raise ModelError(f"{self._name}: not a readable ONNX file ({reason})")
+        if name != device != "auto":
+            raise ConfigError(f"device {device!r} does not work in ONNX Runtime ({reason}); check its drivers")
+        if device == "auto":
+            log.info("device: %s", name)
+        return session, name
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
-            arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
+            with self._turn:
+                arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(dict(zip(self._names, arrays, strict=True)))
 
 
 class _OpenVino(_OpenFile):
-    def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
-        super().__init__(path, threads, at_once, embedding)
+    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
+        super().__init__(model, threads, at_once, embedding, device)
         try:
             import openvino
         except ModuleNotFoundError:
@@ -182,21 +258,21 @@ class _OpenVino(_OpenFile):
         if at_once > 1:
             settings["NUM_STREAMS"] = at_once
         try:
-            model = openvino.Core().read_model(path)
-            for result in model.get_results() if not embedding else ():
+            network = openvino.Core().read_model(self._opened[0])
+            for result in network.get_results() if not embedding else ():
                 if result.input(0).get_source_output().get_any_name() == EMBEDDING:
-                    model.remove_result(result)
-            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+                    network.remove_result(result)
+            self._compiled = openvino.Core().compile_model(network, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
         key = ["framework", "posedet"]
         self.about = _about(
             self._name,
-            model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None,
-            [port.any_name for port in model.inputs],
+            network.get_rt_info(key).astype(str) if network.has_rt_info(key) else None,
+            [port.any_name for port in network.inputs],
             {
                 port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
-                for port in model.outputs
+                for port in network.outputs
             },
         )
 

@@ -1,5 +1,7 @@
 """Read frames with their times from video files, folders of frames, cameras, network streams and standard input."""
 
+import io
+import os
 import queue
 import re
 import sys
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,37 +102,40 @@ def source_name(text: str) -> str:
     return (path.name if path.is_dir() else "" if any(sign in text for sign in "*?[") else path.stem) or "frames"
 
 
-def open_source(text: str, *, frame_rate: float | None = None) -> Source:
+def open_source(source: str | os.PathLike[str] | bytes | BinaryIO, *, frame_rate: float | None = None) -> Source:
     """Open a source of frames.
 
     Args:
-        text: Path of a video file; folder or pattern of photos, which are the frames in the order of their names;
-            number or device of a camera (`0`, `/dev/video0`); address (`rtsp://...`, `http://...`, `udp://...`); or `-`
-            for a stream on standard input.
+        source: Path of a video file, its bytes, or a binary file that is open; folder or pattern of photos, which are
+            the frames in the order of their names; number or device of a camera (`0`, `/dev/video0`); address
+            (`rtsp://...`, `http://...`, `udp://...`); or `-` for a stream on standard input.
         frame_rate: Frames a second of a folder of photos. Default: 30.
 
     Raises:
         ConfigError: If an optional package is missing.
         DataError: If the source cannot be opened or has no video.
     """
+    file: Any = sys.stdin.buffer if source == "-" else io.BytesIO(source) if isinstance(source, bytes) else source
+    opened = hasattr(file, "read")
+    text = "-" if source == "-" else "video" if opened else os.fspath(file)
     path = Path(text)
-    if not (text == "-" or is_video(text)) and (path.is_dir() or any(sign in text for sign in "*?[")):
+    if not (opened or is_video(text)) and (path.is_dir() or any(sign in text for sign in "*?[")):
         return _photos(text, frame_rate or PHOTO_RATE)
     if path.suffix.lower() in PHOTO_SUFFIXES and path.suffix.lower() != ".gif":
         raise DataError(f"{one_line(text)}: a photo, expected a video or a folder of frames; use `posedet predict`")
     if frame_rate is not None:
         raise ConfigError("frame_rate is only for a folder of frames: a video has its own times")
-    if text == "-":
-        return _video(text, lambda: _open(sys.stdin.buffer, "-", format_whitelist=FILE_FORMATS))
+    if opened:
+        return _video(text, lambda: _open(file, text, format_whitelist=FILE_FORMATS))
     if CAMERA.fullmatch(text):
         return _live(text, lambda: _open_camera(text))
     if ADDRESS.match(text):
         return _address(text)
     options = {"format_whitelist": FILE_FORMATS, "protocol_whitelist": "file"}
     # FFmpeg would take the beginning of a name such as `concat:a.mp4` for a protocol.
-    source = _video(text, lambda: _open(f"file:{text}", text, **options))
-    source.path, source.identity = path, [str(path.absolute()), stamp(path)]
-    return source
+    video = _video(text, lambda: _open(f"file:{text}", text, **options))
+    video.path, video.identity = path, [str(path.absolute()), stamp(path)]
+    return video
 
 
 def _photos(text: str, rate: float) -> Source:
@@ -181,7 +186,7 @@ def _open(file: Any, place: str, *, format: str | None = None, **options: str) -
         container: InputContainer = av.open(
             file, format=format, options=options, timeout=(CONNECT_SECONDS, READ_SECONDS), metadata_errors="replace"
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, TypeError, ValueError) as error:  # TypeError: a file in text mode
         hint = "; not a video, or cut off" if isinstance(error, av.error.InvalidDataError) else ""
         raise DataError(f"{_shown(place)}: cannot be opened ({_reason(error)}{hint})") from None
     if not container.streams.video:

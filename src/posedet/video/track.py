@@ -1,11 +1,12 @@
 """Poses with ids, frame by frame: decode, detect, track and smooth, on all cores."""
 
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class TrackedFrame(NamedTuple):
 
 
 def track(
-    source: str,
+    source: str | os.PathLike[str] | bytes | BinaryIO,
     *,
     detector: PoseDet | None = None,
     tracker: Tracker | None = None,
@@ -46,7 +47,8 @@ def track(
     """Find the people in each frame of a video and follow them.
 
     Args:
-        source: Path of a video, folder or pattern of frames, camera, address, or `-`; see `open_source`.
+        source: Path of a video, its bytes, or a binary file that is open; folder or pattern of frames, camera,
+            address, or `-`; see `open_source`.
         detector: Default: `posedet-s` with a low score threshold, as the tracker needs it, and with embeddings.
         tracker: Decides who is who. Default: one with the default settings.
         smooth: Smooth the keypoints of each person over time, see `Smoother`. False: as the network finds them.

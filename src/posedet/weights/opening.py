@@ -1,19 +1,20 @@
 """Open any model file: ONNX or PyTorch weights."""
 
 from pathlib import Path
+from typing import cast
 
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import one_line
 from posedet.runtime.model_files import model_file
-from posedet.runtime.session import Runtime, Session, open_session
+from posedet.runtime.session import Device, Runtime, Session, open_session
 
 
 def open_model(
     source: str | Path,
     *,
     runtime: Runtime | None = None,
-    device: str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     at_once: int = 1,
     embedding: bool = False,
@@ -23,23 +24,24 @@ def open_model(
     Args:
         source: The name of a released model, a path, or `https://...#sha256=HEX`.
         runtime: The runtime for an ONNX file. Default: ONNX Runtime.
-        device: The device for PyTorch weights. Default: the CPU.
+        device: Where the network runs: for an ONNX file as in `open_session`, for PyTorch weights as in `open_weights`.
         threads: Number of processor cores to use. For PyTorch weights, this applies to the whole process. Default: all.
         at_once: Number of concurrent calls that share the cores.
         embedding: Compute the identity embedding, if the model has it.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet.
-        ConfigError: If a setting does not suit the file.
+        ConfigError: If a setting does not suit the file, or if the device cannot be used.
     """
     file = model_file(source)
     if file.suffix != ".safetensors":
-        if device is not None:
-            raise ConfigError(
-                f"{one_line(source)}: is an ONNX file, but device {device!r} needs PyTorch weights (.safetensors)"
-            )
         return open_session(
-            file, runtime=runtime or "onnxruntime", threads=threads, at_once=at_once, embedding=embedding
+            file,
+            runtime=runtime or "onnxruntime",
+            device=cast(Device, device),  # which it checks
+            threads=threads,
+            at_once=at_once,
+            embedding=embedding,
         )
     if runtime is not None:
         remedy = "convert them with `posedet export`"
@@ -53,4 +55,4 @@ def open_model(
 
     if threads is not None:
         torch.set_num_threads(threads - at_once + 1)
-    return open_weights(file, device or "cpu", embedding=embedding)
+    return open_weights(file, device, embedding=embedding)

@@ -1,5 +1,6 @@
 """Run a PyTorch network like a model file, so that validation measures exactly the exported network."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from posedet.model.network import PoseDetNet
 from posedet.runtime.session import About, Outputs
 from posedet.skeleton import Skeleton
 from posedet.weights.checkpoint import load_network
+
+log = logging.getLogger(__name__)
 
 
 class TorchSession:
@@ -38,10 +41,13 @@ class TorchSession:
         self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
         self._deployed = kind(network, config.decode.candidates).eval()
 
+    @property
+    def device(self) -> str:
+        return str(self._deployed.network.image_mean.device)
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        device = self._deployed.network.image_mean.device
         with torch.inference_mode(), enough_memory("use smaller photos, or fewer of them per run"):
-            arrays = self._deployed(torch.from_numpy(images).to(device))
+            arrays = self._deployed(torch.from_numpy(images).to(self.device))
         names = self._deployed.output_names
         return Outputs.named({name: array.cpu().numpy() for name, array in zip(names, arrays, strict=True)})
 
@@ -49,8 +55,12 @@ class TorchSession:
 def open_weights(path: Path, device: str = "cpu", *, embedding: bool = False) -> TorchSession:
     """Open a posedet weights file. Raises ModelError for any other file, ConfigError for an unavailable device.
 
-    embedding: compute the identity embedding, if the network has it.
+    device: as PyTorch names it, or "auto": a CUDA GPU if there is one, otherwise the CPU. embedding: compute the
+    identity embedding, if the network has it.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        log.info("device: %s", device)
     network, config, skeleton = load_network(path)
     kind = IdentifiedNet if embedding and network.identity is not None else DeployedNet
     return TorchSession(network.to(local_device(device)), config, skeleton, path.stem, kind=kind)
