@@ -4,6 +4,7 @@ The poses are those of the annotations in `photos/`: real people, with seen, hid
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from posedet.formats import (
     from_supervision,
     to_csv,
     to_cvat,
+    to_cvat_xml,
     to_fiftyone,
     to_fiftyone_skeleton,
     to_label_studio,
@@ -64,24 +66,27 @@ def datumaro(folder: Path) -> str:
     from datumaro.components.dataset import Dataset
 
     photos = annotated_photos()
-    file = folder / "annotations" / "person_keypoints_default.json"
-    for part in (file.parent, folder / "images"):
-        part.mkdir()
-    to_cvat(photos, file)
     fork = hasattr(annotation, "Skeleton")
-    found = {item.id: item for item in Dataset.import_from(str(file if fork else folder), "coco_person_keypoints")}
-    for photo in photos:
-        wanted, shapes = labels(photo), found[Path(photo.file_name).stem].annotations
-        # The fork gives the elements in the order of their labels.
-        people = sorted(
-            ([each for element in shape.elements for each in element.points] if fork else shape.points)
-            for shape in shapes
-            if type(shape).__name__ == ("Skeleton" if fork else "Points")
-        )
-        check(photo.file_name, people, sorted(wanted.keypoints.reshape(len(people), -1).round(2).tolist()))
-    if fork:
-        return f"COCO keypoints of {len(photos)} photos as skeletons"
-    return f"COCO keypoints of {len(photos)} photos as points"
+    coco, xml = folder / "annotations" / "person_keypoints_default.json", folder / "cvat" / "annotations.xml"
+    for part in (coco.parent, folder / "images", xml.parent / "images"):
+        part.mkdir(parents=True)
+    for photo in photos:  # it reads XML only where photos are
+        shutil.copy(PHOTOS / photo.file_name, xml.parent / "images")
+    to_cvat(photos, coco)
+    to_cvat_xml(photos, xml)
+    for source, kind in ((coco if fork else folder, "coco_person_keypoints"), (xml, "cvat")):
+        found = {item.id: item for item in Dataset.import_from(str(source), kind)}
+        for photo in photos:
+            shapes = found[Path(photo.file_name).stem].annotations
+            if fork:  # the elements are in the order of their labels
+                shapes = [each for shape in shapes if type(shape).__name__ == "Skeleton" for each in shape.elements]
+            points = np.array([shape.points for shape in shapes if type(shape).__name__ == "Points"])
+            # Intel's gives the people of COCO's file last first.
+            people, wanted = (
+                sorted(each.reshape(-1, 34).round(2).tolist()) for each in (points, labels(photo).keypoints)
+            )
+            check(f"{kind} {photo.file_name}", people, wanted, 0.011)
+    return f"COCO keypoints and XML of {len(photos)} photos as {'skeletons' if fork else 'points'}"
 
 
 def label_studio_sdk(folder: Path) -> str:
