@@ -216,3 +216,21 @@ def test_a_video_is_timed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert samples.keys() == {"network", "poses", "video"} and all(ms > 0 for [ms] in samples.values())
     rows = video_table({"network": [20.0, 30.0], "poses": [25.0, 30.0], "video": [40.0, 60.0]}).splitlines()
     assert rows[2].split()[-2:] == ["0.90", "(0.85-0.95)"] and rows[3].split()[-2] == "0.50"
+
+
+@pytest.mark.slow
+def test_a_mosaic_gives_every_pose_back_to_its_photo(photos: Path, monkeypatch):
+    """With tiles the small people of a canvas are found as if their photos were alone; without, they are too small."""
+    from lab.speed import tiles
+    from posedet.data.sources import Source, read_photos
+    from posedet.skeleton import COCO
+
+    monkeypatch.setattr(tiles, "GRIDS", (4,))
+    monkeypatch.setattr(tiles, "CANVAS", (960, 1280))
+    annotated = read_photos(Source(photos / "truth.json", str(photos)), COCO)
+    (canvas, placed), *_ = tiles.canvases(annotated, 4)
+    assert canvas.size == (1280, 960) and (placed[5].left, placed[5].top) == (320, 320)
+    rows = tiles.measure_tiles(PoseDet(threads=1, long_side=320), annotated)
+    assert [row.tiles for row in rows] == [None, 640, 320]
+    assert rows[2].scores.ap > rows[0].scores.ap + 0.1
+    assert tiles.tiles_table(rows).count("320 pixels") == 3

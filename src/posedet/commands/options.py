@@ -219,6 +219,11 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    help = "also look at overlapping tiles of this many pixels: finds small people in large photos, but takes longer"
+    add_number(parser, "--tiles", help, least=128, metavar="PIXELS")
+
+
 def open_detector(
     options: argparse.Namespace, *, at_once: int = 1, device: str | None = None, embedding: bool = False
 ) -> "PoseDet":
@@ -247,6 +252,7 @@ def open_detector(
         skeleton=skeleton,
         score_threshold=options.score_threshold,
         long_side=options.long_side,
+        tiles=vars(options).get("tiles"),
         at_once=at_once,
     )
 
@@ -262,6 +268,7 @@ def settings_of(options: argparse.Namespace, detector: "PoseDet") -> dict[str, A
         "sha256": digest,
         "runtime": options.runtime or "onnxruntime",
         "long_side": detector.config.long_side,
+        "tiles": detector.tiles,
         "score_threshold": detector.config.score_threshold,
         "keypoints": detector.skeleton.keypoints,
     }
