@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
+from PIL import ExifTags, Image
 
-from posedet import PoseDet, Poses
+from posedet import PoseDet, Poses, draw
 from posedet.errors import ConfigError, DataError, ModelError, PhotoError
-from posedet.image import read_photo
+from posedet.image import read_photo, write_photo
 from posedet.oks import oks
 from posedet.runtime.bulk import find_all
 from posedet.skeleton import BODY19, COCO, CROWDPOSE, Skeleton
@@ -205,6 +205,29 @@ def test_bytes_and_open_files_give_the_poses_of_their_file(weak: PoseDet, photos
         for poses in find_all(weak, [read_photo(path), image], pictures):
             assert_same(poses, weak(read_photo(path)))
     assert all(picture.is_file() for picture in pictures)
+
+
+def test_a_picture_has_the_poses_of_its_photo_and_no_more_of_the_file(
+    weak: PoseDet, photos: Path, tmp_path: Path
+) -> None:
+    """Drawn into the decoded photo itself, turned upright; a photo in memory stays as it is, and EXIF data stay out."""
+    with Image.open(photos / "food.jpg") as image:
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = "somebody"
+    turned.save(tmp_path / "turned.jpg", quality=95, exif=exif, comment="somebody's", icc_profile=b"somebody's")
+    image = Image.fromarray(read_photo(tmp_path / "turned.jpg"))
+    before = image.copy()
+    given = [tmp_path / "turned.jpg", image, np.asarray(image)]
+    pictures = [tmp_path / f"{place}.jpg" for place in range(3)]
+    poses = list(find_all(weak, given, pictures, scores=True))
+    assert image == before
+    write_photo(tmp_path / "expected.jpg", draw(read_photo(given[0]), poses[0], scores=True))
+    for found, picture in zip(poses, pictures, strict=True):
+        assert_same(found, weak(np.asarray(image)))
+        assert_array_equal(read_photo(picture), read_photo(tmp_path / "expected.jpg"))
+        assert b"somebody" not in picture.read_bytes()
 
 
 class OnceOnly(io.BytesIO):

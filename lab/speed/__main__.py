@@ -19,7 +19,7 @@ from posedet.commands.benchmark import (
     write_results,
 )
 from posedet.commands.main import run
-from posedet.commands.options import add_annotations, add_number, annotated_photos
+from posedet.commands.options import add_annotations, add_number, add_threads, annotated_photos
 from posedet.errors import ConfigError
 from posedet.extras import needs
 from posedet.files import find_photos
@@ -74,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--model", help="ONNX file with its .safetensors beside it (default: posedet-s)")
     add_report(first)
     first.set_defaults(command=_first_stage)
+
+    tiles = commands.add_parser("tiles", help="AP and time with and without tiles, on mosaics of annotated photos")
+    add_annotations(tiles)
+    tiles.add_argument("--model", help="ONNX file (default: posedet-s)")
+    add_threads(tiles)
+    add_report(tiles)
+    tiles.set_defaults(command=_tiles)
     return parser
 
 
@@ -172,6 +179,19 @@ def _first_stage(options: argparse.Namespace) -> int:
     rows = first_stage(weights, annotated_photos(options, COCO))
     print(first_stage_table(rows))
     write_results(options, {"rows": [row._asdict() for row in rows]})
+    return 0
+
+
+def _tiles(options: argparse.Namespace) -> int:
+    needs("python -m lab.speed tiles", "evaluate", ("pycocotools", "yaml"))
+    claim_report(options, GENERATOR)
+    from lab.speed.tiles import measure_tiles, tiles_table
+    from posedet.runtime.detector import PoseDet
+
+    detector = PoseDet(options.model, threads=options.threads, skeleton=COCO)
+    rows = measure_tiles(detector, annotated_photos(options, COCO))
+    print(tiles_table(rows))
+    write_results(options, {"rows": [{**row._asdict(), "scores": row.scores.to_dict()} for row in rows]})
     return 0
 
 

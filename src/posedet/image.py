@@ -71,12 +71,18 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
     Raises:
         PhotoError: If the photo is missing, too large, damaged or of an unsupported type.
     """
+    return _checked_array(photo) if isinstance(photo, np.ndarray) else np.array(_upright_image(photo))
+
+
+def read_image(photo: Photo) -> Image.Image:
+    """Read a photo as `read_photo` does, as a new RGB image of Pillow. Raises PhotoError as `read_photo`."""
     if isinstance(photo, np.ndarray):
-        return _checked_array(photo)
-    if isinstance(photo, Image.Image):
-        return _pixels(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
-    with _file(photo) as (file, name):
-        return _pixels(_opened(file, name), name)
+        return Image.fromarray(_checked_array(photo))
+    image = _upright_image(photo)
+    if image is photo:
+        image = image.copy()
+    image.info = {}  # it would be turned again by its EXIF data, and written with them
+    return image
 
 
 def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -> "_Input":
@@ -95,19 +101,21 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
     Raises:
         PhotoError: If the photo cannot be read.
     """
-    if isinstance(photo, np.ndarray | Image.Image):
+    if isinstance(photo, np.ndarray):
         array = read_photo(photo)
+        height, width = array.shape[:2]
+        letterbox = fit((height, width))
+        return letterbox, letterbox.apply(array)
+    if isinstance(photo, Image.Image):
+        upright = _upright_image(photo)
     else:
         with _file(photo) as (file, name):
             image = _opened(file, name)
             if image.format in ("JPEG", "MPO") and image.mode == "RGB":
                 return _reduced(image, name, fit)
             upright = _upright(image, name)
-        letterbox = fit(upright.size[::-1])
-        return letterbox, letterbox.padded(letterbox.resized(upright))
-    height, width = array.shape[:2]
-    letterbox = fit((height, width))
-    return letterbox, letterbox.apply(array)
+    letterbox = fit(upright.size[::-1])
+    return letterbox, letterbox.padded(letterbox.resized(upright))
 
 
 def size_of(photo: Photo) -> tuple[int, int]:
@@ -139,21 +147,22 @@ def stored_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def write_photo(
-    path: Path, photo: NDArray[np.uint8], *, generator: str = "posedet write_photo", comment: str = ""
+    path: Path, photo: NDArray[np.uint8] | Image.Image, *, generator: str = "posedet write_photo", comment: str = ""
 ) -> None:
     """Write a JPEG file atomically.
 
     Args:
         path: The file to write.
-        photo: (H, W, 3) uint8 RGB. It is reduced if a side is longer than a JPEG file supports.
+        photo: (H, W, 3) uint8 RGB, or an RGB image. It is reduced if a side is longer than a JPEG file supports.
         generator: The command that writes it; the JPEG comment begins with it.
         comment: The rest of the JPEG comment.
 
     Raises:
         PoseDetError: If the file cannot be written, or is there already and was not written by `generator`.
     """
-    image = Image.fromarray(photo)
+    image = Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
     if max(image.size) > MAX_JPEG_SIDE:
+        image = image.copy()
         image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=92, subsampling=0, comment=f"{generator}\n{comment}")
@@ -373,9 +382,12 @@ def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
         raise _damaged(name, error) from error
 
 
-def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Decode an image if necessary, and return upright (H, W, 3) uint8 RGB."""
-    return np.array(_upright(image, name))
+def _upright_image(photo: Photo) -> Image.Image:
+    """Read any photo but an array, upright in RGB; an image that is so already is returned itself."""
+    if isinstance(photo, Image.Image):
+        return _upright(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
+    with _file(photo) as (file, name):
+        return _upright(_opened(file, name), name)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

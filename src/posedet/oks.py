@@ -89,7 +89,7 @@ def oks_nms(
     sigmas: ArrayLike,
     *,
     oks_threshold: float,
-    min_area: float = 1024.0,
+    min_area: float | NDArray[np.float64] = 1024.0,
     max_poses: int | None = None,
 ) -> NDArray[np.intp]:
     """Suppress duplicates: keep the best pose, drop poses whose OKS with it is above the threshold, and repeat.
@@ -102,7 +102,7 @@ def oks_nms(
         scores: (N,) scores.
         sigmas: (K,) sigmas of the keypoints.
         oks_threshold: Poses with a higher OKS than this are duplicates.
-        min_area: Minimum area of a pose in square pixels.
+        min_area: Minimum area of a pose in square pixels, one for all or (N,).
         max_poses: Maximum number of poses to keep. Default: no limit.
 
     Returns:
@@ -117,7 +117,7 @@ def oks_nms(
     planes = np.ascontiguousarray(poses.transpose(2, 0, 1))  # all x, then all y
     low, high = pose_boxes(poses).T.reshape(2, 2, -1)
     centres, halves = (low + high) / 2, (high - low) / 2
-    areas = np.maximum(4 * halves.prod(axis=0), min_area)
+    areas = np.maximum(4 * halves.prod(axis=0), np.broadcast_to(min_area, len(order))[order])
     # No two keypoints are closer than the boxes, so OKS <= exp(-gap^2 / (4 max(sigma)^2 A)). Beyond this reach (a
     # fraction of A, with room for rounding) there are no duplicates, which leaves only the few poses nearby.
     reach = -4 * sigma.max() ** 2 * math.log(oks_threshold) * (1 + 1e-9) if oks_threshold > 0 else math.inf

@@ -226,3 +226,21 @@ def test_jobs_from_files_to_parquet(photos: Path, monkeypatch: pytest.MonkeyPatc
     assert list(samples) == [cluster.ALONE, "pool of processes"] and all(len(each) == 2 for each in samples.values())
     table = cluster.jobs_table({cluster.ALONE: [1, 4, 1, 8], "other": [3, 6, 3, 12]}, (1, 3)).splitlines()
     assert table[-1] == "| other | 3.00 (3.00-3.00) | 9.00 (7.50-10.50) | 1.50 (1.50-1.50) |"
+
+
+@pytest.mark.slow
+def test_a_mosaic_gives_every_pose_back_to_its_photo(photos: Path, monkeypatch):
+    """With tiles the small people of a canvas are found as if their photos were alone; without, they are too small."""
+    from lab.speed import tiles
+    from posedet.data.sources import Source, read_photos
+    from posedet.skeleton import COCO
+
+    monkeypatch.setattr(tiles, "GRIDS", (4,))
+    monkeypatch.setattr(tiles, "CANVAS", (960, 1280))
+    annotated = read_photos(Source(photos / "truth.json", str(photos)), COCO)
+    (canvas, placed), *_ = tiles.canvases(annotated, 4)
+    assert canvas.size == (1280, 960) and (placed[5].left, placed[5].top) == (320, 320)
+    rows = tiles.measure_tiles(PoseDet(threads=1, long_side=320), annotated)
+    assert [row.tiles for row in rows] == [None, 640, 320]
+    assert rows[2].scores.ap > rows[0].scores.ap + 0.1
+    assert tiles.tiles_table(rows).count("320 pixels") == 3

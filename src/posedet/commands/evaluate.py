@@ -10,6 +10,7 @@ from posedet.commands.options import (
     add_keypoints,
     add_number,
     add_output,
+    add_tiles,
     annotated_photos,
     check_scored,
     claim,
@@ -53,7 +54,8 @@ def add_commands(add: AddCommand) -> None:
         required=False,
     )
     add_detector_options(evaluate)
-    add_number(evaluate, "--batch", "photos of one size per run (default: 1); faster on GPUs", metavar="PHOTOS")
+    add_tiles(evaluate)
+    add_number(evaluate, "--batch", "photos or tiles of one size per run (default: 1); faster on GPUs", metavar="N")
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -70,7 +72,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.results is not None:
         if options.protocol == "cropped":
             raise ConfigError("--protocol cropped does not go with --results: it cuts photos before they are predicted")
-        photos, protocol = rules_for_results(options, "tta", "photos", "batch")
+        photos, protocol = rules_for_results(options, "tta", "tiles", "photos", "batch")
         scores = evaluate_file(options.results, photos, protocol, output=options.output, truth=options.annotations)
         print(scores.scored_keypoints, score_table({f"{options.results}, {protocol.name}": scores}), sep="\n\n")
         return 0

@@ -224,6 +224,11 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    help = "also look at overlapping tiles of this many pixels: finds small people in large photos, but takes longer"
+    add_number(parser, "--tiles", help, least=128, metavar="PIXELS")
+
+
 def open_detector(options: argparse.Namespace, *, at_once: int = 1, embedding: bool = False) -> "PoseDet":
     """Open the detector that the options select.
 
@@ -249,6 +254,7 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, embedding: b
         skeleton=skeleton,
         score_threshold=options.score_threshold,
         long_side=options.long_side,
+        tiles=vars(options).get("tiles"),
         at_once=at_once,
     )
 
@@ -265,6 +271,7 @@ def settings_of(options: argparse.Namespace, detector: "PoseDet") -> dict[str, A
         "runtime": options.runtime or "onnxruntime",
         "device": detector.device,
         "long_side": detector.config.long_side,
+        "tiles": detector.tiles,
         "score_threshold": detector.config.score_threshold,
         "keypoints": detector.skeleton.keypoints,
     }

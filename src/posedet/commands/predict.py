@@ -11,6 +11,7 @@ from posedet.commands.options import (
     AddCommand,
     add_detector_options,
     add_overwrite,
+    add_tiles,
     claim,
     open_detector,
     settings_of,
@@ -48,6 +49,7 @@ def add_commands(add: AddCommand) -> None:
     )
     add_overwrite(predict)
     add_detector_options(predict)
+    add_tiles(predict)
     predict.set_defaults(command=_predict)
 
 

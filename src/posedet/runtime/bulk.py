@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from posedet.draw import draw
+from posedet.draw import draw_on
 from posedet.errors import PhotoError
-from posedet.image import Photo, in_memory, read_photo, size_of, write_photo
+from posedet.image import Photo, in_memory, read_image, size_of, write_photo
 from posedet.outputs import generator_of, plain_name
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
@@ -55,9 +55,10 @@ def find_all(
             with huge_photo if math.prod(size_of(photo)) > HUGE_PIXELS else nullcontext():
                 if pictures is None:
                     return detector(photo)
-                array = read_photo(photo)
-                poses = detector(array)
-                picture = draw(array, poses, scores=scores)
+                # One decoded image for everything, without copies.
+                picture = read_image(photo)
+                poses = detector(picture)
+                draw_on(picture, poses, scores=scores)
                 write_photo(pictures[place], picture, generator=GENERATOR, comment=_mark(photos[place]))
                 return poses
         except PhotoError as error:

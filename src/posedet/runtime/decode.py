@@ -48,16 +48,23 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
 
 def best(poses: Poses, photo_size: tuple[int, int], config: DecodeConfig) -> NDArray[np.intp]:
     """Suppress duplicates; return the indices of the kept poses, best first. photo_size: (height, width)."""
+    return distinct(poses, area_floor(photo_size, config), config, max_poses=MAX_POSES)
+
+
+def distinct(
+    poses: Poses, min_area: float | NDArray[np.float64], config: DecodeConfig, *, max_poses: int | None = None
+) -> NDArray[np.intp]:
+    """Suppress duplicates; return the indices of the kept poses, best first. min_area, max_poses: as in `oks_nms`."""
     poses = compared(poses)
     if config.nms == "iou":
-        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=MAX_POSES)
+        return iou_nms(poses.boxes, poses.scores, iou_threshold=config.nms_threshold, max_poses=max_poses)
     return oks_nms(
         poses.keypoints,
         poses.scores,
         np.array(poses.skeleton.sigmas),
         oks_threshold=config.nms_threshold,
-        min_area=area_floor(photo_size, config),
-        max_poses=MAX_POSES,
+        min_area=min_area,
+        max_poses=max_poses,
     )
 
 

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from posedet.errors import ConfigError, ModelError, PhotoError
 from posedet.files import one_line
-from posedet.image import Letterbox, Photo, network_input, read_photo
+from posedet.image import Letterbox, Photo, in_memory, network_input, read_photo, size_of
 from posedet.poses import Poses
 from posedet.runtime.decode import candidates, decode
 from posedet.runtime.model_files import model_file
 from posedet.runtime.parallel import in_order
 from posedet.runtime.session import Device, Outputs, Runtime, Session, open_session
+from posedet.runtime.tiles import joined, tiles_of
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 
 DEFAULT_MODEL = "posedet-s"
+TILES_PER_RUN = 4  # faster on GPUs; no difference on CPUs (measured)
 
 Key = TypeVar("Key")
 
@@ -38,6 +40,9 @@ class PoseDet:
         score_threshold: Minimum score of a reported pose, from 0 to below 1. Default: the model's own setting.
         long_side: Length in pixels to which the photo's long side is resized, 32 to 8192. A larger input finds smaller
             people but takes longer. Default: the model's own setting.
+        tiles: Find small people in large photos: look also at overlapping square tiles with this side in pixels, at
+            least 128, each resized to `long_side`. A photo with a long side below 1.4 times that is not cut. Default:
+            look only at the whole photo.
         runtime: `"onnxruntime"` or `"openvino"`. Default: ONNX Runtime. An open session has its own.
         device: Where ONNX Runtime runs the network: `"cpu"`, `"cuda"`, `"directml"`, `"coreml"`, `"openvino"`, or
             `"auto"`, the first of `cuda`, `directml`, `coreml`, `openvino` and `cpu` that works. All but the CPU need
@@ -64,6 +69,7 @@ class PoseDet:
         skeleton: Skeleton | str | Path | Sequence[str] | None = None,
         score_threshold: float | None = None,
         long_side: int | None = None,
+        tiles: int | None = None,
         runtime: Runtime | None = None,
         device: Device | None = None,
         threads: int | None = None,
@@ -107,6 +113,9 @@ class PoseDet:
             raise ConfigError(f"score_threshold is {self.config.score_threshold}, expected 0 or more and less than 1")
         if not 32 <= self.config.long_side <= 8192:
             raise ConfigError(f"long_side is {self.config.long_side}, expected 32 to 8192 pixels")
+        if tiles is not None and tiles < 128:
+            raise ConfigError(f"tiles is {tiles}, expected at least 128 pixels")
+        self.tiles = tiles
         self.skeleton = self._wanted(skeleton)
 
     @property
@@ -127,10 +136,10 @@ class PoseDet:
         Raises:
             PhotoError: If the photo cannot be read.
         """
-        return self.find(*self.prepared(photo))
+        return self.find(*self.prepared(photo)) if self.tiles is None else self._in_tiles(photo, TILES_PER_RUN)
 
     def find(self, letterbox: Letterbox, image: NDArray[np.uint8]) -> Poses:
-        """Find the poses in a photo that `prepared` has prepared.
+        """Find the poses in a whole photo that `prepared` has prepared.
 
         Args:
             letterbox: The letterbox that maps points back to the photo.
@@ -144,6 +153,7 @@ class PoseDet:
         skeleton: Skeleton | str | Path | Sequence[str] | None = None,
         score_threshold: float | None = None,
         long_side: int | None = None,
+        tiles: int | None = None,
     ) -> "PoseDet":
         """Return a detector with other settings that shares the open model of this one.
 
@@ -151,6 +161,7 @@ class PoseDet:
             skeleton: As in the constructor. Default: as in this detector. So are the others.
             score_threshold: Minimum score of a reported pose.
             long_side: Length in pixels to which the photo's long side is resized.
+            tiles: Side of the tiles of large photos in pixels.
 
         Raises:
             ConfigError: If a setting is out of range.
@@ -161,11 +172,12 @@ class PoseDet:
             skeleton=self.skeleton if skeleton is None else skeleton,
             score_threshold=self.config.score_threshold if score_threshold is None else score_threshold,
             long_side=self.config.long_side if long_side is None else long_side,
+            tiles=self.tiles if tiles is None else tiles,
             at_once=self.at_once,
         )
 
     def prepared(self, photo: Photo) -> tuple[Letterbox, NDArray[np.uint8]]:
-        """Prepare a photo for the network.
+        """Prepare a photo for the network, without tiles.
 
         Args:
             photo: As in a call of the detector.
@@ -202,7 +214,7 @@ class PoseDet:
 
         Args:
             photos: Pairs of a key of your choice and a photo.
-            size: The number of photos per run. Only photos whose network inputs have the same size share a run.
+            size: The number of photos per run, or of tiles. Only network inputs of the same size share a run.
 
         Yields:
             Pairs of a key and its poses, in another order than the photos. Poses equal those of single calls up to
@@ -214,6 +226,9 @@ class PoseDet:
         """
         if size < 1:
             raise ConfigError(f"size is {size}, expected at least 1 photo")
+        if self.tiles is not None:
+            yield from ((key, self._in_tiles(photo, size)) for key, photo in photos)
+            return
         waiting: dict[tuple[int, int], list[tuple[Key, Letterbox, NDArray[np.uint8]]]] = {}
         for key, photo in photos:
             letterbox, image = self.prepared(photo)
@@ -228,6 +243,23 @@ class PoseDet:
         outputs = self._session.run(np.stack([image for *_, image in group]))
         for place, (key, letterbox, _) in enumerate(group):
             yield key, self._decoded(outputs.one(place), letterbox)
+
+    def _in_tiles(self, photo: Photo, size: int) -> Poses:
+        """Find the poses in the tiles of a photo, `size` tiles per run."""
+        assert self.tiles is not None
+        photo = in_memory(photo)
+        tiles = tiles_of(size_of(photo), self.tiles)
+        if len(tiles) == 1:
+            return self.find(*self.prepared(photo))
+        image = read_photo(photo)
+        whole = PoseDet(
+            self._session,
+            skeleton=self.about.skeleton,
+            score_threshold=self.config.score_threshold,
+            long_side=self.config.long_side,
+        )
+        parts = ((tile, image[tile.top : tile.bottom, tile.left : tile.right]) for tile in tiles)
+        return joined(list(whole.grouped(parts, size)), image.shape[:2], self.config).select(self.skeleton)
 
     def candidates(self, photo: Photo, *, long_side: int, short_side: int | None = None) -> Poses:
         """Return everything that the network finds, including poses with low scores and duplicates.

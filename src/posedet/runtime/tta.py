@@ -31,7 +31,7 @@ class Augmented:
         sizes: (long, short) sides in pixels to which the photo is resized.
 
     Raises:
-        ConfigError: If `merge` is unknown or a size is out of range.
+        ConfigError: If `merge` is unknown, a size is out of range, or the detector has tiles.
 
     Examples:
         >>> poses = Augmented(PoseDet())("photo.jpg")
@@ -44,6 +44,8 @@ class Augmented:
             raise ConfigError(f"merge is {merge!r}, expected 'paper' or 'merged'")
         if not sizes or not all(32 <= short <= long <= 8192 for long, short in sizes):
             raise ConfigError(f"sizes is {sizes!r}, expected pairs (long, short) of 32 to 8192 pixels")
+        if detector.tiles is not None:
+            raise ConfigError("tiles do not go with test-time augmentation, which looks at whole photos")
         self._detector = detector
         self._merge = merge
         self._sizes = tuple(sizes)

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from posedet import __version__
-from posedet.errors import PoseDetError
+from posedet.errors import ConfigError, PoseDetError
 from posedet.files import one_line
 from posedet.runtime.detector import PoseDet
 from posedet.serve.describe import ERRORS, PHOTOS_BODY, POSES_ANSWER
@@ -92,7 +92,12 @@ def create_app(
         token: What clients must send as `Authorization: Bearer TOKEN`. Default: nothing.
         origins: Origins of web pages that browsers let read the answers (CORS). Default: none.
         page: A folder of static files with an `index.html`, shown at `/` if it exists.
+
+    Raises:
+        ConfigError: If the detector has tiles.
     """
+    if detector.tiles is not None:
+        raise ConfigError(f"tiles is {detector.tiles}, but the server looks at whole photos only")
     metrics, held = Metrics(), Held(limits.max_body_bytes)
     metrics.held.set_function(lambda: held.num_bytes)
     worker = Worker(detector, limits.max_waiting, metrics)

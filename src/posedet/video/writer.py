@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from posedet.draw import draw, draw_trail
+from posedet.draw import draw_on, draw_trail
 from posedet.errors import PoseDetError
 from posedet.files import one_line
 from posedet.outputs import replace
@@ -216,12 +217,13 @@ class Annotator:
             self._writer.close(complete=complete)
 
     def _draw(self, frame: Frame, poses: Poses) -> None:
-        picture = draw(frame.image, poses)
+        picture = Image.fromarray(frame.image)
+        draw_on(picture, poses)
         if self._trails is not None:
             self._lengthen(frame.time, poses)
             for number, way in self._trails.items():
                 draw_trail(picture, np.array([point for _, point in way]), number)
-        self._writer.add(frame, picture)
+        self._writer.add(frame, np.asarray(picture))
 
     def _lengthen(self, time: float, poses: Poses) -> None:
         assert self._trails is not None
