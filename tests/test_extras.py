@@ -22,7 +22,6 @@ PACKAGES = {
     "av": "av",
     "cv2": "opencv-python-headless",
     "fastapi": "fastapi",
-    "fiftyone": "fiftyone",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
@@ -33,7 +32,6 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "python_multipart": "python-multipart",
     "safetensors": "safetensors",
-    "supervision": "supervision",
     "torch": "torch",
     "uvicorn": "uvicorn",
     "yaml": "pyyaml",
@@ -129,18 +127,7 @@ def test_the_extra_that_a_command_names_is_the_smallest_with_its_modules(need: N
     packages = {PACKAGES[module] for module in need.modules}
     enough = {
         extra: packages_of(extra)
-        for extra in (
-            "evaluate",
-            "quantise",
-            "export",
-            "train",
-            "openvino",
-            "video",
-            "parquet",
-            "serve",
-            "supervision",
-            "fiftyone",
-        )
+        for extra in ("evaluate", "quantise", "export", "train", "openvino", "video", "parquet", "serve")
         if packages <= packages_of(extra)
     }
     assert need.extra in enough

@@ -432,7 +432,8 @@ def test_supervision_says_what_to_install(monkeypatch: pytest.MonkeyPatch, insta
         install(monkeypatch, installed)
     with pytest.raises(ConfigError) as caught:
         to_supervision(people(1))
-    assert "pip install" in str(caught.value) and "supervision" in str(caught.value)
+    assert str(caught.value).startswith("'to_supervision' needs a")
+    assert str(caught.value).endswith(': pip install "supervision>=0.29"')
 
 
 # --- FiftyOne --------------------------------------------------------------------------------------------------------
@@ -454,6 +455,11 @@ class FakeLabel:
 
 
 def test_fiftyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fiftyone", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^'to_fiftyone' needs another package; install it with: pip install"):
+        to_fiftyone(people(1), SIZE)
+    monkeypatch.undo()
     module = ModuleType("fiftyone")
     module.__spec__ = sys.__spec__
     vars(module).update(Keypoint=FakeLabel, Keypoints=FakeLabel, KeypointSkeleton=FakeLabel)

@@ -4,7 +4,6 @@ The poses are those of the annotations in `photos/`: real people, with seen, hid
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from posedet.formats import (
 from posedet.formats.openpose import composed
 from posedet.formats.photos import labels
 from posedet.image import read_photo
+from posedet.outputs import write_results
 from posedet.skeleton import COCO
 
 PHOTOS = Path(__file__).parents[2] / "photos"
@@ -68,10 +68,9 @@ def datumaro(folder: Path) -> str:
     photos = annotated_photos()
     fork = hasattr(annotation, "Skeleton")
     coco, xml = folder / "annotations" / "person_keypoints_default.json", folder / "cvat" / "annotations.xml"
-    for part in (coco.parent, folder / "images", xml.parent / "images"):
-        part.mkdir(parents=True)
-    for photo in photos:  # it reads XML only where photos are
-        shutil.copy(PHOTOS / photo.file_name, xml.parent / "images")
+    for part in (coco.parent, folder / "images", xml.parent):
+        part.mkdir()
+    (xml.parent / "images").symlink_to(PHOTOS)  # it reads XML only where photos are
     to_cvat(photos, coco)
     to_cvat_xml(photos, xml)
     for source, kind in ((coco if fork else folder, "coco_person_keypoints"), (xml, "cvat")):
@@ -105,7 +104,7 @@ def label_studio_sdk(folder: Path) -> str:
         (prediction,) = task.pop("predictions")
         assert interface.validate_prediction(prediction)
         task.update(id=number, annotations=[{"id": number, "completed_by": 1, "result": prediction["result"]}])
-    exported.write_text(json.dumps(content))
+    write_results(exported, "lab.neighbours", content)
     converter = Converter(config.read_text(), project_dir=str(folder), download_resources=False)
     converter.convert_to_yolo(str(exported), str(folder / "yolo"), is_dir=False)
     to_ultralytics(photos, folder / "ours")

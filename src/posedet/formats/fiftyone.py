@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from posedet.errors import DataError
-from posedet.extras import needs
+from posedet.extras import needs_package
 from posedet.poses import Poses
 from posedet.skeleton import COCO, Skeleton
 
@@ -20,7 +20,7 @@ def to_fiftyone(poses: Poses, size: tuple[int, int]) -> Any:
     Raises:
         ConfigError: If FiftyOne is not installed.
     """
-    needs("to_fiftyone", "fiftyone", ("fiftyone",))
+    needs_package("to_fiftyone", "fiftyone>=1.0")
     import fiftyone
 
     height, width = size
@@ -43,7 +43,7 @@ def to_fiftyone_skeleton(skeleton: Skeleton) -> Any:
     Raises:
         ConfigError: If FiftyOne is not installed.
     """
-    needs("to_fiftyone_skeleton", "fiftyone", ("fiftyone",))
+    needs_package("to_fiftyone_skeleton", "fiftyone>=1.0")
     import fiftyone
 
     limbs = [list(limb) for limb in skeleton.limbs]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from posedet.errors import ConfigError, DataError
-from posedet.extras import needs
+from posedet.extras import needs_package
 from posedet.poses import Poses
 from posedet.skeleton import COCO, Skeleton
 
@@ -19,7 +19,7 @@ def to_supervision(poses: Poses) -> Any:
     Raises:
         ConfigError: If supervision 0.29 or later is not installed.
     """
-    needs("to_supervision", "supervision", ("supervision",))
+    needs_package("to_supervision", "supervision>=0.29")
     from supervision import KeyPoints
 
     # Versions before 0.29 have no field for the scores of people.
