@@ -18,7 +18,7 @@ from posedet import PoseDet, Poses, __version__, draw
 from posedet.commands.main import main
 from posedet.data.sources import Source
 from posedet.errors import ConfigError, ModelError
-from posedet.image import read_photo
+from posedet.image import read_image, read_photo
 from posedet.skeleton import COCO, CROWDPOSE
 
 ONE_CORE = ("--threads", "1")
@@ -347,7 +347,7 @@ def test_an_interruption_is_no_traceback(
 
     for cores in (1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr("posedet.runtime.bulk.read_photo", interrupted)
+            patch.setattr("posedet.runtime.bulk.read_image", interrupted)
             outcome = posedet("predict", photos, "--output", tmp_path, "--threads", cores)
         assert (outcome.code, outcome.out, outcome.err) == (130, [], [f"posedet: interrupted; 0 of 8 photos {KEPT}"])
         assert not any(tmp_path.iterdir())
@@ -356,15 +356,15 @@ def test_an_interruption_is_no_traceback(
 def test_huge_photos_take_turns(posedet, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     present, most = [], []
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path) -> Image.Image:
         present.append(path)
         most.append(len(present))
         time.sleep(0.01)
         present.remove(path)
-        return read_photo(path)
+        return read_image(path)
 
     monkeypatch.setattr("posedet.runtime.bulk.HUGE_PIXELS", 1000)
-    monkeypatch.setattr("posedet.runtime.bulk.read_photo", read)
+    monkeypatch.setattr("posedet.runtime.bulk.read_image", read)
     assert posedet("predict", photos, "--output", tmp_path, "--threads", 2, "--long-side", 128).code == 0
     assert most == [1] * 8
 
@@ -394,7 +394,7 @@ def test_a_bug_is_not_taken_for_a_bad_photo(photos: Path, tmp_path: Path, monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("posedet.runtime.bulk.draw", broken)
+    monkeypatch.setattr("posedet.runtime.bulk.draw_on", broken)
     with pytest.raises(ZeroDivisionError):
         main(["predict", str(photos / "tennis.jpg"), "--output", str(tmp_path), *ONE_CORE])
 

@@ -52,7 +52,8 @@ def test_openpose_has_a_neck_and_right_before_left(body: Body, image: np.ndarray
         ({"mode": "fast"}, "mode: 'fast', expected one of lightweight, balanced, performance"),
         ({"mode": {"pose_class": "RTMO"}}, "mode: {'pose_class': 'RTMO'}, expected one of lightweight, balanced"),
         ({"backend": "opencv"}, "backend: 'opencv', expected one of onnxruntime, openvino"),
-        ({"device": "cuda"}, "device: 'cuda', expected one of cpu"),
+        ({"device": "mps"}, "device: 'mps', expected one of cpu, cuda, directml, coreml, openvino, auto"),
+        ({"device": "directml"}, "device 'directml' is not in this ONNX Runtime; install onnxruntime-directml"),
         ({"pose": "https://example.org/rtmpose.zip"}, "https://example.org/rtmpose.zip"),
     ],
 )

@@ -4,7 +4,7 @@ Instead of `from rtmlib import Body, PoseTracker`, write `from posedet.formats.r
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from posedet.errors import ConfigError, DataError, PhotoError
 from posedet.formats.openpose import composed
 from posedet.poses import Poses
 from posedet.runtime.detector import PoseDet
+from posedet.runtime.session import Device
 from posedet.skeleton import COCO
 from posedet.tracking.tracker import Tracker
 
@@ -47,10 +48,10 @@ class Body:
             of 960 pixels).
         to_openpose: Report the 18 keypoints of OpenPose's model COCO.
         backend: `"onnxruntime"` or `"openvino"`.
-        device: `"cpu"`.
+        device: As in `PoseDet`: `"cpu"`, `"cuda"`, ...
 
     Raises:
-        ConfigError: If an argument has a value that PoseDet does not know.
+        ConfigError: If an argument has a value that PoseDet does not know, or the device is missing.
         ModelError: If the model file is missing, damaged or not made by posedet.
     """
 
@@ -73,7 +74,7 @@ class Body:
         for name, value, known in (
             ("mode", mode, _MODES),
             ("backend", backend, _RUNTIMES),
-            ("device", device, ["cpu"]),
+            ("device", device, get_args(Device)),
         ):
             if value not in known:
                 raise ConfigError(f"{name}: {value!r:.80}, expected one of {', '.join(known)}")
@@ -82,6 +83,7 @@ class Body:
             pose or ("posedet-s-int8" if mode == "lightweight" else "posedet-s"),
             long_side=960 if mode == "performance" else None,
             runtime="openvino" if backend == "openvino" else "onnxruntime",
+            device=cast(Device, device),
         )
         model = self.detector.about.skeleton
         if missing := [part for parts in self._wanted for part in parts if part not in model.keypoints]:
