@@ -471,6 +471,14 @@ def test_a_written_photo_reads_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+def test_only_small_pictures_keep_all_colours(tmp_path: Path) -> None:
+    """A file of a large picture has a quarter of the colours: brightness at 1 x 1 of every 2 x 2 pixels."""
+    for side, sampled in ((1990, 0x11), (2000, 0x22)):
+        write_photo(tmp_path / f"{side}.jpg", np.full((16, side, 3), BLUE, np.uint8))
+        content = (tmp_path / f"{side}.jpg").read_bytes()
+        assert content[content.index(b"\xff\xc0") + 11] == sampled
+
+
 def test_a_picture_wider_than_a_jpeg_can_be_is_reduced(tmp_path: Path) -> None:
     write_photo(tmp_path / "wide.jpg", np.full((40, 131_000, 3), BLUE, np.uint8))
     photo = read_photo(tmp_path / "wide.jpg")

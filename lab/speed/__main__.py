@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     add_against(claims)
     claims.set_defaults(command=_claims)
 
+    folder = commands.add_parser(
+        "folder", help="throughput of `posedet predict`, compared with that of the bare network"
+    )
+    add_timing_options(folder, default_engines="onnxruntime")
+    add_number(folder, "--megapixels", "enlarge the photos to this size")
+    folder.set_defaults(command=_folder)
+
     growth = commands.add_parser(
         "growth", help="time as a function of photo size, input size, people, batch and threads"
     )
@@ -104,6 +111,18 @@ def _claims(options: argparse.Namespace) -> int:
     details["folder, ms for each photo"] = {work: columns(samples) for work, samples in folder.items()}
     write_results(options, {"claims": [claim.to_dict() for claim in claims], **details})
     return 0 if all(claim.holds for claim in claims) else 1
+
+
+def _folder(options: argparse.Namespace) -> int:
+    from lab.speed.throughput import folder_table, time_folder
+    from posedet.benchmark.comparison import columns
+
+    claim_report(options, GENERATOR)
+    model = next(iter(own(options, "onnxruntime").values()))
+    samples = time_folder(model, timed_photos(options), options.rounds, megapixels=options.megapixels)
+    print(folder_table(samples))
+    write_results(options, {"ms for each photo": {work: columns(timed) for work, timed in samples.items()}})
+    return 0
 
 
 def _growth(options: argparse.Namespace) -> int:

@@ -8,20 +8,27 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from PIL import Image
+
+from posedet.benchmark.comparison import aligned
 from posedet.benchmark.stages import TOTAL, Timed, peak_memory_mb
 from posedet.benchmark.timing import Clock, Spread, interleaved, ratio
 from posedet.benchmark.workers import Alternative, Worker
 from posedet.errors import PhotoError
+from posedet.image import read_image
 from posedet.outputs import write_results
 from posedet.runtime.bulk import GENERATOR, best_at_once, find_all, results
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import Session
 
 NUM_PHOTOS = 100  # per turn; the available photos are repeated
+NUM_LARGE = 16  # per turn, of photos that are enlarged
+GRAIN = 4  # standard deviation of the noise in an enlarged photo: without it, its file would be much too small
 
 # The bare network; from files to poses.json; the same with annotated pictures.
 Work = Literal["network", "poses", "pictures"]
@@ -88,9 +95,35 @@ class _Watch:
         return Timed(each, num_people, peak_memory_mb())
 
 
-def time_folder(alternative: Alternative, photos: Sequence[str], rounds: int) -> dict[str, list[Timed]]:
-    """Time all three kinds of work in turns, `rounds` times on `NUM_PHOTOS` photos."""
-    some = list(islice(cycle(photos), NUM_PHOTOS))
+def enlarged(photos: Sequence[str], megapixels: int, folder: Path) -> list[str]:
+    """Write JPEG files of so many megapixels, with grain, and return their paths."""
+    grain = np.random.default_rng(0).normal(0, GRAIN, (512, 512, 3)).astype(np.float32)
+    files = []
+    for place, photo in enumerate(photos):
+        image = read_image(photo)
+        factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+        size = (round(image.width * factor), round(image.height * factor))
+        pixels = np.array(image.resize(size, Image.Resampling.BICUBIC))
+        for top, left in product(range(0, size[1], 512), range(0, size[0], 512)):
+            part = pixels[top : top + 512, left : left + 512]
+            part[...] = np.clip(part + grain[: len(part), : part.shape[1]], 0, 255)
+        files.append(str(folder / f"{place}.jpg"))
+        Image.fromarray(pixels).save(files[-1], quality=90)
+    return files
+
+
+def time_folder(
+    alternative: Alternative, photos: Sequence[str], rounds: int, *, megapixels: int | None = None
+) -> dict[str, list[Timed]]:
+    """Time all three kinds of work in turns, `rounds` times on `NUM_PHOTOS` photos, or on `NUM_LARGE` enlarged ones."""
+    if megapixels is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _timed(alternative, enlarged(photos[:NUM_LARGE], megapixels, Path(folder)), rounds, NUM_LARGE)
+    return _timed(alternative, photos, rounds, NUM_PHOTOS)
+
+
+def _timed(alternative: Alternative, photos: Sequence[str], rounds: int, number: int) -> dict[str, list[Timed]]:
+    some = list(islice(cycle(photos), number))
     works: tuple[Work, ...] = ("network", "poses", "pictures")
     with ExitStack() as stack:
         workers = {work: stack.enter_context(Worker(Many(**vars(alternative), work=work))) for work in works}
@@ -100,3 +133,17 @@ def time_folder(alternative: Alternative, photos: Sequence[str], rounds: int) ->
 def over_network(samples: dict[str, list[Timed]], work: Work, what: str = TOTAL) -> Spread:
     """The time of some work divided by that of the bare network, round by round; elapsed, or of the processor."""
     return ratio([timed.ms[what] for timed in samples[work]], [timed.ms[what] for timed in samples["network"]])
+
+
+def folder_table(samples: dict[str, list[Timed]]) -> str:
+    """Plain text: time and processor time per photo, and both divided by those of the bare network."""
+    rows: list[tuple[str, Sequence[str]]] = [("", ("ms", "times network", "processor ms", "times network"))]
+    for work in ("network", "poses", "pictures"):
+        cells = []
+        for what in (TOTAL, PROCESSOR):
+            cells += [
+                str(Spread.of([timed.ms[what] for timed in samples[work]])),
+                str(over_network(samples, work, what)),
+            ]
+        rows.append((work, cells))
+    return aligned(rows)

@@ -157,11 +157,11 @@ def _paste(picture: Image.Image, colour: Colour, tile: Tile, mask: NDArray[np.ui
 
 def _covered(distance: NDArray[np.float32], radius: Any, opacity: float) -> NDArray[np.uint8]:
     """How much of each pixel a shape covers, 0 to 255. distance: (..., h, w) from its middle line."""
-    covered: NDArray[np.float32] = (radius + 0.5) - distance
+    full = np.float32(255 * opacity)
+    covered: NDArray[np.float32] = distance * -full
+    covered += (radius + 0.5) * full + 0.5  # half a level, because conversion to uint8 truncates
     np.maximum(covered, 0, out=covered)
-    np.minimum(covered, 1, out=covered)
-    covered *= 255 * opacity
-    covered += 0.5  # conversion to uint8 truncates
+    np.minimum(covered, full + np.float32(0.5), out=covered)
     return covered.astype(np.uint8)
 
 

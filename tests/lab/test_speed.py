@@ -102,6 +102,24 @@ def test_a_folder_is_held_against_the_network_of_its_round():
     assert poses.what == "a folder of photos to poses.json, times the bare network"
 
 
+def test_enlarged_photos_are_like_those_of_a_camera(photos: Path, tmp_path: Path):
+    files = throughput.enlarged([str(photos / "skiers.jpg")], 2, tmp_path)
+    (height, width), small = read_photo(files[0]).shape[:2], read_photo(photos / "skiers.jpg")
+    assert height * width == pytest.approx(2e6, rel=0.01) and width / height == pytest.approx(640 / 480, abs=0.01)
+    assert 0.1 < 8 * Path(files[0]).stat().st_size / (height * width) < 4  # bits per pixel
+    assert np.abs(np.asarray(Image.open(files[0]).resize((640, 480))).astype(int) - small).mean() < 4
+
+
+def test_the_table_of_a_folder():
+    samples = {
+        work: [Timed({TOTAL: ms, throughput.PROCESSOR: 2 * ms + 1}, None, None)]
+        for work, ms in (("network", 10.0), ("poses", 12.0), ("pictures", 15.0))
+    }
+    rows = [line.split() for line in throughput.folder_table(samples).splitlines()[1:]]
+    assert [row[0] for row in rows] == list(samples)
+    assert rows[2][1::2] == ["15.0", "1.50", "31.0", "1.48"]
+
+
 def test_a_folder_with_a_bad_photo_is_no_time(tmp_path):
     opened = throughput.Many(SHIPPED, "onnxruntime", 1, work="poses").open()
     with pytest.raises(PhotoError, match="no such file"):
