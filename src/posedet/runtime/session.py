@@ -1,6 +1,9 @@
 """Open a model file with ONNX Runtime or OpenVINO, and read its metadata."""
 
+import ctypes
 import json
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +120,12 @@ def open_session(
 
 
 class _OpenFile:
-    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
+    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled.
+
+    For the same reason a forked process opens the file again: the threads of a runtime are not in the fork.
+    """
+
+    _session: Any = None  # the runtime's own session; None in a fork that has not used it yet
 
     def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
         if not path.is_file():
@@ -126,9 +134,26 @@ class _OpenFile:
             raise ModelError(f"{one_line(path)}: larger than {MAX_MODEL_BYTES} bytes")
         self._name = one_line(path)
         self._opened = (path.absolute(), threads, at_once, embedding)
+        _open_files.add(self)
+
+    def _here(self) -> Any:
+        """The runtime's own session, of this process."""
+        if self._session is None:
+            self.__init__(*self._opened)  # type: ignore[misc]
+        return self._session
+
+    def _forked(self) -> None:
+        # One reference too many: to release it, even at the end of the process, would wait for its threads for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session = None
 
     def __reduce__(self) -> tuple[type, tuple[Path, int | None, int, bool]]:
         return type(self), self._opened
+
+
+_open_files: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: [each._forked() for each in _open_files])
 
 
 class _OnnxRuntime(_OpenFile):
@@ -161,8 +186,9 @@ class _OnnxRuntime(_OpenFile):
         )
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
+        session = self._here()
         try:
-            arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
+            arrays = session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(dict(zip(self._names, arrays, strict=True)))
@@ -186,7 +212,7 @@ class _OpenVino(_OpenFile):
             for result in model.get_results() if not embedding else ():
                 if result.input(0).get_source_output().get_any_name() == EMBEDDING:
                     model.remove_result(result)
-            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+            self._session = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
         key = ["framework", "posedet"]
@@ -201,10 +227,11 @@ class _OpenVino(_OpenFile):
         )
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
+        session = self._here()
         try:
             # One request per call, because two threads must not use the same one.
-            result = self._compiled.create_infer_request().infer([images])
-            arrays = {port.any_name: result[port] for port in self._compiled.outputs}
+            result = session.create_infer_request().infer([images])
+            arrays = {port.any_name: result[port] for port in session.outputs}
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(arrays)
