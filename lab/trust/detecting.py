@@ -42,15 +42,15 @@ class Growth(NamedTuple):
 
 
 def many_photos(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
-    """Endlessly many different photos, (H, W, 3) uint8 RGB: the files in turn, each cropped and mirrored in many ways."""
+    """Yield different photos without end, (H, W, 3) uint8 RGB: the files in turn, cropped and mirrored in many ways."""
     small = []
     for file in files:
         with Image.open(file) as photo:
             photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
             small.append(np.asarray(photo.convert("RGB")))
     for turn in count():
-        for photo in small:
-            cropped = photo[turn // 64 % 64 :, turn % 64 :]
+        for array in small:
+            cropped = array[turn // 64 % 64 :, turn % 64 :]
             yield np.ascontiguousarray(cropped[:, ::-1] if turn // 4096 % 2 else cropped)
 
 

@@ -152,8 +152,15 @@ class _OpenFile:
 
 
 _open_files: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for each in _open_files:
+        each._forked()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=lambda: [each._forked() for each in _open_files])
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _OnnxRuntime(_OpenFile):
