@@ -101,7 +101,8 @@ def _check_models(wheel: zipfile.ZipFile) -> None:
 def _difference(one: Path, other: Path) -> str:
     """The files in two archives that differ in content, rights or time."""
     entries = [set(_entries(path)) for path in (one, other)]
-    return ", ".join(sorted({str(name) for name, *_ in entries[0] ^ entries[1]})) or "only in order or compression"
+    names = sorted({str(name) for name, *_ in entries[0] ^ entries[1]})
+    return f"{len(names)} files, such as {', '.join(names[:5])}" if names else "only in order or compression"
 
 
 def _entries(path: Path) -> Iterator[tuple[object, ...]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posedet.draw import draw, draw_trail
 from posedet.errors import PoseDetError
 from posedet.files import one_line
-from posedet.outputs import replace
+from posedet.outputs import discard, replace
 from posedet.poses import Poses
 from posedet.video.source import Frame, import_av
 
@@ -90,7 +90,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.close()
             self._output = None
-            self._partial.unlink(missing_ok=True)
+            discard(self._partial)
 
     def _open(self, picture: NDArray[np.uint8]) -> None:
         # Never over a planted link: the file is made here, and FFmpeg writes into it.
