@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import subprocess
@@ -251,6 +252,27 @@ def test_a_detector_goes_to_other_processes(weak: PoseDet, photos: Path) -> None
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         for poses, path in zip(pool.map(weak, paths), paths, strict=True):
             assert_same(poses, weak(path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_detector_lives_on_in_a_fork(runtime: str, photos: Path) -> None:
+    """Whether it is used there or not: a fork has none of the threads of a runtime, and must not wait for them."""
+    code = f"""
+import os, sys
+from posedet import PoseDet
+detector = PoseDet(runtime={runtime!r}, threads=2, score_threshold=0.1, long_side=192)
+before = detector({str(photos / "food.jpg")!r}).keypoints.tobytes()
+for used in (False, True):
+    child = os.fork()
+    if child == 0:
+        assert not used or before and detector({str(photos / "food.jpg")!r}).keypoints.tobytes() == before
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_a_model_that_has_gone_is_one_line_when_unpickled(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from posedet.commands.main import main
 from posedet.errors import ModelError
 from posedet.runtime import model_files
 from posedet.runtime.download import _Redirects
-from posedet.runtime.model_files import RELEASES, Release, cache_folder, local_file, model_file
+from posedet.runtime.model_files import RELEASES, WEIGHTS, Release, cache_folder, local_file, model_file
 from served import Answer, Server
 
 RELEASED = Path(model_files.__file__).parent.parent / "released"
@@ -46,6 +46,8 @@ def test_the_table_describes_the_shipped_files() -> None:
     assert {name: release for name, release in RELEASES.items() if release.url is None} == {
         name: Release(hashlib.sha256(content).hexdigest(), len(content), url=None) for name, content in shipped.items()
     }
+    others = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in RELEASED.glob("*.[!o]*")}
+    assert others == WEIGHTS
 
 
 @pytest.mark.parametrize("name", [name for name, release in RELEASES.items() if release.url is None])

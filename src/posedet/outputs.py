@@ -13,6 +13,7 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ def replace(partial: Path, path: Path, generator: str) -> None:
     os.replace(partial, path)
 
 
+def discard(partial: Path) -> None:
+    """Remove an unfinished file, if there is one. If that fails, there was an error before, which says more."""
+    with suppress(OSError):
+        partial.unlink()
+
+
 def write_atomically(path: Path, generator: str, content: bytes | Iterable[bytes]) -> None:
     """Write a temporary file in the same folder, then rename it.
 
@@ -194,7 +201,7 @@ def write_atomically(path: Path, generator: str, content: bytes | Iterable[bytes
                     file.write(part)
             replace(partial, path, generator)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            discard(partial)
             raise
     except OSError as error:
         raise PoseDetError(f"{one_line(path)}: could not be written ({error.strerror or error})") from None
@@ -228,16 +235,21 @@ def write_figure(path: Path, generator: str, figure: Any, *, dpi: int = 110) -> 
 class LineFile:
     """A file of JSON lines that is complete after each of them, whatever ends the process.
 
-    Lines are appended to a file that `generator` wrote, after its last complete line. It is opened with the first line.
+    Lines are appended to a file that `generator` wrote, after its last complete line. With `anew`, the first line
+    replaces it. It is opened with the first line.
     """
 
-    def __init__(self, path: Path, generator: str) -> None:
-        self.path, self._generator = path, generator
+    def __init__(self, path: Path, generator: str, *, anew: bool = False) -> None:
+        self.path, self._generator, self._anew = path, generator, anew
         self._file: io.FileIO | None = None
 
     def add(self, line: object) -> None:
         """Append a line. Raises PoseDetError if it cannot be written, and ForeignFileError as `write_atomically`."""
         rest = f"{json.dumps(line)}\n".encode()
+        if self._file is None and (self._anew or generator_of(self.path) != self._generator):
+            # All of it or nothing, because it has the mark: half a mark would make it nobody's file.
+            write_atomically(self.path, self._generator, rest)
+            self._anew, rest = False, b""
         try:
             self._file = self._file or self._opened()
             begin = self._file.tell()
@@ -246,21 +258,19 @@ class LineFile:
                     rest = rest[self._file.write(rest) :]
             except OSError:
                 self._file.truncate(begin)
-                if begin == 0:
-                    self.path.unlink(missing_ok=True)  # no mark was written
                 raise
         except OSError as error:
             raise PoseDetError(f"{one_line(self.path)}: could not be written ({error.strerror or error})") from None
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Raises PoseDetError if the system refuses the last lines only now, as network folders do."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            raise PoseDetError(f"{one_line(self.path)}: could not be written ({error.strerror or error})") from None
 
     def _opened(self) -> io.FileIO:
-        _check_replaceable(self.path, self._generator)
-        if generator_of(self.path) != self._generator:
-            self.path.unlink(missing_ok=True)
-            return self.path.open("xb", buffering=0)
         file = self.path.open("r+b", buffering=0)
         begin = max(0, os.fstat(file.fileno()).st_size - MARKED_BYTES)
         file.seek(begin)

@@ -5,7 +5,6 @@ import os
 import secrets
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from posedet.errors import ModelError
 from posedet.files import one_line
+from posedet.outputs import discard
 from posedet.runtime.model_files import REMEDY
 
 CHUNK_BYTES = 1 << 20
@@ -43,8 +43,7 @@ def download(url: str, expected: str, path: Path, limit: int) -> None:
     except (OSError, HTTPException, ValueError) as error:
         raise ModelError(f"{shown}: could not be downloaded ({one_line(error)}); {REMEDY}") from None
     finally:
-        with suppress(OSError):
-            partial.unlink()
+        discard(partial)
 
 
 def _fetch(url: str, partial: Path, limit: int) -> str:

@@ -33,6 +33,8 @@ RELEASES = {
     "posedet-s": Release("dfc2ec772c9e65f22a68f42f0e8077c6312020eb828b5da511ab4baffc497d9e", 6_942_747, url=None),
     "posedet-s-int8": Release("8a53f008c91f14721f3e78d1f0af12ef597ff1b714783c79ceb48130f442d6a7", 4_771_486, url=None),
 }
+# SHA-256 of the weights that training starts from, in the same folder.
+WEIGHTS = {"posedet-s.safetensors": "bbafb6caf1957bbb7d30d147cdd5f8231b71d083bff77356c983127d0a0d769e"}
 
 
 def model_file(source: str | Path, *, offline: bool = False) -> Path:

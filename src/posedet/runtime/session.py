@@ -1,9 +1,12 @@
 """Open a model file with ONNX Runtime or OpenVINO, and read its metadata."""
 
+import ctypes
 import json
 import logging
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
@@ -155,8 +158,12 @@ def open_session(
 
 
 class _OpenFile:
-    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
+    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled.
 
+    For the same reason a forked process opens the file again: the threads of a runtime are not in the fork.
+    """
+
+    _session: Any = None  # the runtime's own session; None in a fork that has not used it yet
     device = "cpu"
 
     def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
@@ -168,9 +175,33 @@ class _OpenFile:
         if (len(model) if isinstance(model, bytes) else model.stat().st_size) > MAX_MODEL_BYTES:
             raise ModelError(f"{self._name}: larger than {MAX_MODEL_BYTES} bytes")
         self._opened = (model, threads, at_once, embedding, device)
+        _open_files.add(self)
+
+    def _here(self) -> Any:
+        """The runtime's own session, of this process."""
+        if self._session is None:
+            self.__init__(*self._opened)  # type: ignore[misc]
+        return self._session
+
+    def _forked(self) -> None:
+        # One reference too many: to release it, even at the end of the process, would wait for its threads for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+        self._session = None
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), self._opened
+
+
+_open_files: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for each in _open_files:
+        each._forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _OnnxRuntime(_OpenFile):
@@ -236,9 +267,10 @@ class _OnnxRuntime(_OpenFile):
         return session, name
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
+        session = self._here()
         try:
             with self._turn:
-                arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
+                arrays = session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(dict(zip(self._names, arrays, strict=True)))
@@ -262,7 +294,7 @@ class _OpenVino(_OpenFile):
             for result in network.get_results() if not embedding else ():
                 if result.input(0).get_source_output().get_any_name() == EMBEDDING:
                     network.remove_result(result)
-            self._compiled = openvino.Core().compile_model(network, "CPU", settings)
+            self._session = openvino.Core().compile_model(network, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
         key = ["framework", "posedet"]
@@ -277,10 +309,11 @@ class _OpenVino(_OpenFile):
         )
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
+        session = self._here()
         try:
             # One request per call, because two threads must not use the same one.
-            result = self._compiled.create_infer_request().infer([images])
-            arrays = {port.any_name: result[port] for port in self._compiled.outputs}
+            result = session.create_infer_request().infer([images])
+            arrays = {port.any_name: result[port] for port in session.outputs}
         except Exception as error:
             raise _failed(self._name, images, error) from error
         return Outputs.named(arrays)

@@ -25,8 +25,7 @@ class TrackWriter:
     """Writes tracks as JSON Lines: a line about the source, then a line for each frame, complete at any time."""
 
     def __init__(self, path: Path, source: str, skeleton: Skeleton, frame_rate: float) -> None:
-        path.unlink(missing_ok=True)
-        self._lines = LineFile(path, GENERATOR)
+        self._lines = LineFile(path, GENERATOR, anew=True)
         self._lines.add(
             {"generator": GENERATOR, "source": source, "frame_rate": frame_rate, "skeleton": skeleton.to_dict()}
         )

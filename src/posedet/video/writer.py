@@ -17,7 +17,7 @@ from PIL import Image
 from posedet.draw import draw_on, draw_trail
 from posedet.errors import PoseDetError
 from posedet.files import one_line
-from posedet.outputs import replace
+from posedet.outputs import discard, replace
 from posedet.poses import Poses
 from posedet.video.source import Frame, import_av
 
@@ -91,7 +91,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.close()
             self._output = None
-            self._partial.unlink(missing_ok=True)
+            discard(self._partial)
 
     def _open(self, picture: NDArray[np.uint8]) -> None:
         # Never over a planted link: the file is made here, and FFmpeg writes into it.

@@ -17,7 +17,7 @@ from posedet.errors import DataError, ModelError
 from posedet.keypoint_names import find_names
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
-from posedet.outputs import replace
+from posedet.outputs import discard, replace
 from posedet.runtime.model_files import MAX_BYTES, local_file
 from posedet.skeleton import Skeleton, find_skeleton, skeleton_for
 from posedet.weights.keypoints import carry_over
@@ -48,7 +48,7 @@ def save_tensors(path: Path, generator: str, tensors: dict[str, Tensor], info: d
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: could not be written ({error}); an existing file is unchanged") from None
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""The long checks of docs/lab/trust.md: `python -m lab.trust`."""
