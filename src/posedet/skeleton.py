@@ -22,6 +22,7 @@ from posedet.keypoint_names import find_names, infer_pairs, plain_names
 MAX_SKELETON_BYTES = 1_000_000
 MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may contain annotations, too
 MAX_NAME_LENGTH = 100
+MAX_KEYPOINTS = 1000
 
 # Sigma of keypoints that COCO does not define: that of a shoulder. CrowdPose uses it for head top and neck.
 DEFAULT_SIGMA = 0.079
@@ -33,7 +34,7 @@ class Skeleton:
 
     Attributes:
         name: The name of the skeleton, 1 to 100 printable characters.
-        keypoints: K different keypoint names.
+        keypoints: K different keypoint names; K is at most 1000.
         limbs: Pairs of keypoint indices that a line connects in pictures.
         pairs: Pairs of keypoint indices (left, right). Keypoints in no pair lie in the middle of the body.
         sigmas: K fractions of the person's size, 0.001 to 1, as in COCO: how precisely each keypoint can be placed.
@@ -302,9 +303,11 @@ def category_limbs(limbs: object, names: Sequence[str]) -> tuple[tuple[tuple[int
 
 
 def _checked_names(value: object, where: str) -> tuple[str, ...]:
-    """Return a non-empty tuple of different names."""
+    """Return a non-empty tuple of at most `MAX_KEYPOINTS` different names."""
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: {value!r:.80}, expected a list of names")
+    if len(value) > MAX_KEYPOINTS:
+        raise DataError(f"{where}: {len(value)} names, expected at most {MAX_KEYPOINTS}")
     seen: set[str] = set()
     for place, name in enumerate(value):
         if not _is_name(name):

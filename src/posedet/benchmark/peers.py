@@ -19,6 +19,7 @@ from posedet.files import one_line
 from posedet.image import Letterbox, Photo, network_input
 from posedet.oks import iou_nms
 from posedet.poses import Poses
+from posedet.runtime.onnx_file import onnx_metadata
 from posedet.runtime.session import open_session
 from posedet.skeleton import COCO
 
@@ -38,6 +39,9 @@ def open_peer(path: Path, threads: int) -> Subject:
     name = one_line(path)
     if not path.is_file():
         raise ModelError(f"{name}: no such model file")
+    # OpenVINO's own formats and TensorFlow's are for models of people you trust.
+    is_onnx = path.suffix.lower() not in (".xml", ".tflite")
+    ours = is_onnx and "posedet" in onnx_metadata(path, name, foreign=True)
     try:
         model = openvino.Core().read_model(path)
     except Exception as error:
@@ -46,7 +50,7 @@ def open_peer(path: Path, threads: int) -> Subject:
             *str(error).strip().splitlines(),
         ]  # the lines before it are source locations
         raise ModelError(f"{name}: not a model that OpenVINO can read ({reason:.200})") from None
-    if model.has_rt_info(["framework", "posedet"]):
+    if ours:
         return Ours(open_session(path, runtime="openvino", threads=threads), arithmetic(model))
     return Peer(model, name, threads)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import one_line
+from posedet.runtime.onnx_file import onnx_metadata
 from posedet.runtime.parallel import available_cores
 from posedet.runtime.telemetry import turn_off
 from posedet.skeleton import Skeleton
@@ -20,6 +21,7 @@ Runtime = Literal["onnxruntime", "openvino"]
 Float32Array = NDArray[np.float32]
 
 MAX_MODEL_BYTES = 2_000_000_000
+MAX_POSES = 100_000  # of an image: what leaves the network, before duplicates are removed
 INPUT = "images"
 EMBEDDING = "embedding"  # output of some models: what a person looks like, (B, N, D), L2-normalised
 
@@ -117,7 +119,10 @@ def open_session(
 
 
 class _OpenFile:
-    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled."""
+    """A file that is checked before a runtime opens it.
+
+    A session is pickled as what opened it, because the objects of a runtime cannot be pickled.
+    """
 
     def __init__(self, path: Path, threads: int | None, at_once: int, embedding: bool) -> None:
         if not path.is_file():
@@ -126,9 +131,27 @@ class _OpenFile:
             raise ModelError(f"{one_line(path)}: larger than {MAX_MODEL_BYTES} bytes")
         self._name = one_line(path)
         self._opened = (path.absolute(), threads, at_once, embedding)
+        self.about = _about(self._name, onnx_metadata(path, self._name).get("posedet"))
 
     def __reduce__(self) -> tuple[type, tuple[Path, int | None, int, bool]]:
         return type(self), self._opened
+
+    def _checked(self, arrays: Mapping[str, NDArray[Any]], images: NDArray[np.uint8]) -> Outputs:
+        """Return the outputs if their shapes and types are those of poses, which no runtime promises."""
+        scores = arrays["scores"]
+        poses = (len(images), scores.shape[1] if scores.ndim == 2 else 1)
+        keypoints = (*poses, self.about.skeleton.num_keypoints)
+        exact = {"scores": poses, "keypoints": (*keypoints, 2), "keypoint_scores": keypoints}
+        for name, array in arrays.items():
+            wanted = exact.get(name) or (keypoints if name.startswith("keypoint_") else poses)
+            shape = array.shape if name in exact else array.shape[: len(wanted)]
+            if array.dtype.kind not in "biuf" or shape != wanted:
+                expected = f"numbers of shape {wanted}{'' if name in exact else ' and more'}"
+                found = f"{array.dtype} of shape {array.shape}, expected {expected}"
+                raise ModelError(f"{self._name}: output {one_line(name):.80} is {found}")
+        if poses[1] > MAX_POSES:
+            raise ModelError(f"{self._name}: finds {poses[1]} poses in an image, expected at most {MAX_POSES}")
+        return Outputs.named(arrays)
 
 
 class _OnnxRuntime(_OpenFile):
@@ -153,19 +176,14 @@ class _OnnxRuntime(_OpenFile):
         self._names = [name for name in shapes if embedding or name != EMBEDDING]
         self._run_options = onnxruntime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True
-        self.about = _about(
-            self._name,
-            self._session.get_modelmeta().custom_metadata_map.get("posedet"),
-            [port.name for port in self._session.get_inputs()],
-            shapes,
-        )
+        _check_ports(self._name, self.about, [port.name for port in self._session.get_inputs()], shapes)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
             arrays = self._session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return Outputs.named(dict(zip(self._names, arrays, strict=True)))
+        return self._checked(dict(zip(self._names, arrays, strict=True)), images)
 
 
 class _OpenVino(_OpenFile):
@@ -189,16 +207,11 @@ class _OpenVino(_OpenFile):
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
-        key = ["framework", "posedet"]
-        self.about = _about(
-            self._name,
-            model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None,
-            [port.any_name for port in model.inputs],
-            {
-                port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
-                for port in model.outputs
-            },
-        )
+        shapes = {
+            port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
+            for port in model.outputs
+        }
+        _check_ports(self._name, self.about, [port.any_name for port in model.inputs], shapes)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
@@ -207,18 +220,18 @@ class _OpenVino(_OpenFile):
             arrays = {port.any_name: result[port] for port in self._compiled.outputs}
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return Outputs.named(arrays)
+        return self._checked(arrays, images)
 
 
-def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> About:
-    """Read the metadata, and check it against the names of the inputs and the shapes of the outputs."""
+def _about(name: str, text: str | None) -> About:
+    """Read the metadata."""
     if text is None:
         raise ModelError(
             f"{name}: not a posedet model: metadata 'posedet' is missing; make the file with `posedet export`"
         )
     try:
         data = json.loads(text)
-        about = About(
+        return About(
             name=str(data["name"]),
             version=str(data["version"]),
             skeleton=Skeleton.from_dict(data["skeleton"]),
@@ -227,6 +240,10 @@ def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[
         )
     except (ValueError, KeyError, TypeError, RecursionError, DataError, ConfigError) as error:
         raise ModelError(f"{name}: metadata 'posedet' is invalid ({_first_line(error)})") from None
+
+
+def _check_ports(name: str, about: About, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> None:
+    """Check the names of the inputs and outputs, and that the keypoints are those of the metadata."""
     if list(inputs) != [INPUT] or not set(OUTPUTS) <= set(outputs):
         names = f"{', '.join(inputs)} -> {', '.join(outputs)}"
         raise ModelError(f"{name}: has {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
@@ -234,7 +251,6 @@ def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[
     if len(shape) == 4 and isinstance(shape[2], int) and shape[2] != about.skeleton.num_keypoints:
         expected = f"its skeleton '{about.skeleton.name}' has {about.skeleton.num_keypoints}"
         raise ModelError(f"{name}: has {shape[2]} keypoints, but {expected}")
-    return about
 
 
 def _failed(name: str, images: NDArray[np.uint8], error: Exception) -> ModelError:
