@@ -198,11 +198,23 @@ def test_a_file_of_endless_small_fields_is_refused_soon(tmp_path: Path) -> None:
         SHIPPED.read_bytes() + b"\x3a\x00",  # a second graph, which some parsers merge and others take instead
         b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a graph of 2^64 - 1 bytes
         b"\x38\x01",  # a number for a graph
+        b"\x10" + b"\xff" * 8 + b"\x7f",  # a large number for a text, which must not become as many zeros
         b"\x3b\x3c",  # a group, as older protocol buffers have
         b"\xff" * 20,
         b"\x3a\x7e" + b"\x0a\x02" * 63,
     ],
-    ids=["empty", "text", "cut", "two graphs", "endless", "a number", "a group", "no end", "nodes of numbers"],
+    ids=[
+        "empty",
+        "text",
+        "cut",
+        "two graphs",
+        "endless",
+        "a number",
+        "a large number",
+        "a group",
+        "no end",
+        "nodes of numbers",
+    ],
 )
 def test_what_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"

@@ -74,8 +74,8 @@ class _Walk:
         model = self._message(content)
         if model[25] or model[20]:
             raise _Refused("it has functions or training steps of its own")
-        texts = [bytes(text) for number in (2, 3, 4, 6) for text in model[number]]
-        pairs = [(bytes(_one(pair[1], b"")), bytes(_one(pair[2], b""))) for pair in map(self._message, model[14])]
+        texts = [_octets(text) for number in (2, 3, 4, 6) for text in model[number]]
+        pairs = [(_octets(_one(pair[1], b"")), _octets(_one(pair[2], b""))) for pair in map(self._message, model[14])]
         if (size := sum(map(len, [*texts, *(text for pair in pairs for text in pair)]))) > MAX_METADATA_BYTES:
             raise _Refused(f"{size} bytes of metadata are more than {MAX_METADATA_BYTES}")
         graphs = [(_one(model[7]), 1)]
@@ -104,7 +104,7 @@ class _Walk:
         kind, domain = _text(_one(node[4])), _text(_one(node[7], b""))
         if domain not in _DOMAINS and not self._foreign:
             raise _Refused(f"operator {kind!r:.80} is not ONNX's own, but of domain {domain!r:.80}")
-        inputs = [bytes(each) for each in node[1]]
+        inputs = [_octets(each) for each in node[1]]
         for place in _SIZES.get(kind, ()):
             sizes = self._constants.get(inputs[place], ()) if place < len(inputs) else ()
             if math.prod(max(1.0, abs(size)) for size in sizes) > MAX_ELEMENTS:
@@ -117,9 +117,9 @@ class _Walk:
             for tensor in (*attribute[5], *attribute[10]):
                 sizes = self._tensor(tensor)
                 if kind == "Constant":
-                    self._constants[bytes(node[2][0])] = sizes
+                    self._constants[_octets(node[2][0])] = sizes
             if kind == "Constant" and attribute[8]:
-                self._constants[bytes(node[2][0])] = [float(each) for each in _whole(attribute[8])]
+                self._constants[_octets(node[2][0])] = [float(each) for each in _whole(attribute[8])]
         return graphs
 
     def _tensor(self, content: memoryview) -> list[float]:
@@ -145,7 +145,7 @@ class _Walk:
         if kind in _SIZE_TYPES and elements <= MAX_RANK:
             packed = np.frombuffer(raw[0], _SIZE_TYPES[kind]) if raw else _whole(tensor[7] or tensor[5])
             sizes = [float(each) for each in packed]
-        self._constants[bytes(_one(tensor[8], b""))] = sizes
+        self._constants[_octets(_one(tensor[8], b""))] = sizes
         return sizes
 
     def _shape(self, value: _Message) -> None:
@@ -225,8 +225,15 @@ def _one(values: list[Any], default: Any = None) -> Any:
     return value
 
 
+def _octets(value: Any) -> bytes:
+    """Return the bytes of a field that is no number: `bytes` of a number would be as many zeros."""
+    if isinstance(value, int):
+        raise ValueError
+    return bytes(value)
+
+
 def _text(content: memoryview | bytes) -> str:
-    return one_line(bytes(content).decode(errors="replace"))
+    return one_line(_octets(content).decode(errors="replace"))
 
 
 def _elements(dims: list[int], what: str) -> int:

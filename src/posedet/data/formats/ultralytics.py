@@ -22,14 +22,13 @@ from posedet.data.json_entries import on_disk
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.data.remarks import Reporter, reporting
 from posedet.errors import DataError
-from posedet.files import PHOTO_SUFFIXES
+from posedet.files import PHOTO_SUFFIXES, one_line
 from posedet.image import size_of
 from posedet.keypoint_names import plain_names
-from posedet.skeleton import COCO, Skeleton
+from posedet.skeleton import COCO, MAX_KEYPOINTS, Skeleton
 
-MAX_YAML_BYTES = 200_000
+MAX_YAML_BYTES = 100_000  # two seconds
 MAX_TEXT_BYTES = 10_000_000  # of a file of labels, or a list of photos
-MAX_KEYPOINTS = 1000
 MAX_SHARE = 10.0  # of a photo's side; larger values are probably pixels
 
 log = logging.getLogger(__name__)
@@ -223,7 +222,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         data = yaml.load(_read_text(file, MAX_YAML_BYTES), _PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{file}: not a YAML file ({' '.join(str(error).split())[:120]})") from None
+        raise DataError(f"{file}: not a YAML file ({one_line(' '.join(str(error).split()))[:120]})") from None
     if not isinstance(data, dict):
         raise DataError(f"{file}: {reprlib.repr(data)}, expected train, val, kpt_shape, names")
     return data
