@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -266,7 +267,7 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
 
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"{name}: no such file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes; expected a preset in TOML")

@@ -105,7 +105,8 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
                 return _reduced(image, name, fit)
             upright = _upright(image, name)
         letterbox = fit(upright.size[::-1])
-        return letterbox, letterbox.padded(letterbox.resized(upright))
+        with _decoding(upright, name):
+            return letterbox, letterbox.padded(letterbox.resized(upright))
     height, width = array.shape[:2]
     letterbox = fit((height, width))
     return letterbox, letterbox.apply(array)
@@ -390,7 +391,9 @@ def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
 
 def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Decode an image if necessary, and return upright (H, W, 3) uint8 RGB."""
-    return np.array(_upright(image, name))
+    upright = _upright(image, name)
+    with _decoding(upright, name):  # there may be memory for the photo, and none for a copy
+        return np.array(upright)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

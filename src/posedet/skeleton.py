@@ -6,6 +6,7 @@ divides distances by it.
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ class Skeleton:
         file = Path(path)
         if file.suffix.lower() not in (".toml", ".json"):
             raise DataError(f"{file}: not a skeleton file; expected a .toml or .json file")
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(f"{file}: no such file")
         is_json = file.suffix.lower() == ".json"
         limit = MAX_ANNOTATION_BYTES if is_json else MAX_SKELETON_BYTES

@@ -5,6 +5,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -145,13 +146,13 @@ def change_json(rng: Random, content: bytes, other: bytes) -> bytes:
                 case 1 if isinstance(inside, dict):
                     inside[rng.choice(("", "id", "x" * 300, key + "s", key[:-1]))] = inside.pop(key)
                 case 1 | 2 if isinstance(inside, list):
-                    inside.insert(key, inside[key])
+                    inside.insert(key, deepcopy(inside[key]))
                 case 3:
                     inside[key] = [inside[key]]
                 case 4:
                     inside[key] = raw = rng.choice(_RAW)
                 case _:
-                    inside[key] = rng.choice(_VALUES)
+                    inside[key] = deepcopy(rng.choice(_VALUES))
             break
     text = json.dumps(data)
     if raw:

@@ -37,13 +37,11 @@ class Count(NamedTuple):
 HEADER = struct.Struct("<4q")
 
 
-def attempt(read: Callable[[bytes], object], content: bytes) -> tuple[bool, str]:
+def outcome(read: Callable[[bytes], object], content: bytes) -> tuple[bool, str]:
     """Return whether an input was accepted, and what went wrong with it: an exception that is not ours, or a message
-    that is not one line. A time limit kills the process."""
+    that is not one line."""
     from posedet.errors import PoseDetError
 
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     try:
         read(content)
         return True, ""
@@ -53,6 +51,14 @@ def attempt(read: Callable[[bytes], object], content: bytes) -> tuple[bool, str]
         return False, f"{type(error).__name__}: a message that is not one short line: {text[:500]!r}" if wrong else ""
     except BaseException as error:
         return False, "".join(traceback.format_exception(error, limit=-12))
+
+
+def attempt(read: Callable[[bytes], object], content: bytes) -> tuple[bool, str]:
+    """Return the outcome; too much time kills the process."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    try:
+        return outcome(read, content)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -165,7 +171,7 @@ def main(kinds: list[str], how: str, plan: Plan) -> None:
     for kind in kinds:
         seeds[kind] += [path.read_bytes() for path in sorted(REGRESSIONS.glob(f"{kind}-*"))]
         for content in seeds[kind]:
-            attempt(targets.TARGETS[kind].read, content)  # imports what it needs
+            outcome(targets.TARGETS[kind].read, content)  # imports what it needs
     limit_memory()
     for kind in kinds:
         target = targets.TARGETS[kind]

@@ -5,6 +5,7 @@ common families are decoded: [1, N, 57] (the best poses: box, score, class, 17 k
 location: box given by its centre, score, 17 keypoints). For any other model, only the network is timed.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def open_peer(path: Path, threads: int) -> Subject:
     import openvino
 
     name = one_line(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{name}: no such model file")
     # OpenVINO's own formats and TensorFlow's are for models of people you trust.
     is_onnx = path.suffix.lower() not in (".xml", ".tflite")

@@ -55,7 +55,7 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
         found = available_file(str(source))
         return found or _download(str(release.url), release.sha256, limit=release.num_bytes, offline=offline)
     path = local_file(source, offline=offline)
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = "" if path.suffix else f"; released models: {', '.join(RELEASES)}"
         raise ModelError(f"{one_line(path)}: no such model file{known}")
     return path
@@ -87,7 +87,7 @@ def local_file(source: str | Path, *, offline: bool = False) -> Path:
     if match is None:
         return Path(source)
     path = Path(match[1])
-    if path.is_file() and not (found := _sha256(path)).startswith(match[2].lower()):
+    if os.path.isfile(path) and not (found := _sha256(path)).startswith(match[2].lower()):
         raise ModelError(f"{one_line(path)}: checksum mismatch: the file has SHA-256 {found}, expected {match[2]}")
     return path
 
@@ -108,7 +108,7 @@ def cache_folder() -> Path:
 def _cached(url: str, expected: str) -> Path | None:
     """Return the file in the cache if it exists and has the checksum."""
     path = _cache_path(url, expected)
-    return path if path.is_file() and _sha256(path).startswith(expected) else None
+    return path if os.path.isfile(path) and _sha256(path).startswith(expected) else None
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Read frames with their times from video files, folders of frames, cameras, network streams and standard input."""
 
+import os
 import queue
 import re
 import sys
@@ -99,7 +100,7 @@ def source_name(text: str) -> str:
     if ADDRESS.match(text):
         return "stream"
     path = Path(text)
-    return (path.name if path.is_dir() else "" if any(sign in text for sign in "*?[") else path.stem) or "frames"
+    return (path.name if os.path.isdir(path) else "" if any(sign in text for sign in "*?[") else path.stem) or "frames"
 
 
 def open_source(text: str, *, frame_rate: float | None = None) -> Source:
@@ -116,7 +117,7 @@ def open_source(text: str, *, frame_rate: float | None = None) -> Source:
         DataError: If the source cannot be opened or has no video.
     """
     path = Path(text)
-    if not (text == "-" or is_video(text)) and (path.is_dir() or any(sign in text for sign in "*?[")):
+    if not (text == "-" or is_video(text)) and (os.path.isdir(path) or any(sign in text for sign in "*?[")):
         return _photos(text, frame_rate or PHOTO_RATE)
     if path.suffix.lower() in PHOTO_SUFFIXES and path.suffix.lower() != ".gif":
         raise DataError(f"{one_line(text)}: a photo, expected a video or a folder of frames; use `posedet predict`")

@@ -79,7 +79,7 @@ def load_info(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file")
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
