@@ -1,6 +1,8 @@
 """Model files of strangers: what is refused before a runtime sees the file, and what a runtime may answer."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,29 @@ def test_sizes_that_look_large_and_are_not(tmp_path: Path) -> None:
     assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", fine), "good")
     most = both(constant("size", [MAX_ELEMENTS]), node("size", kind="ConstantOfShape"))
     assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", most), "good")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+def test_a_large_constant_is_not_computed_when_the_file_is_opened(tmp_path: Path) -> None:
+    def summed(model: onnx.ModelProto) -> None:
+        constant("size", [MAX_ELEMENTS])(model)
+        model.graph.node.insert(0, helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0))
+        model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["size"], ["ones"]))
+        model.graph.node[4].input[1] = "sum"
+
+    path = changed(tmp_path / "large.onnx", summed)
+    code = f"import resource; from pathlib import Path; from posedet.runtime.session import open_session; {PEAK}"
+    small, large = (
+        int(subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True).stdout)
+        for file in (small_model(tmp_path / "small.onnx"), path)
+    )
+    assert large - small < 50_000  # kB
+
+
+PEAK = (
+    "import sys; open_session(Path(sys.argv[1]), threads=1); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
 
 
 # --- what a network answers ------------------------------------------------------------------------------------------

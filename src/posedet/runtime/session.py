@@ -164,6 +164,8 @@ class _OnnxRuntime(_OpenFile):
         options.log_severity_level = 4
         # Spinning threads take cores from other work, and were no faster here (measured).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A larger constant that the graph computes is not computed when the file is opened.
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "100000000")
         if threads is not None:
             # Each caller uses its own thread and shares the rest. For many photos, one core per photo needs 0.88 of
             # the processor time of several cores per photo (measured), because no layer has to be split.
