@@ -5,13 +5,16 @@
 # make web-test  its tests in Chromium, whose path CHROMIUM names if it is not /usr/bin/chromium
 # make docs      the documentation as a site in build/site/
 # make coverage  all tests, and which lines they run
+# make fuzz      changed inputs for everything that reads what others wrote, SECONDS=600 in all; on Linux
 PYTHON ?= python3
 RUNTIME := .venv
 DEVELOP := .venv-dev
 # Processes for the tests.
 JOBS ?= 2
+# Time for `make fuzz`.
+SECONDS ?= 600
 
-.PHONY: demo quick test web web-test docs coverage check clean
+.PHONY: demo quick test web web-test docs coverage fuzz check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -46,6 +49,11 @@ docs: $(DEVELOP)/installed
 
 coverage: $(DEVELOP)/installed
 	$(DEVELOP)/bin/pytest -q --cov --cov-report=term --cov-report=html
+
+# What is found lies in build/fuzz.
+fuzz: $(DEVELOP)/installed
+	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	PYTHONPATH=tests $(DEVELOP)/bin/python -m fuzz --seconds $(SECONDS)
 
 $(RUNTIME)/installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME)

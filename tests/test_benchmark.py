@@ -287,8 +287,13 @@ def test_models_that_cannot_be_timed(tmp_path):
     with pytest.raises(ModelError, match=r"none\.onnx: no such model file"):
         peers.open_peer(tmp_path / "none.onnx", 1)
     (tmp_path / "bad.onnx").write_bytes(b"bad")
-    with pytest.raises(ModelError, match=r"bad\.onnx: not a model that OpenVINO can read \(Unable to read the model"):
+    with pytest.raises(
+        ModelError, match=r"bad\.onnx: not a readable ONNX file \(damaged, cut off, or of another format\)$"
+    ):
         peers.open_peer(tmp_path / "bad.onnx", 1)
+    (tmp_path / "bad.xml").write_bytes(b"bad")
+    with pytest.raises(ModelError, match=r"bad\.xml: not a model that OpenVINO can read \(Unable to read the model"):
+        peers.open_peer(tmp_path / "bad.xml", 1)
     with pytest.raises(ModelError, match=r"sound\.onnx: takes \[1,16000\], expected one image with 3 channels"):
         peers.open_peer(foreign(tmp_path / "sound.onnx", [1, 16000], np.zeros((1, 2))), 1)
 

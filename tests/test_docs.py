@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
+from posedet.runtime import onnx_file, session
+from posedet.skeleton import MAX_KEYPOINTS
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES]
+SECURITY = ROOT / "SECURITY.md"
+TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", SECURITY, *PAGES]
 
 # Words of the clipped English that these pages once had, and " joint", which the field calls a keypoint.
 OLD_WORDS = ("sooner", "goes on with", "at hand", "whoever", "stands there", "what came", " joint")
@@ -71,6 +75,29 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_plain_words(page: Path) -> None:
     text = " ".join(page.read_text().split()).lower()
     assert [word for word in OLD_WORDS if word in text] == []
+
+
+def test_each_threat_names_a_test_that_exists() -> None:
+    rows = [line for line in SECURITY.read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        found = re.search(r"\| `(test_\w+\.py)::(test_\w+)` \|$", row)
+        assert found, row
+        assert f"\ndef {found[2]}(" in (ROOT / "tests" / found[1]).read_text(), row
+
+
+def test_the_limits_of_a_model_file_are_those_in_the_code() -> None:
+    text = " ".join(SECURITY.read_text().split())
+    for limit in (
+        f"{session.MAX_MODEL_BYTES // 10**9} GB, {onnx_file.MAX_FIELDS:,} fields, ",
+        f"{onnx_file.MAX_METADATA_BYTES // 10**6} MB of metadata, {MAX_KEYPOINTS:,} keypoints, ",
+        f"{onnx_file.MAX_RANK} sides of a tensor",
+        f"more than 2^{onnx_file.MAX_ELEMENTS.bit_length() - 1} elements",
+        f"{session.MAX_POSES:,} poses in an image",
+        f"{onnx_file.MAX_DEPTH} deep",
+        *(f"`{kind}`" for kind in onnx_file._SIZES),
+    ):
+        assert limit in text
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +420,20 @@ def test_a_photo_beyond_memory_is_not_called_damaged(tmp_path: Path, monkeypatch
     assert refusal(Image.new("RGB", (4, 3))) == "photo: not enough memory for 4 x 3 pixels"
 
 
+@pytest.mark.parametrize("step", [Image.Image.tobytes, Image.Image.resize])
+def test_a_copy_beyond_memory_is_not_called_damaged(step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was memory for the photo itself."""
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, step.__name__, full)
+    with pytest.raises(PhotoError, match=r"a\.png: not enough memory for 4 x 3 pixels$"):
+        read_photo(tmp_path / "a.png")
+        network_input(tmp_path / "a.png", partial(Letterbox.fit, long_side=64))
+
+
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = written(tmp_path, "huge.jpg", encoded(smooth_photo(), "JPEG"))
     with path.open("r+b") as file:
@@ -806,7 +821,6 @@ def test_the_class_of_an_error_says_why_a_photo_is_refused(photos: Path, monkeyp
 
 
 PEAK = """
-from functools import partial
 from pathlib import Path
 from PIL import Image
 from posedet.image import Letterbox, network_input

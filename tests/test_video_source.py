@@ -119,6 +119,18 @@ def test_what_is_cut_off_or_damaged_gives_the_frames_that_are_left(tmp_path: Pat
     assert np.all(np.diff([frame.time for frame in frames]) > 0)
 
 
+@pytest.mark.parametrize(("suffix", "codec", "pixels"), [(".mp4", "libx264", "yuv420p"), (".gif", "gif", "rgb8")])
+def test_huge_frames_are_refused_before_they_are_decoded(
+    suffix: str, codec: str, pixels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_clip(tmp_path / f"a{suffix}", codec=codec, pixels=pixels)
+    monkeypatch.setattr(module, "MAX_FRAME_PIXELS", 128 * 96)
+    assert len(frames_of(clip)[0]) > 0
+    monkeypatch.setattr(module, "MAX_FRAME_PIXELS", 128 * 96 - 1)
+    with pytest.raises(DataError, match=rf"a\{suffix}: contains no frames; \d+ damaged packets$"):
+        frames_of(clip)
+
+
 def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     write_clip(tmp_path / "good.mp4")
     content = (tmp_path / "good.mp4").read_bytes()

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -266,14 +267,14 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
 
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"{name}: no such file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_CONFIG_BYTES} bytes; expected a preset in TOML")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:  # also an endless number, or a thousand brackets
-        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+        raise ConfigError(f"{name}: not valid TOML: {error!s:.200}") from None
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
@@ -294,6 +295,8 @@ def decode_config_from_dict(values: object, source: str) -> DecodeConfig:
 
 def up_to_date(values: dict[str, Any], source: str) -> dict[str, Any]:
     """Convert the sections of a file of any release to the current settings; see `OLD_FILES`."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: {values!r:.80}, expected a table of settings")
     values = {section: dict(table) if isinstance(table, dict) else table for section, table in values.items()}
     for name, meant in OLD_FILES.items():
         section, _, key = name.partition(".")
@@ -303,7 +306,9 @@ def up_to_date(values: dict[str, Any], source: str) -> dict[str, Any]:
         if key in get_type_hints(SECTIONS[section]):
             table.setdefault(key, meant)
         elif (value := table.pop(key, meant)) != meant:
-            raise ConfigError(f"{source}: '{name}' is {value!r}; this setting was removed and is now always {meant!r}")
+            raise ConfigError(
+                f"{source}: '{name}' is {value!r:.80}; this setting was removed and is now always {meant!r}"
+            )
     return values
 
 
@@ -347,7 +352,8 @@ def _build(kind: type, values: object, source: str, prefix: str) -> object:
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{source}: unknown key '{prefix}{key}' (did you mean '{prefix}{near}'?)")
+            shown = key if key.isprintable() else ascii(key)
+            raise ConfigError(f"{source}: unknown key '{prefix}{shown:.80}' (did you mean '{prefix}{near}'?)")
     arguments: dict[str, object] = {}
     for key, hint in hints.items():
         name = f"{prefix}{key}"
@@ -388,7 +394,7 @@ def _checked(value: Any, hint: Any, source: str, key: str) -> Any:
                 value = float(min(value, sys.float_info.max))
         fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool)) and value == value
     if not fits:
-        raise ConfigError(f"{source}: '{key}' is {value!r}, expected {_expected(kind)}")
+        raise ConfigError(f"{source}: '{key}' is {value!r:.80}, expected {_expected(kind)}")
     return value
 
 
@@ -413,7 +419,7 @@ def _check_fit(config: Config, source: str) -> None:
         section, _, key = name.partition(".")
         value = getattr(getattr(config, section), key)
         shown = list(value) if isinstance(value, tuple) else value
-        raise ConfigError(f"{source}: '{name}' is {shown!r}, expected {expected}")
+        raise ConfigError(f"{source}: '{name}' is {shown!r:.80}, expected {expected}")
 
     model, train = config.model, config.train
     if model.pyramid == "hrfpn":

@@ -72,14 +72,18 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
     Raises:
         PhotoError: If the photo is missing, too large, damaged or of an unsupported type.
     """
-    return _checked_array(photo) if isinstance(photo, np.ndarray) else np.array(_upright_image(photo))
+    if isinstance(photo, np.ndarray):
+        return _checked_array(photo)
+    upright, name = _upright_image(photo)
+    with _decoding(upright, name):  # there may be memory for the photo, and none for a copy
+        return np.array(upright)
 
 
 def read_image(photo: Photo) -> Image.Image:
     """Read a photo as `read_photo` does, as a new RGB image of Pillow. Raises PhotoError as `read_photo`."""
     if isinstance(photo, np.ndarray):
         return Image.fromarray(_checked_array(photo))
-    image = _upright_image(photo)
+    image, _ = _upright_image(photo)
     if image is photo:
         image = image.copy()
     image.info = {}  # it would be turned again by its EXIF data, and written with them
@@ -108,7 +112,7 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
         letterbox = fit((height, width))
         return letterbox, letterbox.apply(array)
     if isinstance(photo, Image.Image):
-        upright = _upright_image(photo)
+        upright, name = _upright_image(photo)
     else:
         with _file(photo) as (file, name):
             image = _opened(file, name)
@@ -116,7 +120,8 @@ def network_input(photo: Photo, fit: Callable[[tuple[int, int]], "Letterbox"]) -
                 return _reduced(image, name, fit)
             upright = _upright(image, name)
     letterbox = fit(upright.size[::-1])
-    return letterbox, letterbox.padded(letterbox.resized(upright))
+    with _decoding(upright, name):
+        return letterbox, letterbox.padded(letterbox.resized(upright))
 
 
 def size_of(photo: Photo) -> tuple[int, int]:
@@ -385,12 +390,13 @@ def _opened_heic(file: BinaryIO, name: str) -> Image.Image:
         raise _damaged(name, error) from error
 
 
-def _upright_image(photo: Photo) -> Image.Image:
-    """Read any photo but an array, upright in RGB; an image that is so already is returned itself."""
+def _upright_image(photo: Photo) -> tuple[Image.Image, str]:
+    """Read any photo but an array, upright in RGB, and its name; an image that is so already is returned itself."""
     if isinstance(photo, Image.Image):
-        return _upright(photo, one_line(str(getattr(photo, "filename", ""))) or "photo")
+        name = one_line(str(getattr(photo, "filename", ""))) or "photo"
+        return _upright(photo, name), name
     with _file(photo) as (file, name):
-        return _upright(_opened(file, name), name)
+        return _upright(_opened(file, name), name), name
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -291,7 +291,10 @@ def _read_extra(entries: Sequence[Any], where: str) -> dict[str, NDArray[Any]]:
             array = np.array(None)
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where}: extra[{name!r:.80}]: expected numbers, in lists of the same length")
-        arrays[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+        with np.errstate(over="ignore"):
+            arrays[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+        if not np.isfinite(arrays[name]).all():
+            raise DataError(f"{where}: extra[{name!r:.80}]: expected finite numbers")
     return arrays
 
 

@@ -6,6 +6,7 @@ divides distances by it.
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from posedet.keypoint_names import find_names, infer_pairs, plain_names
 MAX_SKELETON_BYTES = 1_000_000
 MAX_ANNOTATION_BYTES = 1 << 29  # a JSON file may contain annotations, too
 MAX_NAME_LENGTH = 100
+MAX_KEYPOINTS = 1000
 
 # Sigma of keypoints that COCO does not define: that of a shoulder. CrowdPose uses it for head top and neck.
 DEFAULT_SIGMA = 0.079
@@ -33,7 +35,7 @@ class Skeleton:
 
     Attributes:
         name: The name of the skeleton, 1 to 100 printable characters.
-        keypoints: K different keypoint names.
+        keypoints: K different keypoint names; K is at most 1000.
         limbs: Pairs of keypoint indices that a line connects in pictures.
         pairs: Pairs of keypoint indices (left, right). Keypoints in no pair lie in the middle of the body.
         sigmas: K fractions of the person's size, 0.001 to 1, as in COCO: how precisely each keypoint can be placed.
@@ -206,7 +208,7 @@ class Skeleton:
         file = Path(path)
         if file.suffix.lower() not in (".toml", ".json"):
             raise DataError(f"{file}: not a skeleton file; expected a .toml or .json file")
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(f"{file}: no such file")
         is_json = file.suffix.lower() == ".json"
         limit = MAX_ANNOTATION_BYTES if is_json else MAX_SKELETON_BYTES
@@ -302,9 +304,11 @@ def category_limbs(limbs: object, names: Sequence[str]) -> tuple[tuple[tuple[int
 
 
 def _checked_names(value: object, where: str) -> tuple[str, ...]:
-    """Return a non-empty tuple of different names."""
+    """Return a non-empty tuple of at most `MAX_KEYPOINTS` different names."""
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: {value!r:.80}, expected a list of names")
+    if len(value) > MAX_KEYPOINTS:
+        raise DataError(f"{where}: {len(value)} names, expected at most {MAX_KEYPOINTS}")
     seen: set[str] = set()
     for place, name in enumerate(value):
         if not _is_name(name):

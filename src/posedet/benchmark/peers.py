@@ -5,6 +5,7 @@ common families are decoded: [1, N, 57] (the best poses: box, score, class, 17 k
 location: box given by its centre, score, 17 keypoints). For any other model, only the network is timed.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from posedet.files import one_line
 from posedet.image import Letterbox, Photo, network_input
 from posedet.oks import iou_nms
 from posedet.poses import Poses
+from posedet.runtime.onnx_file import onnx_metadata
 from posedet.runtime.session import open_session
 from posedet.skeleton import COCO
 
@@ -36,8 +38,11 @@ def open_peer(path: Path, threads: int) -> Subject:
     import openvino
 
     name = one_line(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{name}: no such model file")
+    # OpenVINO's own formats and TensorFlow's are for models of people you trust.
+    is_onnx = path.suffix.lower() not in (".xml", ".tflite")
+    ours = is_onnx and "posedet" in onnx_metadata(path, name, foreign=True)
     try:
         model = openvino.Core().read_model(path)
     except Exception as error:
@@ -46,7 +51,7 @@ def open_peer(path: Path, threads: int) -> Subject:
             *str(error).strip().splitlines(),
         ]  # the lines before it are source locations
         raise ModelError(f"{name}: not a model that OpenVINO can read ({reason:.200})") from None
-    if model.has_rt_info(["framework", "posedet"]):
+    if ours:
         return Ours(open_session(path, runtime="openvino", threads=threads), arithmetic(model))
     return Peer(model, name, threads)
 

@@ -1,6 +1,7 @@
 """The commands that show what is wrong with a model: `posedet errors | stress | calibrate`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def _has_photo_files(options: argparse.Namespace, photos: "Sequence[AnnotatedPho
     """Whether the page can show pictures. Missing photos are an error only if the user has named their folder."""
     from posedet.data.sources import check_photo_files
 
-    if source_of(options).beside is None and not any(photo.path.is_file() for photo in photos):
+    if source_of(options).beside is None and not any(os.path.isfile(photo.path) for photo in photos):
         return False
     with photos_named_by("--photos FOLDER"):
         check_photo_files(photos)

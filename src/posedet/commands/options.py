@@ -111,7 +111,8 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
         yield from find_photos(options.photos, quiet=True)
     for name in ("model", "skeleton", "results", "weights", "checkpoint", "start", "preset", "against"):
         for value in _listed(given.get(name)):
-            yield (available_file(str(value)) if str(value) in RELEASES else None) or Path(value)
+            path = str(value).partition("#sha256=")[0]
+            yield (available_file(path) if path in RELEASES else None) or Path(path)
 
 
 def _listed(value: Any) -> list[Any]:

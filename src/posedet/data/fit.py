@@ -1,5 +1,6 @@
 """Do labels fit the pixels of their photos? Training, evaluation and `check` ask the same questions."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -86,7 +87,7 @@ def check_fit(photos: Sequence[AnnotatedPhoto]) -> None:
     if problem := misplaced(photos):
         raise DataError(problem)
     with ThreadPoolExecutor(4) as threads:
-        there = [photo for photo in photos if photo.path.is_file()]
+        there = [photo for photo in photos if os.path.isfile(photo.path)]
         for photo, size in zip(there, threads.map(size_of, [photo.path for photo in there]), strict=True):
             if problem := size_problem(photo, size):
                 raise DataError(problem)

@@ -130,7 +130,7 @@ def _format_of(file: AnnotationFile) -> Format:
     for each in FORMATS:
         if each.recognises(file):
             return each
-    if not file.path.exists():
+    if not os.path.exists(file.path):
         raise DataError(f"{file.path}: no such file or folder")
     raise DataError(
         f"{file.path}: unknown annotation format; expected one of: {', '.join(each.name for each in FORMATS)}"

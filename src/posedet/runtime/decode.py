@@ -30,7 +30,9 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
     scores, keypoints, keypoint_scores, extra = outputs
     with np.errstate(over="ignore", invalid="ignore"):
         placed = letterbox.to_photo(keypoints).astype(np.float32)
-    finite = np.isfinite(scores) & np.isfinite(placed).all((1, 2)) & np.isfinite(keypoint_scores).all(1)
+    finite = np.isfinite(scores)
+    for array in (placed, keypoint_scores, *extra.values()):
+        finite = finite & np.isfinite(array).all(tuple(range(1, array.ndim)))
     strong = (scores > config.score_threshold) & finite
     placed = placed[strong]
     if config.clamp:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 4_000_000_000
 REMEDY = "download the file yourself and pass its path"
 
-_CHECKED_URL = re.compile(r"(https?://[^\s#]+)#sha256=([0-9a-fA-F]{8,64})")
+_CHECKED = re.compile(r"(.+)#sha256=([0-9a-fA-F]{8,64})", re.DOTALL)
+_URL = re.compile(r"https?://[^\s#]+")
 
 
 class Release(NamedTuple):
@@ -42,7 +43,7 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
 
     Args:
         source: The name of a released model, a path, or a URL with the file's SHA-256 checksum,
-            `https://...#sha256=HEX` (complete, or at least its first 8 digits).
+            `https://...#sha256=HEX` (complete, or at least its first 8 digits). A path may end in a checksum, too.
         offline: Never download. `POSEDET_OFFLINE=1` in the environment has the same effect.
 
     Returns:
@@ -56,7 +57,7 @@ def model_file(source: str | Path, *, offline: bool = False) -> Path:
         found = available_file(str(source))
         return found or _download(str(release.url), release.sha256, limit=release.num_bytes, offline=offline)
     path = local_file(source, offline=offline)
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = "" if path.suffix else f"; released models: {', '.join(RELEASES)}"
         raise ModelError(f"{one_line(path)}: no such model file{known}")
     return path
@@ -73,18 +74,24 @@ def available_file(name: str) -> Path | None:
 def local_file(source: str | Path, *, offline: bool = False) -> Path:
     """Return a path unchanged; download a URL `https://...#sha256=HEX` to the cache unless it is already there.
 
-    HEX is the file's SHA-256 checksum or at least its first 8 digits, which many public files have in their names.
-    `offline`, or POSEDET_OFFLINE=1 in the environment, prevents downloads. Raises ModelError if the file is not
-    available, incomplete or too large, or has another checksum.
+    HEX is the file's SHA-256 checksum or at least its first 8 digits, which many public files have in their names; 8
+    digits find damage, but only all of them keep an attacker out. A path may have a checksum, too, and the file is then
+    compared with it. `offline`, or POSEDET_OFFLINE=1 in the environment, prevents downloads. Raises ModelError if the
+    file is not available, incomplete or too large, or has another checksum.
     """
     text = str(source)
-    if not text.startswith(("http://", "https://")):
-        return Path(source)
-    match = _CHECKED_URL.fullmatch(text)
+    match = _CHECKED.fullmatch(text)
+    if text.startswith(("http://", "https://")):
+        if match is None or not _URL.fullmatch(match[1]):
+            raise ModelError(f"{one_line(text)}: expected a URL that ends in #sha256=HEX (8 to 64 digits)")
+        url, expected = match[1], match[2].lower()
+        return _cached(url, expected) or _download(url, expected, limit=MAX_BYTES, offline=offline)
     if match is None:
-        raise ModelError(f"{one_line(text)}: expected a URL that ends in #sha256=HEX (8 to 64 digits)")
-    url, expected = match[1], match[2].lower()
-    return _cached(url, expected) or _download(url, expected, limit=MAX_BYTES, offline=offline)
+        return Path(source)
+    path = Path(match[1])
+    if os.path.isfile(path) and not (found := _sha256(path)).startswith(match[2].lower()):
+        raise ModelError(f"{one_line(path)}: checksum mismatch: the file has SHA-256 {found}, expected {match[2]}")
+    return path
 
 
 def cache_folder() -> Path:
@@ -103,11 +110,15 @@ def cache_folder() -> Path:
 def _cached(url: str, expected: str) -> Path | None:
     """Return the file in the cache if it exists and has the checksum."""
     path = _cache_path(url, expected)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(expected)
-    return path if whole else None
+    return path if os.path.isfile(path) and _sha256(path).startswith(expected) else None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{one_line(path)}: cannot be read ({error.strerror})") from None
 
 
 def _cache_path(url: str, expected: str) -> Path:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import content_of, one_line
+from posedet.runtime.onnx_file import onnx_metadata
 from posedet.runtime.parallel import available_cores
 from posedet.runtime.telemetry import turn_off
 from posedet.skeleton import Skeleton
@@ -47,6 +48,7 @@ _PROVIDERS: dict[str, _Provider] = {
 }
 
 MAX_MODEL_BYTES = 2_000_000_000
+MAX_POSES = 100_000  # of an image: what leaves the network, before duplicates are removed
 INPUT = "images"
 EMBEDDING = "embedding"  # output of some models: what a person looks like, (B, N, D), L2-normalised
 
@@ -158,9 +160,10 @@ def open_session(
 
 
 class _OpenFile:
-    """A session that is pickled as what opened it, because the objects of a runtime cannot be pickled.
+    """A file that is checked before a runtime opens it.
 
-    For the same reason a forked process opens the file again: the threads of a runtime are not in the fork.
+    A session is pickled as what opened it, because the objects of a runtime cannot be pickled. For the same reason a
+    forked process opens the file again: the threads of a runtime are not in the fork.
     """
 
     _session: Any = None  # the runtime's own session; None in a fork that has not used it yet
@@ -175,6 +178,7 @@ class _OpenFile:
         if (len(model) if isinstance(model, bytes) else model.stat().st_size) > MAX_MODEL_BYTES:
             raise ModelError(f"{self._name}: larger than {MAX_MODEL_BYTES} bytes")
         self._opened = (model, threads, at_once, embedding, device)
+        self.about = _about(self._name, onnx_metadata(model, self._name).get("posedet"))
         _open_files.add(self)
 
     def _here(self) -> Any:
@@ -190,6 +194,23 @@ class _OpenFile:
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), self._opened
+
+    def _checked(self, arrays: Mapping[str, NDArray[Any]], images: NDArray[np.uint8]) -> Outputs:
+        """Return the outputs if their shapes and types are those of poses, which no runtime promises."""
+        scores = arrays["scores"]
+        poses = (len(images), scores.shape[1] if scores.ndim == 2 else 1)
+        keypoints = (*poses, self.about.skeleton.num_keypoints)
+        exact = {"scores": poses, "keypoints": (*keypoints, 2), "keypoint_scores": keypoints}
+        for name, array in arrays.items():
+            wanted = exact.get(name) or (keypoints if name.startswith("keypoint_") else poses)
+            shape = array.shape if name in exact else array.shape[: len(wanted)]
+            if array.dtype.kind not in "biuf" or shape != wanted:
+                expected = f"numbers of shape {wanted}{'' if name in exact else ' and more'}"
+                found = f"{array.dtype} of shape {array.shape}, expected {expected}"
+                raise ModelError(f"{self._name}: output {one_line(name):.80} is {found}")
+        if poses[1] > MAX_POSES:
+            raise ModelError(f"{self._name}: finds {poses[1]} poses in an image, expected at most {MAX_POSES}")
+        return Outputs.named(arrays)
 
 
 _open_files: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
@@ -214,6 +235,8 @@ class _OnnxRuntime(_OpenFile):
         options.log_severity_level = 4
         # Spinning threads take cores from other work, and were no faster here (measured).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A larger constant that the graph computes is not computed when the file is opened.
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "100000000")
         if threads is not None:
             # Each caller uses its own thread and shares the rest. For many photos, one core per photo needs 0.88 of
             # the processor time of several cores per photo (measured), because no layer has to be split.
@@ -225,12 +248,7 @@ class _OnnxRuntime(_OpenFile):
         self._names = [name for name in shapes if embedding or name != EMBEDDING]
         self._run_options = onnxruntime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True
-        self.about = _about(
-            self._name,
-            self._session.get_modelmeta().custom_metadata_map.get("posedet"),
-            [port.name for port in self._session.get_inputs()],
-            shapes,
-        )
+        _check_ports(self._name, self.about, [port.name for port in self._session.get_inputs()], shapes)
 
     def _on(self, device: Device, options: Any) -> tuple[Any, str]:
         """Open the model on a device, or on the best that works; return ONNX Runtime's session and that device."""
@@ -273,7 +291,7 @@ class _OnnxRuntime(_OpenFile):
                 arrays = session.run(self._names, {INPUT: images}, self._run_options)
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return Outputs.named(dict(zip(self._names, arrays, strict=True)))
+        return self._checked(dict(zip(self._names, arrays, strict=True)), images)
 
 
 class _OpenVino(_OpenFile):
@@ -297,16 +315,11 @@ class _OpenVino(_OpenFile):
             self._session = openvino.Core().compile_model(network, "CPU", settings)
         except Exception as error:
             raise ModelError(f"{self._name}: not a readable model ({_first_line(error)})") from None
-        key = ["framework", "posedet"]
-        self.about = _about(
-            self._name,
-            network.get_rt_info(key).astype(str) if network.has_rt_info(key) else None,
-            [port.any_name for port in network.inputs],
-            {
-                port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
-                for port in network.outputs
-            },
-        )
+        shapes = {
+            port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
+            for port in network.outputs
+        }
+        _check_ports(self._name, self.about, [port.any_name for port in network.inputs], shapes)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         session = self._here()
@@ -316,18 +329,18 @@ class _OpenVino(_OpenFile):
             arrays = {port.any_name: result[port] for port in session.outputs}
         except Exception as error:
             raise _failed(self._name, images, error) from error
-        return Outputs.named(arrays)
+        return self._checked(arrays, images)
 
 
-def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> About:
-    """Read the metadata, and check it against the names of the inputs and the shapes of the outputs."""
+def _about(name: str, text: str | None) -> About:
+    """Read the metadata."""
     if text is None:
         raise ModelError(
             f"{name}: not a posedet model: metadata 'posedet' is missing; make the file with `posedet export`"
         )
     try:
         data = json.loads(text)
-        about = About(
+        return About(
             name=str(data["name"]),
             version=str(data["version"]),
             skeleton=Skeleton.from_dict(data["skeleton"]),
@@ -336,6 +349,10 @@ def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[
         )
     except (ValueError, KeyError, TypeError, RecursionError, DataError, ConfigError) as error:
         raise ModelError(f"{name}: metadata 'posedet' is invalid ({_first_line(error)})") from None
+
+
+def _check_ports(name: str, about: About, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> None:
+    """Check the names of the inputs and outputs, and that the keypoints are those of the metadata."""
     if list(inputs) != [INPUT] or not set(OUTPUTS) <= set(outputs):
         names = f"{', '.join(inputs)} -> {', '.join(outputs)}"
         raise ModelError(f"{name}: has {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
@@ -343,7 +360,6 @@ def _about(name: str, text: str | None, inputs: Sequence[str], outputs: Mapping[
     if len(shape) == 4 and isinstance(shape[2], int) and shape[2] != about.skeleton.num_keypoints:
         expected = f"its skeleton '{about.skeleton.name}' has {about.skeleton.num_keypoints}"
         raise ModelError(f"{name}: has {shape[2]} keypoints, but {expected}")
-    return about
 
 
 def _failed(name: str, images: NDArray[np.uint8], error: Exception) -> ModelError:

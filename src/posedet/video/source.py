@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from posedet.errors import ConfigError, DataError
 from posedet.extras import needs
 from posedet.files import PHOTO_SUFFIXES, VIDEO_SUFFIXES, find_photos, one_line
-from posedet.image import MAX_PIXELS, read_photo
+from posedet.image import read_photo
 from posedet.outputs import stamp
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ PHOTO_RATE = 30.0  # frames a second of a folder of frames, unless stated
 CONNECT_SECONDS, READ_SECONDS = 10.0, 10.0
 # Waiting times before the attempts to reconnect a live source; after the last one it has ended.
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
+# A decoder keeps up to 17 frames. 8K has 35 million pixels; packets with larger frames count as damaged.
+MAX_FRAME_PIXELS = 40_000_000
 # A source whose packets are all damaged is given up after so many without a frame.
 MAX_DAMAGED_IN_A_ROW = 1000
 
@@ -99,7 +101,7 @@ def source_name(text: str) -> str:
     if ADDRESS.match(text):
         return "stream"
     path = Path(text)
-    return (path.name if path.is_dir() else "" if any(sign in text for sign in "*?[") else path.stem) or "frames"
+    return (path.name if os.path.isdir(path) else "" if any(sign in text for sign in "*?[") else path.stem) or "frames"
 
 
 def open_source(source: str | os.PathLike[str] | bytes | BinaryIO, *, frame_rate: float | None = None) -> Source:
@@ -119,7 +121,7 @@ def open_source(source: str | os.PathLike[str] | bytes | BinaryIO, *, frame_rate
     opened = hasattr(file, "read")
     text = "-" if source == "-" else "video" if opened else os.fspath(file)
     path = Path(text)
-    if not (opened or is_video(text)) and (path.is_dir() or any(sign in text for sign in "*?[")):
+    if not (opened or is_video(text)) and (os.path.isdir(path) or any(sign in text for sign in "*?[")):
         return _photos(text, frame_rate or PHOTO_RATE)
     if path.suffix.lower() in PHOTO_SUFFIXES and path.suffix.lower() != ".gif":
         raise DataError(f"{one_line(text)}: a photo, expected a video or a folder of frames; use `posedet predict`")
@@ -182,6 +184,7 @@ def _open_camera(text: str) -> "InputContainer":
 
 def _open(file: Any, place: str, *, format: str | None = None, **options: str) -> "InputContainer":
     av = import_av()
+    options["max_pixels"] = str(MAX_FRAME_PIXELS)  # also for the frames that are decoded to find out what is inside
     try:
         container: InputContainer = av.open(
             file, format=format, options=options, timeout=(CONNECT_SECONDS, READ_SECONDS), metadata_errors="replace"
@@ -192,6 +195,11 @@ def _open(file: Any, place: str, *, format: str | None = None, **options: str) -
     if not container.streams.video:
         container.close()
         raise DataError(f"{_shown(place)}: contains no video")
+    # PyAV has no context if FFmpeg has no decoder.
+    if (decoder := container.streams.video[0].codec_context) is None:
+        container.close()
+        raise DataError(f"{_shown(place)}: its video is in an unknown format; convert it, for example to H.264")
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return container
 
 
@@ -226,9 +234,6 @@ def _decoded(container: "InputContainer", stream: "VideoStream", source: Source)
     begin = (container.start_time or 0) / 1e6
     number, last, rate = 0, -1.0, source.frame_rate or PHOTO_RATE
     for frame in _Deinterlaced(stream, _undamaged(container, stream, source)):
-        if frame.width * frame.height > MAX_PIXELS:
-            size = f"{frame.width} x {frame.height}"
-            raise DataError(f"{_shown(source.place)}: a frame of {size} pixels is too large")
         now = last + 1 / rate if frame.time is None else frame.time - begin
         # Some files have equal or falling times, for example where two recordings were joined.
         now = max(now, 0.0) if number == 0 else now if now > last else last + 1 / rate

@@ -65,8 +65,11 @@ class Tracks:
         _, first = next(self._lines(), (0, None))
         if not isinstance(first, dict) or not {"source", "frame_rate", "skeleton"} <= first.keys():
             raise DataError(f"{one_line(self.path)}: line 1: not tracks that `posedet track` wrote")
-        self.source, self.frame_rate = str(first["source"]), float(first["frame_rate"])
-        self.skeleton = Skeleton.from_dict(first["skeleton"])
+        try:
+            self.source, self.frame_rate = str(first["source"]), float(first["frame_rate"])
+            self.skeleton = Skeleton.from_dict(first["skeleton"])
+        except (TypeError, ValueError, OverflowError, DataError) as error:
+            raise DataError(f"{one_line(self.path)}: line 1: {one_line(error)}") from None
 
     def __iter__(self) -> Iterator[Track]:
         skeleton = self.skeleton.to_dict()
@@ -76,7 +79,7 @@ class Tracks:
             try:
                 poses = Poses.from_dict({"skeleton": skeleton, "poses": line["poses"]})
                 yield Track(int(line["frame"]), float(line["time"]), poses)
-            except (KeyError, TypeError, ValueError, DataError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, DataError) as error:
                 raise DataError(f"{one_line(self.path)}: line {number}: {one_line(error)}") from None
 
     def _lines(self) -> Iterator[tuple[int, Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from posedet.config import Config, config_from_dict
 from posedet.errors import DataError, ModelError
+from posedet.files import one_line
 from posedet.keypoint_names import find_names
 from posedet.model.build import build_network
 from posedet.model.network import PoseDetNet
@@ -78,7 +79,7 @@ def load_info(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file")
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path}: larger than {MAX_BYTES} bytes")
@@ -86,7 +87,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{path}: not a safetensors file, or damaged ({error})") from None
+        raise ModelError(f"{path}: not a safetensors file, or damaged ({one_line(error):.200})") from None
 
 
 def _info(file: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read the weights of other programs from PyTorch's pickled files, without running code from them."""
 
 import logging
+import os
 import pickle
 import re
 import warnings
@@ -24,7 +25,7 @@ def load_pth(path: Path) -> dict[str, Tensor]:
     The log names other entries of the file, such as an optimiser. If all names have the prefix `module.` from
     distributed training, it is removed. Raises ModelError for any other content.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file")
     if path.suffix == ".onnx":
         raise ModelError(f"{path}: ONNX files are only for inference; expected a .safetensors or .pth file")

@@ -1,5 +1,6 @@
 """The interface of an annotation format. Each module in `data/formats` provides one `Format`."""
 
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ class AnnotationFile:
     @property
     def is_json(self) -> bool:
         """Whether the file may be JSON, judged by its name; it may have no suffix."""
-        return self.path.suffix.lower() in ("", ".json", ".gz") and not self.path.is_dir()
+        return self.path.suffix.lower() in ("", ".json", ".gz") and not os.path.isdir(self.path)
 
     @cached_property
     def json(self) -> Any:

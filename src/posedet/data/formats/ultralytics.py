@@ -6,6 +6,7 @@ relative to the photo's width and height. Format: docs.ultralytics.com/datasets/
 
 import logging
 import math
+import os
 import reprlib
 import unicodedata
 from collections.abc import Iterator
@@ -22,14 +23,13 @@ from posedet.data.json_entries import on_disk
 from posedet.data.keypoint_columns import KeypointColumns, keypoint_columns
 from posedet.data.remarks import Reporter, reporting
 from posedet.errors import DataError
-from posedet.files import PHOTO_SUFFIXES
+from posedet.files import PHOTO_SUFFIXES, one_line
 from posedet.image import size_of
 from posedet.keypoint_names import plain_names
-from posedet.skeleton import COCO, Skeleton
+from posedet.skeleton import COCO, MAX_KEYPOINTS, Skeleton
 
-MAX_YAML_BYTES = 200_000
+MAX_YAML_BYTES = 100_000  # two seconds
 MAX_TEXT_BYTES = 10_000_000  # of a file of labels, or a list of photos
-MAX_KEYPOINTS = 1000
 MAX_SHARE = 10.0  # of a photo's side; larger values are probably pixels
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class _Lines(NamedTuple):
 
 def recognises(file: AnnotationFile) -> bool:
     """Whether the file is a folder or a YAML file; no other format has those."""
-    return file.path.is_dir() or file.path.suffix.lower() in (".yaml", ".yml")
+    return os.path.isdir(file.path) or file.path.suffix.lower() in (".yaml", ".yml")
 
 
 def read(
@@ -64,7 +64,7 @@ def read(
     are not labelled.
     """
     part = part or "train"
-    yaml_file = _yaml_in(file.path) if file.path.is_dir() else file.path
+    yaml_file = _yaml_in(file.path) if os.path.isdir(file.path) else file.path
     data = _read_yaml(yaml_file)
     num_keypoints, num_values = _shape(data, yaml_file)
     only_class = _chosen_class(data, yaml_file, file.category)
@@ -128,7 +128,7 @@ def _read_photo(number: int, path: Path, lines: _Lines, report: Reporter) -> Ann
 def _label_lines(photo: Path) -> Iterator[tuple[str, int, str]]:
     """Yield place, number and text of a photo's lines, one per person. A photo without a text file has no people."""
     file = on_disk(labels_of(photo).parent, labels_of(photo).name)
-    if not file.is_file():
+    if not os.path.isfile(file):
         return
     for number, line in enumerate(_read_text(file, MAX_TEXT_BYTES).splitlines(), 1):
         if line.strip():
@@ -202,7 +202,7 @@ def _flags(table: NDArray[np.float64], where: str, lines: _Lines) -> NDArray[np.
 
 def _yaml_in(folder: Path) -> Path:
     """Return the data.yaml of a folder, or the only YAML file in it."""
-    if (folder / "data.yaml").is_file():
+    if os.path.isfile(folder / "data.yaml"):
         return folder / "data.yaml"
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if len(found) != 1:
@@ -223,7 +223,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         data = yaml.load(_read_text(file, MAX_YAML_BYTES), _PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{file}: not a YAML file ({' '.join(str(error).split())[:120]})") from None
+        raise DataError(f"{file}: not a YAML file ({one_line(' '.join(str(error).split()))[:120]})") from None
     if not isinstance(data, dict):
         raise DataError(f"{file}: {reprlib.repr(data)}, expected train, val, kpt_shape, names")
     return data
@@ -339,7 +339,7 @@ def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
     photos: list[Path] = []
     for each in places:
         place = _found(each, data.get("path"), file, part)
-        if place.is_dir():
+        if os.path.isdir(place):
             photos += sorted(p for p in place.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != ".")
         else:
             lines = [line.strip() for line in _read_text(place, MAX_TEXT_BYTES).splitlines()]
@@ -356,9 +356,9 @@ def _found(name: str, root: Any, file: Path, part: str) -> Path:
         roots.insert(0, file.parent / root)
     tried = [root / each for root in roots for each in dict.fromkeys((name, name.removeprefix("../")))]
     for place in tried:
-        if place.exists():
+        if os.path.exists(place):
             return place
-    raise DataError(f"{file}: {part}: no folder {tried[0]}")
+    raise DataError(f"{file}: {part}: no folder {one_line(tried[0]):.300}")
 
 
 def _numbers(line: str, where: str, length: int, layout: str) -> NDArray[np.float64]:

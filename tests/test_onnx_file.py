@@ -1,0 +1,398 @@
+"""Model files of strangers: what is refused before a runtime sees the file, and what a runtime may answer."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from posedet import PoseDet
+from posedet.errors import ModelError
+from posedet.runtime import model_files, onnx_file, session
+from posedet.runtime.onnx_file import MAX_ELEMENTS, MAX_FIELDS, onnx_metadata
+from posedet.runtime.session import open_session
+from test_session import METADATA, RUNTIMES, SHIPPED, small_model
+
+Change = Callable[[onnx.ModelProto], object]
+REMEDY = "; export the model anew, or use one from people you trust"
+
+
+def changed(path: Path, change: Change) -> Path:
+    """A small model that was changed before it was written."""
+    model = onnx.load(small_model(path))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(*inputs: str, kind: str, **attributes: Any) -> Change:
+    """Add a node that nobody needs."""
+    return lambda model: model.graph.node.append(helper.make_node(kind, inputs, ["unused"], **attributes))
+
+
+def constant(name: str, values: Any) -> Change:
+    return lambda model: model.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+
+
+def both(*changes: Change) -> Change:
+    return lambda model: [change(model) for change in changes]
+
+
+def external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[1]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def external_in_an_attribute(model: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "inner")
+    tensor.external_data.add(key="location", value="other.bin")
+    node(kind="Constant", value=tensor)(model)
+
+
+def function(model: onnx.ModelProto) -> None:
+    inner = [helper.make_node("Add", ["a", "a"], ["b"])]
+    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], inner, [helper.make_opsetid("", 18)]))
+
+
+def loop(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "body", [], [])
+    node("", "", kind="Loop", body=body)(model)
+
+
+def hollow(model: onnx.ModelProto) -> None:
+    """A tensor of 100 GB without values: a runtime makes room for it before it looks."""
+    model.graph.initializer.append(TensorProto(name="hollow", data_type=TensorProto.FLOAT, dims=[16384, 16384]))
+
+
+def wide_input(model: onnx.ModelProto) -> None:
+    for side in model.graph.input[0].type.tensor_type.shape.dim[1:3]:
+        side.ClearField("dim_param")
+        side.dim_value = 160_000
+
+
+def negative_side(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = -7
+
+
+def sparse(model: onnx.ModelProto) -> None:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [10**9]))
+
+
+def many_keypoints(model: onnx.ModelProto) -> None:
+    skeleton = {"name": "many", "keypoints": [f"point_{number}" for number in range(10_000)]}
+    model.metadata_props[0].value = json.dumps(METADATA | {"skeleton": skeleton})
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "another domain": (
+        node("images", kind="Shell", domain="com.example"),
+        "operator 'Shell' is not ONNX's own, but of domain 'com.example'",
+    ),
+    "a runtime's own operators": (
+        node("images", kind="FusedConv", domain="com.microsoft"),
+        "operator 'FusedConv' is not ONNX's own, but of domain 'com.microsoft'",
+    ),
+    "external data": (external, "the values of tensor 'scores.constant' are in another file"),
+    "external data in an attribute": (external_in_an_attribute, "the values of tensor 'inner' are in another file"),
+    "functions": (function, "it has functions or training steps of its own"),
+    "training": (lambda model: model.training_info.add(), "it has functions or training steps of its own"),
+    "a loop": (loop, "it has graphs in a graph, such as a loop"),
+    "a sparse tensor": (sparse, "it has sparse tensors"),
+    "a hollow tensor": (hollow, "tensor 'hollow' of 16384 x 16384 does not have as many values"),
+    "a huge tensor": (
+        lambda model: model.graph.initializer[1].dims.append(10**12),
+        "tensor 'scores.constant' has shape 1 x 1 x 1000000000000, expected at most 16 sides, 268435456 elements",
+    ),
+    "a huge input": (
+        wide_input,
+        "'images' has shape 1 x 160000 x 160000 x 3, expected at most 16 sides, 268435456 elements",
+    ),
+    "a negative side": (negative_side, "'scores' has shape -7 x 1, expected at most 16 sides, 268435456 elements"),
+    "100 GB from a shape": (
+        both(constant("size", [100_000, 250_000]), node("size", kind="ConstantOfShape")),
+        "ConstantOfShape makes a tensor of 100000 x 250000, more than 268435456 elements",
+    ),
+    "100 GB from a node's constant": (
+        lambda model: [
+            model.graph.node.append(helper.make_node("Constant", [], ["size"], value_ints=[500_000, 500_000])),
+            model.graph.node.append(helper.make_node("Expand", ["zero", "size"], ["unused"])),
+        ],
+        "Expand makes a tensor of 500000 x 500000, more than 268435456 elements",
+    ),
+    "100 GB by enlarging": (
+        both(constant("by", np.array([1, 1, 1e5, 1e5], np.float32)), node("images", "", "by", kind="Resize")),
+        "Resize makes a tensor of 1 x 1 x 100000 x 100000, more than 268435456 elements",
+    ),
+    "100 GB by repeating": (
+        both(constant("by", [10**12]), node("images", "by", kind="Tile")),
+        "Tile makes a tensor of 1000000000000, more than 268435456 elements",
+    ),
+    "metadata of megabytes": (
+        lambda model: model.metadata_props.add(key="more", value="x" * 3_000_000),
+        "more than 1000000",
+    ),
+    "a description of megabytes": (
+        lambda model: setattr(model, "doc_string", "x" * 3_000_000),
+        "more than 1000000",
+    ),
+}
+
+
+def refused(path: Path, runtime: str = "onnxruntime") -> str:
+    with pytest.raises(ModelError) as caught:
+        open_session(path, runtime=runtime, threads=1)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and len(text) < 600
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.fixture
+def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal comes before a runtime sees the file."""
+
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("a runtime was called")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", reached)
+    monkeypatch.setattr("openvino.Core", reached)
+
+
+@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_model_is_refused_before_a_runtime_sees_it(name: str, runtime: str, tmp_path: Path) -> None:
+    change, reason = HOSTILE[name]
+    text = refused(changed(tmp_path / "bad.onnx", change), runtime)
+    assert text.startswith("refused: ") and text.endswith(f"{reason}{REMEDY}")
+
+
+@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_skeleton_of_ten_thousand_keypoints_is_refused(runtime: str, tmp_path: Path) -> None:
+    text = refused(changed(tmp_path / "bad.onnx", many_keypoints), runtime)
+    assert text == "metadata 'posedet' is invalid (skeleton 'many': keypoints: 10000 names, expected at most 1000)"
+
+
+@pytest.mark.usefixtures("no_runtime")
+def test_a_file_of_endless_small_fields_is_refused_soon(tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"\x08\x01" * (MAX_FIELDS + 1))  # the version of the format, again and again
+    assert refused(path) == f"refused: it has more than {MAX_FIELDS} fields{REMEDY}"
+
+
+@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"Dear diary,\ntoday",
+        SHIPPED.read_bytes()[:100_000],
+        SHIPPED.read_bytes() + b"\x3a\x00",  # a second graph, which some parsers merge and others take instead
+        b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a graph of 2^64 - 1 bytes
+        b"\x38\x01",  # a number for a graph
+        b"\x10" + b"\xff" * 8 + b"\x7f",  # a large number for a text, which must not become as many zeros
+        b"\x3b\x3c",  # a group, as older protocol buffers have
+        b"\xff" * 20,
+        b"\x3a\x7e" + b"\x0a\x02" * 63,
+    ],
+    ids=[
+        "empty",
+        "text",
+        "cut",
+        "two graphs",
+        "endless",
+        "a number",
+        "a large number",
+        "a group",
+        "no end",
+        "nodes of numbers",
+    ],
+)
+def test_what_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    assert refused(path) == "not a readable ONNX file (damaged, cut off, or of another format)"
+
+
+def nested(depth: int) -> Change:
+    """Branches in branches."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = helper.make_graph([helper.make_node("Identity", ["zero"], ["out"])], "inner", [], [])
+        for _ in range(depth - 2):
+            inner = helper.make_node("If", ["yes"], ["out"], then_branch=graph, else_branch=graph)
+            graph = helper.make_graph([inner], "inner", [], [])
+        model.graph.node.append(helper.make_node("If", ["yes"], ["out"], then_branch=graph, else_branch=graph))
+
+    return change
+
+
+def test_a_foreign_model_may_have_more(tmp_path: Path) -> None:
+    """Models that `posedet benchmark --against` compares with."""
+    path = tmp_path / "other.onnx"
+    for change in (HOSTILE["a loop"][0], HOSTILE["another domain"][0], nested(onnx_file.MAX_DEPTH)):
+        assert "posedet" in onnx_metadata(changed(path, change), "other", foreign=True)
+    with pytest.raises(ModelError, match=r"^other: refused: graphs are nested more than 8 deep; "):
+        onnx_metadata(changed(path, nested(onnx_file.MAX_DEPTH + 1)), "other", foreign=True)
+    for name in ("external data", "functions", "a hollow tensor", "100 GB from a shape"):
+        with pytest.raises(ModelError, match=r"^other: refused: "):
+            onnx_metadata(changed(path, HOSTILE[name][0]), "other", foreign=True)
+
+
+def test_tensors_are_hidden_nowhere(tmp_path: Path) -> None:
+    """In a branch of a branch, and in a list of tensors."""
+
+    def hidden(model: onnx.ModelProto) -> None:
+        nested(4)(model)
+        inner = model.graph.node[-1]
+        while inner.op_type == "If":
+            graph = inner.attribute[1].g
+            inner = graph.node[0]
+        graph.initializer.add(name="deep", data_type=1, dims=[1 << 20])
+
+    with pytest.raises(ModelError, match="tensor 'deep' of 1048576 does not have as many values"):
+        onnx_metadata(changed(tmp_path / "bad.onnx", hidden), "bad", foreign=True)
+
+    def listed(model: onnx.ModelProto) -> None:
+        tensors = [TensorProto(name="second", data_type=TensorProto.INT64, dims=[9], int64_data=[1] * 8)]
+        attribute = onnx.AttributeProto(name="all", type=onnx.AttributeProto.TENSORS, tensors=tensors)
+        model.graph.node[0].attribute.append(attribute)
+
+    with pytest.raises(ModelError, match="tensor 'second' of 9 does not have as many values"):
+        onnx_metadata(changed(tmp_path / "bad.onnx", listed), "bad")
+
+
+def test_values_may_be_stored_in_every_way(tmp_path: Path) -> None:
+    def stored(model: onnx.ModelProto) -> None:
+        for kind, values in {
+            TensorProto.FLOAT: [0.5] * 6,
+            TensorProto.DOUBLE: [0.5] * 6,
+            TensorProto.INT64: [-1, 300, 2**40, 0, 0, 0],
+            TensorProto.UINT64: [2**63] * 6,
+            TensorProto.FLOAT16: [1.0] * 6,
+            TensorProto.BOOL: [True] * 6,
+            TensorProto.INT4: [1] * 6,
+            TensorProto.COMPLEX64: [1 + 1j] * 6,
+            TensorProto.STRING: [b"word"] * 6,
+        }.items():
+            model.graph.initializer.append(helper.make_tensor(f"as {kind}", kind, [2, 3], values))
+        model.graph.initializer.append(helper.make_tensor("none", TensorProto.FLOAT, [0, 7], []))
+
+    assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", stored), "good")
+
+
+def test_sizes_that_look_large_and_are_not(tmp_path: Path) -> None:
+    """The end of a slice is often the largest number that there is."""
+    fine = both(constant("end", [2**63 - 1]), node("images", "end", "end", kind="Slice"))
+    assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", fine), "good")
+    most = both(constant("size", [MAX_ELEMENTS]), node("size", kind="ConstantOfShape"))
+    assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", most), "good")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+def test_a_large_constant_is_not_computed_when_the_file_is_opened(tmp_path: Path) -> None:
+    def summed(model: onnx.ModelProto) -> None:
+        constant("size", [MAX_ELEMENTS])(model)
+        model.graph.node.insert(0, helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0))
+        model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["size"], ["ones"]))
+        model.graph.node[4].input[1] = "sum"
+
+    path = changed(tmp_path / "large.onnx", summed)
+    code = f"import resource; from pathlib import Path; from posedet.runtime.session import open_session; {PEAK}"
+    small, large = (
+        int(subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True).stdout)
+        for file in (small_model(tmp_path / "small.onnx"), path)
+    )
+    assert large - small < 50_000  # kB
+
+
+PEAK = (
+    "import sys; open_session(Path(sys.argv[1]), threads=1); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
+
+
+# --- what a network answers ------------------------------------------------------------------------------------------
+
+
+def outputs(change: Callable[[dict[str, np.ndarray]], object], path: Path) -> PoseDet:
+    """A detector whose network answers something else than it declares."""
+    model = onnx.load(small_model(path))
+    arrays = {
+        tensor.name: numpy_helper.to_array(tensor).copy()
+        for tensor in model.graph.initializer
+        if tensor.name != "nothing"
+    }
+    change(arrays)
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    path.write_bytes(model.SerializeToString())
+    return PoseDet(path, threads=1)
+
+
+@pytest.mark.parametrize("name", ["scores", "keypoints", "keypoint_scores"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_numbers_are_no_poses(name: str, value: float, tmp_path: Path) -> None:
+    photo = np.zeros((96, 128, 3), np.uint8)
+    detector = outputs(lambda arrays: arrays[f"{name}.constant"].fill(value), tmp_path / "bad.onnx")
+    assert len(detector(photo)) == 0
+    assert len(outputs(lambda arrays: None, tmp_path / "good.onnx")(photo)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "found"),
+    [
+        ("keypoints", np.zeros((1, 2, 17, 2), np.float32), "(1, 2, 17, 2), expected numbers of shape (1, 1, 17, 2)"),
+        ("keypoints", np.zeros((), np.float32), "(), expected numbers of shape (1, 1, 17, 2)"),
+        ("keypoint_scores", np.zeros((17,), np.float32), "(17,), expected numbers of shape (1, 1, 17)"),
+        ("scores", np.zeros((3, 1), np.float32), "(3, 1), expected numbers of shape (1, 1)"),
+        ("scores", np.zeros((1,), np.float32), "(1,), expected numbers of shape (1, 1)"),
+    ],
+)
+def test_outputs_of_other_shapes_are_one_line(name: str, array: np.ndarray, found: str, tmp_path: Path) -> None:
+    detector = outputs(lambda arrays: arrays.update({f"{name}.constant": array}), tmp_path / "bad.onnx")
+    with pytest.raises(ModelError) as caught:
+        detector(np.zeros((96, 128, 3), np.uint8))
+    assert str(caught.value) == f"{tmp_path / 'bad.onnx'}: output {name} is float32 of shape {found}"
+
+
+def test_a_network_that_finds_endless_poses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_POSES", 0)
+    with pytest.raises(ModelError, match=r"small\.onnx: finds 1 poses in an image, expected at most 0$"):
+        PoseDet(small_model(tmp_path / "small.onnx"), threads=1)(np.zeros((96, 128, 3), np.uint8))
+
+
+# --- checksums -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_runtime")
+def test_a_checksum_of_a_path_is_compared_before_anything_else_reads_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = changed(tmp_path / "bad.onnx", external)
+    digest = model_files.RELEASES["posedet-s"].sha256
+    with pytest.raises(ModelError) as caught:
+        PoseDet(f"{path}#sha256={digest}")
+    assert str(caught.value).startswith(f"{path}: checksum mismatch: the file has SHA-256 ")
+    assert str(caught.value).endswith(f", expected {digest}")
+    with pytest.raises(ModelError, match=r"none\.onnx: no such model file$"):
+        PoseDet(f"{tmp_path / 'none.onnx'}#sha256={digest}")
+
+
+def test_a_path_with_its_checksum_is_opened() -> None:
+    digest = model_files.RELEASES["posedet-s"].sha256
+    for given in (digest, digest[:8], digest.upper()):
+        assert PoseDet(f"{SHIPPED}#sha256={given}", threads=1).about.name == "posedet-s"
