@@ -87,7 +87,7 @@ def time_jobs(photos: Sequence[Path], counts: tuple[int, int], rounds: int) -> d
             folders.append(Path(place, str(count)))
             folders[-1].mkdir()
             for number, photo in enumerate(islice(cycle(photos), count)):
-                shutil.copy(photo, folders[-1] / f"{number:05d}.jpg")
+                (folders[-1] / f"{number:05d}.jpg").symlink_to(photo.absolute())
         jobs: dict[str, Job] = {ALONE: _alone, "pool of processes": _pool}
         if find_spec("ray"):
             jobs["Ray Data"] = stack.enter_context(_ray())

@@ -256,7 +256,7 @@ def test_on_a_gpu_the_weights_beside_an_onnx_file_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(evaluations, "open_model", lambda file, device: opened.append((file, device)))
     for device in ("cpu", "cuda"):
         evaluations.open_for(SHIPPED, device)
-    assert opened == [(SHIPPED, None), (WEIGHTS, "cuda")]
+    assert opened == [(SHIPPED, "cpu"), (WEIGHTS, "cuda")]
 
 
 def test_crowd_columns_follow_crowdpose() -> None:
