@@ -4,6 +4,7 @@
 # make web       the page that runs in a browser; needs Node.js 20
 # make web-test  its tests in Chromium, whose path CHROMIUM names if it is not /usr/bin/chromium
 # make docs      the documentation as a site in build/site/
+# make release-check  build a release twice into dist/, list what is in it, and try it with every Python that is found
 # make coverage  all tests, and which lines they run
 PYTHON ?= python3
 RUNTIME := .venv
@@ -11,7 +12,7 @@ DEVELOP := .venv-dev
 # Processes for the tests.
 JOBS ?= 2
 
-.PHONY: demo quick test web web-test docs coverage check clean
+.PHONY: demo quick test web web-test docs release-check coverage check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -43,6 +44,12 @@ web/node_modules/.package-lock.json: web/package-lock.json
 
 docs: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mkdocs build --strict
+
+release-check: $(DEVELOP)/installed
+	rm -rf dist
+	$(DEVELOP)/bin/python -m lab.release build
+	mkdir -p build && $(DEVELOP)/bin/python -m lab.release sbom > build/sbom.cdx.json
+	$(DEVELOP)/bin/python -m lab.release try
 
 coverage: $(DEVELOP)/installed
 	$(DEVELOP)/bin/pytest -q --cov --cov-report=term --cov-report=html
