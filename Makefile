@@ -4,6 +4,7 @@
 # make web       the page that runs in a browser; needs Node.js 20
 # make web-test  its tests in Chromium, whose path CHROMIUM names if it is not /usr/bin/chromium
 # make docs      the documentation as a site in build/site/
+# make release-check  build a release twice into dist/, list what is in it, and try it with every Python that is found
 # make coverage  all tests, and which lines they run
 # make fuzz      changed inputs for everything that reads what others wrote, SECONDS=600 in all; on Linux
 PYTHON ?= python3
@@ -14,7 +15,7 @@ JOBS ?= 2
 # Time for `make fuzz`.
 SECONDS ?= 600
 
-.PHONY: demo quick test web web-test docs coverage fuzz check clean
+.PHONY: demo quick test web web-test docs release-check coverage fuzz check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -46,6 +47,12 @@ web/node_modules/.package-lock.json: web/package-lock.json
 
 docs: $(DEVELOP)/installed
 	$(DEVELOP)/bin/mkdocs build --strict
+
+release-check: $(DEVELOP)/installed
+	rm -rf dist
+	$(DEVELOP)/bin/python -m lab.release build
+	mkdir -p build && $(DEVELOP)/bin/python -m lab.release sbom > build/sbom.cdx.json
+	$(DEVELOP)/bin/python -m lab.release try
 
 coverage: $(DEVELOP)/installed
 	$(DEVELOP)/bin/pytest -q --cov --cov-report=term --cov-report=html

@@ -20,9 +20,10 @@ from posedet.commands.main import main
 from posedet.errors import PoseDetError
 from posedet.image import write_photo
 from posedet.outputs import LineFile, write_atomically, write_figure, write_json, write_markdown, write_results
-from posedet.runtime import detector, download
+from posedet.runtime import download
 from posedet.runtime.session import open_session
 from posedet.skeleton import COCO
+from posedet.weights import opening
 from served import Answer, Server
 
 BY = "posedet predict"
@@ -242,20 +243,27 @@ def found(version: int) -> Poses:
     ],
     ids=lambda command: command[0],
 )
-def test_whole_commands(command: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_commands(
+    command: list[str],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     inputs = tmp_path / "in"
     inputs.mkdir()
     with Image.open(photos / "tennis.jpg") as photo:
         photo.resize((64, 64)).save(inputs / "a.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detector, "open_session", cache(open_session))
+    monkeypatch.setattr(opening, "open_session", cache(open_session))
 
     def write(folder: Path, version: int) -> None:
         arguments = [str(folder) if each == "." else each for each in command]
         with monkeypatch.context() as patch:
             patch.setattr(PoseDet, "__call__", lambda *_: found(version))
+            capsys.readouterr()
             if main([*arguments, "--threads", "1"]) != 0:
-                raise PoseDetError("No space left on device")
+                raise PoseDetError(capsys.readouterr().err.strip())
 
     (tmp_path / "runs").mkdir()
     check_every_fault(write, tmp_path / "runs")

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.release.sbom import sbom
+from lab.release.sbom import requirements, sbom
 from posedet.commands.main import run
 from posedet.errors import ConfigError, PoseDetError
 from posedet.runtime.model_files import RELEASES, WEIGHTS
@@ -150,19 +150,22 @@ def _try_one(python: str, resolution: str, wheel: Path, folder: Path) -> None:
     installed = folder / "environment"
     uv = [sys.executable, "-m", "uv", "--quiet"]
     fresh = str(installed / "bin" / "python")
-    install = ["pip", "install", "--python", fresh, "--resolution", resolution, "--only-binary", ":all:"]
+    install = [*uv, "pip", "install", "--python", fresh, "--resolution", resolution, "--only-binary", ":all:"]
+    address = wheel.absolute().as_uri()
     smoke = [str(Path(__file__).with_name("smoke.py")), str(ROOT / "photos"), str(folder / "output")]
+    # Named one by one, because uv takes the smallest versions of what is named, not of what that needs.
     for command in (
         [*uv, "venv", "--python", python, str(installed)],
-        [*uv, *install, f"posedet @ {wheel.absolute().as_uri()}"],
+        [*install, f"posedet @ {address}", *requirements(wheel)],
         [fresh, *smoke],
-        [*uv, *install, f"posedet[{','.join(EXTRAS)}] @ {wheel.absolute().as_uri()}"],
+        [*install, f"posedet @ {address}", *requirements(wheel, *EXTRAS)],
         [fresh, *smoke, *EXTRAS],
     ):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise PoseDetError(f"failed: {' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    print(done.stdout.splitlines()[0])
+        if command[0] == fresh:
+            print(done.stdout.splitlines()[0], flush=True)
 
 
 if __name__ == "__main__":

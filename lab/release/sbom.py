@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import zipfile
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ def sbom(wheel: Path, lock: Path) -> dict[str, Any]:
     """
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
-        about = HeaderParser().parsestr(packed.read(next(name for name in names if name.endswith("METADATA"))).decode())
+        about = _about(packed)
         components = [
             {"type": "machine-learning-model", "bom-ref": name, "name": name, "hashes": [_sha256(packed.read(name))]}
             for name in names
             if "/released/" in name
         ]
-    requirements = about.get_all("Requires-Dist", [])
-    components += [_package(line) for line in sorted(requirements) if not line.startswith("posedet[")]
+    components += [
+        _package(line) for line in sorted(about.get_all("Requires-Dist", [])) if not line.startswith("posedet[")
+    ]
     if any(name.startswith(PAGE) for name in names):
         components += _of_page(lock)
     this = f"pkg:pypi/posedet@{about['Version']}"
@@ -50,6 +52,20 @@ def sbom(wheel: Path, lock: Path) -> dict[str, Any]:
         "components": components,
         "dependencies": [{"ref": this, "dependsOn": [component["bom-ref"] for component in components]}],
     }
+
+
+def requirements(wheel: Path, *extras: str) -> list[str]:
+    """What a wheel needs, without and with some extras, as `pip install` takes it."""
+    with zipfile.ZipFile(wheel) as packed:
+        lines = _about(packed).get_all("Requires-Dist", [])
+    markers = {"", *(f"extra == '{extra}'" for extra in extras)}
+    split = [line.partition(";")[::2] for line in lines if not line.startswith("posedet[")]
+    return [requirement.strip() for requirement, marker in split if marker.strip() in markers]
+
+
+def _about(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return HeaderParser().parsestr(wheel.read(name).decode())
 
 
 def _sha256(content: bytes) -> dict[str, str]:
