@@ -266,7 +266,7 @@ class _OnnxRuntime(_OpenFile):
                     onnxruntime.preload_dlls()  # those that pip installed; otherwise only PyTorch loads them
             provider = _PROVIDERS[name].name
             try:
-                # Without a fallback: with one, it prints what fails, and goes on with the CPU.
+                # Without a fallback, which prints what failed and then uses the CPU.
                 session = onnxruntime.InferenceSession(
                     self._opened[0], options, providers=[provider], enable_fallback=0
                 )
