@@ -128,7 +128,7 @@ def photos_per_second(session: Session, protocol: Protocol, photos: Sequence[Ann
 def _stored(report: Path) -> KeypointAP | None:
     """The result of an earlier evaluation; None if there is none or its file is damaged."""
     try:
-        results = json.loads(report.read_text())["results"]
+        results = json.loads(report.read_bytes())["results"]
         return KeypointAP(**{field: results[field] for field in KeypointAP.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError):
         return None

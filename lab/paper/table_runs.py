@@ -199,7 +199,7 @@ def _plan(trial: Trial, train_data: Sequence[str]) -> dict[str, Any]:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        plan = json.loads(path.read_text())
+        plan = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         plan = None
     if not isinstance(plan, dict):

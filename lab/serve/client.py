@@ -25,12 +25,12 @@ class Server(NamedTuple):
 
     def memory_mb(self, name: str = "VmRSS") -> float:
         """Memory of the process now, or its peak (`VmHWM`); Linux only."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{self.process.pid}/status").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
     def processor_seconds(self) -> float:
         """Time that the process has spent on all cores; Linux only."""
-        numbers = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        numbers = Path(f"/proc/{self.process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
     def forget_peak(self) -> None:

@@ -143,7 +143,7 @@ def _look(process: int, written: Path) -> Moment | None:
         with written.open("rb") as file:
             file.seek(max(0, written.stat().st_size - 100_000))
             frames = json.loads(file.read().splitlines()[-2])["frame"] + 1
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text("utf-8")
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         return Moment(frames, memory / 1024, len(list(Path(f"/proc/{process}/fd").iterdir())))
     except (OSError, StopIteration, IndexError, KeyError, ValueError):

@@ -68,7 +68,7 @@ def read_material(people: Path, backgrounds: Path, split: str) -> Material:
 
     The train split has the people of photos with an even id and every second background, the test split the others.
     """
-    content = json.loads(people.read_text())
+    content = json.loads(people.read_bytes())
     photos = {image["id"]: image for image in content["images"]}
     odd = split == "test"
     cut = [

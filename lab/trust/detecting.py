@@ -89,5 +89,5 @@ def memory_over(detector: PoseDet, photos: Iterable[NDArray[np.uint8]], num_phot
 
 
 def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

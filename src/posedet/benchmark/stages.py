@@ -106,7 +106,7 @@ def peak_memory_mb() -> float | None:
     """Peak memory of this process, on Linux; None on other systems."""
     # Not getrusage: its peak is inherited from the parent process.
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:
         return None
     peaks = [line.split()[1] for line in lines if line.startswith("VmHWM:")]

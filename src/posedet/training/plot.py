@@ -146,7 +146,7 @@ def _speed(log: Log) -> Values:
 def _batch_size(run: Path) -> int | None:
     """Read the number of photos per step from config.json; None if it is missing or invalid."""
     try:
-        size = json.loads((run / "config.json").read_text())["config"]["train"]["batch_size"]
+        size = json.loads((run / "config.json").read_bytes())["config"]["train"]["batch_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return size if type(size) is int and size > 0 else None
