@@ -97,15 +97,15 @@ def label_studio_sdk(folder: Path) -> str:
     tasks, config, exported = folder / "tasks.json", folder / "config.xml", folder / "exported.json"
     to_label_studio(photos, tasks, images="http://localhost/")
     to_label_studio_config(COCO, config)
-    interface = LabelInterface(config.read_text())
+    interface = LabelInterface(config.read_text(encoding="utf-8"))
     interface.validate()
-    content = json.loads(tasks.read_text())
+    content = json.loads(tasks.read_text(encoding="utf-8"))
     for number, task in enumerate(content):
         (prediction,) = task.pop("predictions")
         assert interface.validate_prediction(prediction)
         task.update(id=number, annotations=[{"id": number, "completed_by": 1, "result": prediction["result"]}])
     write_results(exported, "lab.neighbours", content)
-    converter = Converter(config.read_text(), project_dir=str(folder), download_resources=False)
+    converter = Converter(config.read_text(encoding="utf-8"), project_dir=str(folder), download_resources=False)
     converter.convert_to_yolo(str(exported), str(folder / "yolo"), is_dir=False)
     to_ultralytics(photos, folder / "ours")
     for photo, back in zip(photos, from_label_studio(exported), strict=True):
@@ -119,7 +119,7 @@ def label_studio_sdk(folder: Path) -> str:
 
 def _lines(file: Path) -> list[list[float]]:
     """The numbers of each line; every flag above 0 is 2, because the converter knows no hidden keypoints."""
-    rows = [[float(word) for word in line.split()] for line in file.read_text().splitlines()]
+    rows = [[float(word) for word in line.split()] for line in file.read_text(encoding="utf-8").splitlines()]
     return [
         [2.0 if place >= 5 and place % 3 == 1 and value else value for place, value in enumerate(row)] for row in rows
     ]
