@@ -35,6 +35,7 @@ FOUND = {
     "ultralytics-long-folder-name": "train: no folder ",
     "ultralytics-odd-character": "not a YAML file (",
     "ultralytics-odd-folder-name": "train: no folder '",
+    "ultralytics-whole-disk": "train: / is the whole disk, expected a folder of photos",
     "video-huge-frame": "contains no frames; 1 damaged packets",
     "video-unknown-codec": "its video is in an unknown format; convert it, for example to H.264",
 }

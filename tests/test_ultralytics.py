@@ -206,6 +206,15 @@ def test_other_mistakes(folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         read_ultralytics(folder, THREE)
 
 
+def test_a_folder_that_cannot_be_listed_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanished(self: Path, _: str) -> list[Path]:
+        raise FileNotFoundError(2, "No such file or directory", str(self / "gone"))
+
+    monkeypatch.setattr(Path, "rglob", vanished)
+    with pytest.raises(DataError, match=r"data\.yaml: train: .*/gone cannot be read \(No such file or directory\)$"):
+        read_ultralytics(folder, THREE)
+
+
 def test_a_skeleton_without_pairs_needs_no_flip(folder: Path) -> None:
     plain = Skeleton("plain", ("a", "b", "c"), (), (), (0.1,) * 3)
     (folder / "data.yaml").write_text(YAML.replace("[0, 2, 1]", "[0, 1, 2]"))

@@ -14,7 +14,7 @@ import numpy as np
 from posedet.errors import ModelError
 from posedet.files import one_line
 
-MAX_FIELDS = 500_000  # of the whole file, besides the values of tensors: a second
+MAX_FIELDS = 500_000  # of the whole file, besides the values of tensors: a second; HRNet-W48 has 47,000
 MAX_METADATA_BYTES = 1_000_000
 MAX_ELEMENTS = 1 << 28  # of a declared shape, and of a size that a constant gives: 1 GB of float32
 MAX_RANK = 16

@@ -340,13 +340,23 @@ def _photos(data: dict[str, Any], file: Path, part: str) -> list[Path]:
     for each in places:
         place = _found(each, data.get("path"), file, part)
         if os.path.isdir(place):
-            photos += sorted(p for p in place.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != ".")
+            photos += _photos_inside(place, f"{file}: {part}")
         else:
             lines = [line.strip() for line in _read_text(place, MAX_TEXT_BYTES).splitlines()]
             photos += [on_disk(place.parent, line) for line in lines if line]
     if not photos:
         raise DataError(f"{file}: {part}: no photos in {reprlib.repr(named)}")
     return list(dict.fromkeys(photos))
+
+
+def _photos_inside(folder: Path, where: str) -> list[Path]:
+    """Return the photos in a folder and its subfolders, sorted."""
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise DataError(f"{where}: {folder} is the whole disk, expected a folder of photos")
+    try:
+        return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{where}: {one_line(error.filename)} cannot be read ({error.strerror})") from None
 
 
 def _found(name: str, root: Any, file: Path, part: str) -> Path:
