@@ -23,6 +23,7 @@ from posedet.errors import DataError, PoseDetError
 
 # What each input that once went wrong says now, after the name of its file.
 FOUND = {
+    "onnx-control-characters": "not a readable ONNX file (",
     "onnx-number-for-text": "not a readable ONNX file (damaged, cut off, or of another format)",
     "ochuman-long-file-name": "",  # read: annotations may name photos that are missing
     "poses-infinite-extra": "results: extra['id']: expected finite numbers",

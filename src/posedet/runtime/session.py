@@ -368,4 +368,5 @@ def _failed(name: str, images: NDArray[np.uint8], error: Exception) -> ModelErro
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
+    """Return the first line of a runtime's message, which may quote any byte of the file."""
+    return one_line(next(iter(str(error).splitlines()), ""))[:300] or type(error).__name__
