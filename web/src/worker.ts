@@ -27,6 +27,9 @@ interface Model {
 
 let model: Model | undefined;
 
+// The runtime starts with its first session, even one that fails: here, while the model is being loaded.
+ort.InferenceSession.create(new Uint8Array(1)).catch(() => undefined);
+
 async function open(name: string, file: Uint8Array): Promise<Model> {
   const about = readAbout(file, name);
   let session;
