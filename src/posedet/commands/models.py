@@ -39,7 +39,7 @@ def add_commands(add: AddCommand) -> None:
         "float ONNX file -> INT8 ONNX file, smaller and faster (needs posedet[quantise])",
         "quantise model.onnx model-int8.onnx --photos holiday/",
     )
-    quantise.add_argument("model", type=Path, help="posedet ONNX file in float32 or float16")
+    quantise.add_argument("model", help="posedet ONNX file in float32 or float16, or a released model's name")
     quantise.add_argument("output", type=Path, help="ONNX file to write")
     quantise.add_argument(
         "--photos",
@@ -121,12 +121,14 @@ def _export_to_triton(options: argparse.Namespace) -> int:
 
 def _quantise(options: argparse.Namespace) -> int:
     needs("posedet quantise", "quantise", ("onnx",))
+    from posedet.runtime.model_files import model_file
     from posedet.weights.quantise import GENERATOR, quantise
 
     claim(options, GENERATOR, [options.output])
     photos = find_photos(options.photos)
-    quantise(options.model, options.output, photos)
-    before, after = (path.stat().st_size / 1e6 for path in (options.model, options.output))
+    model = model_file(options.model)
+    quantise(model, options.output, photos)
+    before, after = (path.stat().st_size / 1e6 for path in (model, options.output))
     print(f"{one_line(options.output)}: {after:.1f} MB (before: {before:.1f}), calibrated on {len(photos)} photos")
     return 0
 
