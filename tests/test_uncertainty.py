@@ -26,7 +26,7 @@ from posedet.runtime.session import Outputs
 from posedet.runtime.tta import averaged, mirrored_poses
 from posedet.skeleton import BODY19, Skeleton
 from posedet.training.setup import prepare_run
-from posedet.training.uncertainty import RADIUS, SHARE, Errors, calibrate, train
+from posedet.training.uncertainty import RADIUS, SHARE, Errors, calibrate, new_threshold, train
 from posedet.weights.checkpoint import load_weights
 from posedet.weights.export import export
 
@@ -54,7 +54,9 @@ def made_up(count: int) -> tuple[Uncertainty, Errors]:
     spread = torch.where(features[:, 0] > 0, 0.2, 0.05)[:, None, None]
     root = torch.tensor([[1.0, 0.0], [0.8, 0.6]])  # x and y vary together
     errors = size.sqrt() * 4 * spread * (torch.randn(count, 2, 2) @ root.T)
-    return head, Errors(features.half(), errors, torch.rand(count, 2) > 0.3)
+    # The score that is read says nothing about the OKS, but the second feature does.
+    similarity = torch.where(features[:, 1] > 0, 0.9, 0.2)
+    return head, Errors(features.half(), errors, torch.rand(count, 2) > 0.3, similarity)
 
 
 def shares_of(head: Uncertainty, errors: Errors, groups: int) -> list[float]:
@@ -70,7 +72,7 @@ def shares_of(head: Uncertainty, errors: Errors, groups: int) -> list[float]:
 def test_the_head_learns_shapes_and_is_calibrated() -> None:
     head, errors = made_up(4000)
     assert abs(shares_of(head, errors, 1)[0] - SHARE) > 0.1
-    train(head, errors)
+    train(head, errors, epochs=30)
     # Photos held out, on which errors are twice as large as where it was trained.
     _, unseen = made_up(4000)
     unseen = unseen._replace(errors=2 * unseen.errors)
@@ -87,8 +89,22 @@ def test_the_head_learns_shapes_and_is_calibrated() -> None:
     assert 4 < (x[wide].median() / x[~wide].median()).item() < 32
 
 
+def test_scores_become_the_expected_oks() -> None:
+    head, errors = made_up(4000)
+    read = (4 * errors.features[:, -3].float()).sigmoid()
+    assert torch.equal(head.score_logit(errors.features.float()).sigmoid(), read)
+    train(head, errors, epochs=30)
+    with torch.no_grad():
+        scores = head.score_logit(errors.features.float()).sigmoid()
+    for similarity in (0.9, 0.2):
+        assert scores[errors.oks == similarity].mean().item() == pytest.approx(similarity, abs=0.15)
+    threshold = new_threshold(head, errors, 0.45)
+    assert (scores > threshold).sum().item() == pytest.approx((read > 0.45).sum().item(), abs=100)
+
+
 def test_too_few_people_held_out() -> None:
     head, errors = made_up(39)
+    errors = errors._replace(labelled=torch.ones(39, 2, dtype=torch.bool))
     with pytest.raises(
         DataError, match=r"^people were found 39 times in 2 views of each photo held out, expected at least 40$"
     ):
@@ -191,10 +207,15 @@ def test_training_changes_only_the_head(sure: Path) -> None:
     before, config, _ = load_weights(WEIGHTS)
     after, anew, _ = load_weights(sure)
     assert {name for name in after if name not in before} == {
-        f"uncertainty.{name}" for name in ("log_scale", "look.weight", "look.bias", "output.weight", "output.bias")
+        f"uncertainty.{name}"
+        for name in (
+            "log_scale",
+            *(f"{layer}.{part}" for layer in ("look", "shapes", "correction") for part in ("weight", "bias")),
+        )
     }
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert after["uncertainty.log_scale"].abs().min() > 0
+    anew = replace(anew, decode=replace(anew.decode, score_threshold=config.decode.score_threshold))
     assert anew == replace(config, model=replace(config.model, uncertainty_channels=8))
 
 

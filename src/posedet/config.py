@@ -79,7 +79,7 @@ class ModelConfig:
     uncertainty_channels: Annotated[
         int,
         Range(0, 4096),
-        "width of the head for covariances, which `posedet uncertainty` adds to a finished network; 0: none",
+        "width of the head for covariances and scores, which `posedet uncertainty` adds to a finished network; 0: none",
     ]
     heatmaps: Annotated[bool, "learn heatmaps too, only during training"]
     heatmap_bias: Annotated[float, "initial bias of the heatmap logits"]

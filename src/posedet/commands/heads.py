@@ -38,7 +38,7 @@ def add_commands(add: AddCommand) -> None:
 
     uncertainty = add(
         "uncertainty",
-        "add the covariance of each keypoint to finished weights (needs posedet[train])",
+        "add covariances of keypoints, and better scores, to finished weights (needs posedet[train])",
         "uncertainty weights.safetensors sure.safetensors --data train.json --held-out unseen.json",
     )
     _add_common(uncertainty, UNCERTAINTY_CHANNELS, "width of the head")

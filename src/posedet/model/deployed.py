@@ -70,11 +70,10 @@ class DeployedNet(nn.Module):
             return logits.topk(count, dim=1).indices
 
         output = self.network(images.permute(0, 3, 1, 2).float(), best)
-        scores = output.logits.sigmoid()
-        if output.proposals.presence is not None:
-            assert output.chosen is not None
-            # The presence of a person times the correctness of the refined pose.
-            scores = (scores * output.proposals.presence.gather(1, output.chosen).sigmoid()).sqrt()
+        if self.network.uncertainty is None:
+            scores = _scores(output)
+        else:
+            scores = self.network.uncertainty.score_logit(self._certainty_features(output)).sigmoid()
         scores, order = scores.sort(dim=1, descending=True)
         return output, scores, order
 
@@ -82,13 +81,29 @@ class DeployedNet(nn.Module):
         self, name: str, images: Tensor, output: NetworkOutput, order: Tensor, found: tuple[Tensor, ...]
     ) -> Tensor:
         """Read the features of the found poses for one of the further outputs."""
-        scores, keypoints, keypoint_scores = found
-        locations = order if output.chosen is None else output.chosen.gather(1, order)
-        if name == "embedding":
-            assert self.network.identity is not None
-            pixels, strides = images.permute(0, 3, 1, 2).float(), self.network.geometry.tap_strides
-            return self.network.identity.read(pixels, output.table, strides, keypoints, keypoint_scores, locations)
+        if name == "keypoint_covariances":
+            return rows_at(self._certainty_features(output), order)
+        assert self.network.identity is not None and output.chosen is not None
+        _, keypoints, keypoint_scores = found
+        pixels, strides = images.permute(0, 3, 1, 2).float(), self.network.geometry.tap_strides
+        locations = output.chosen.gather(1, order)
+        return self.network.identity.read(pixels, output.table, strides, keypoints, keypoint_scores, locations)
+
+    def _certainty_features(self, output: NetworkOutput) -> Tensor:
+        """Read the features (B, S, F) of all chosen poses for covariances and better scores."""
         assert self.network.uncertainty is not None
-        stages = [rows_at(poses, order) for poses in output.poses]
-        levels = output.proposals.strides[locations]
-        return self.network.uncertainty.read(output.table, stages, keypoint_scores, scores, levels, locations)
+        assert output.chosen is not None and output.keypoint_logits is not None
+        seen, levels = output.keypoint_logits.sigmoid(), output.proposals.strides[output.chosen]
+        return self.network.uncertainty.read(
+            output.table, list(output.poses), seen, _scores(output), levels, output.chosen
+        )
+
+
+def _scores(output: NetworkOutput) -> Tensor:
+    """Return the scores (B, S) of the chosen poses as the network learns them, 0 to 1."""
+    scores = output.logits.sigmoid()
+    if output.proposals.presence is None:
+        return scores
+    assert output.chosen is not None
+    # The presence of a person times the correctness of the refined pose.
+    return (scores * output.proposals.presence.gather(1, output.chosen).sigmoid()).sqrt()

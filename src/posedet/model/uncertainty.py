@@ -1,4 +1,4 @@
-"""The uncertainty of keypoints: a covariance for each keypoint of a found pose.
+"""The uncertainty of a found pose: a covariance for each keypoint, and a score for the whole.
 
 A small network reads what is known about a pose: the features at its keypoints, their visibility, the score, the size
 of the person, and how far each refinement moved each keypoint. `training/uncertainty.py` trains it on a finished
@@ -16,10 +16,11 @@ LEAST_SIZE = 8.0  # pixels of the network input
 # Logarithms of the shortest and the longest semi-axis in sizes of the person: beyond, nothing was ever observed.
 SHORTEST, LONGEST = -6.0, 1.5
 MOST_CORRELATED = 0.95
+LOGIT_SCALE = 4.0  # brings logarithms to the scale of features
 
 
 class Uncertainty(nn.Module):
-    """Found poses -> the covariances of their keypoints.
+    """Found poses -> the covariances of their keypoints, and better scores.
 
     Args:
         num_keypoints: K.
@@ -33,10 +34,14 @@ class Uncertainty(nn.Module):
     def __init__(self, num_keypoints: int, inputs: int, moves: int, width: int) -> None:
         super().__init__()
         self.look = nn.Linear(num_keypoints * (inputs + 1 + moves) + 3, width)
-        self.output = nn.Linear(width, 3 * num_keypoints)
-        nn.init.normal_(self.output.weight, std=0.01)
+        self.shapes = nn.Linear(width, 3 * num_keypoints)
+        nn.init.normal_(self.shapes.weight, std=0.01)
         with torch.no_grad():
-            self.output.bias.view(-1, 3).copy_(torch.tensor([-3.0, -3.0, 0.0]))
+            self.shapes.bias.view(-1, 3).copy_(torch.tensor([-3.0, -3.0, 0.0]))
+        # Untrained, it keeps the scores as they are.
+        self.correction = nn.Linear(width, 1)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
         # The calibration: the logarithm of a factor for all deviations.
         self.register_buffer("log_scale", torch.zeros(1))
 
@@ -51,13 +56,18 @@ class Uncertainty(nn.Module):
     def shape_of(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logarithms of the deviations along x and y in sizes of the person, and their correlation: (..., K)
         each, before calibration."""
-        output: Tensor = self.output(torch.relu(self.look(features)))
-        along_x, along_y, correlation = output.view(*output.shape[:-1], -1, 3).unbind(-1)
+        shapes: Tensor = self.shapes(torch.relu(self.look(features)))
+        along_x, along_y, correlation = shapes.view(*shapes.shape[:-1], -1, 3).unbind(-1)
         return (
             along_x.clamp(SHORTEST, LONGEST),
             along_y.clamp(SHORTEST, LONGEST),
             MOST_CORRELATED * torch.tanh(correlation),
         )
+
+    def score_logit(self, features: Tensor) -> Tensor:
+        """Return the logits (...) of the expected OKS of the poses: those of the scores that were read, corrected."""
+        correction: Tensor = self.correction(torch.relu(self.look(features)))
+        return LOGIT_SCALE * features[..., -3] + correction[..., 0]
 
     def read(
         self, table: TapTable, stages: list[Tensor], seen: Tensor, scores: Tensor, strides: Tensor, index: Tensor
@@ -73,7 +83,7 @@ class Uncertainty(nn.Module):
             index: (B, S) the location of each pose.
 
         Returns:
-            (B, S, F); the last one is the logarithm of the person's size in pixels.
+            (B, S, F); the last one is the logarithm of the person's size in pixels, the third last the score's logit.
         """
         poses = stages[-1]
         sides = (poses.amax(2) - poses.amin(2)).clamp(min=1)
@@ -83,6 +93,6 @@ class Uncertainty(nn.Module):
             for before, after in pairwise(stages)
         ]
         logits = [torch.logit(each, 1e-4) for each in (seen, scores[..., None])]
-        whole = [logits[1] / 4, (log_size - strides.log())[..., None], log_size[..., None]]
+        whole = [logits[1] / LOGIT_SCALE, (log_size - strides.log())[..., None], log_size[..., None]]
         samples = sample(table, poses, index).flatten(2)
-        return torch.cat((samples, *(each / 4 for each in moves), logits[0] / 4, *whole), dim=2)
+        return torch.cat((samples, *(each / LOGIT_SCALE for each in moves), logits[0] / LOGIT_SCALE, *whole), dim=2)
