@@ -1,6 +1,7 @@
 """Reliability of scores, against loops and numbers by hand; and the correction, folded into real weights."""
 
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from posedet.commands.main import main
 from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.data.sources import read_photos
 from posedet.diagnosis.calibration import (
-    KeypointScores,
+    Found,
     PlattScaling,
     calibration,
-    keypoint_scores,
+    coverage,
+    found_people,
     matches,
     reliability,
 )
@@ -174,7 +176,7 @@ def test_only_what_the_truth_tells_counts() -> None:
         photo(1, person(100, ignore=True)),
         photo(2, person(100, (2, 0)), person(200, (1, 2), told=False)),
     ]
-    found = keypoint_scores(lambda _: poses_at((100, 0.9), (200, 0.8)), photos)
+    found = found_people(lambda _: poses_at((100, 0.9), (200, 0.8)), photos)
     np.testing.assert_array_equal(found.photos, [0, 2, 2])
     np.testing.assert_array_equal(found.seen, [[1, 0], [1, 0], [-1, -1]])
     np.testing.assert_array_equal(found.among(labelled=False), [[1, 1], [1, 1], [0, 0]])
@@ -183,7 +185,11 @@ def test_only_what_the_truth_tells_counts() -> None:
     with pytest.raises(
         DataError, match=r"^none of the labelled people in 3 photos was found: no keypoint scores to measure$"
     ):
-        keypoint_scores(lambda _: Poses.empty(PAIR), photos)
+        found_people(lambda _: Poses.empty(PAIR), photos)
+
+
+def found_as(photos: np.ndarray, scores: np.ndarray, seen: np.ndarray) -> Found:
+    return Found(photos, scores, seen, seen >= 0, np.ones(len(photos)), None)
 
 
 def test_each_half_is_corrected_by_the_other() -> None:
@@ -193,11 +199,40 @@ def test_each_half_is_corrected_by_the_other() -> None:
     seen = np.concatenate([even, odd])[:, None].astype(np.int8)
     both = np.concatenate([scores, scores])[:, None]
     photos = np.repeat([0, 1], len(scores))
-    measured = calibration(KeypointScores(photos, both, seen, seen >= 0), labelled=False)
+    measured = calibration(found_as(photos, both, seen), labelled=False)
     assert measured.num_keypoints == 40_000
     assert measured.corrected.error > 0.25
-    alike = calibration(KeypointScores(np.arange(40_000), both, seen, seen >= 0), labelled=False)
+    alike = calibration(found_as(np.arange(40_000), both, seen), labelled=False)
     assert alike.corrected.error < 0.02 < alike.as_is.error
+
+
+def test_ellipses_hold_what_a_normal_distribution_promises() -> None:
+    """People of 20 pixels with the errors that their covariances say, and those of 200 with half the deviation."""
+    covariance = np.array([[9.0, 4.0], [4.0, 4.0]])
+    generator = np.random.default_rng(0)
+    photos, predicted = [], {}
+    for number in range(4000):
+        small = number % 2 == 0
+        error = generator.multivariate_normal([0, 0], covariance * (1 if small else 0.25), 2)
+        truth = replace(person(100, (2, 0 if number % 4 == 0 else 1)), area=400.0 if small else 40_000.0)
+        photos.append(photo(number, truth))
+        poses = poses_at((100, 0.9))
+        # A keypoint that is not labelled does not count, wherever it is.
+        error[1] *= 1000 if number % 4 == 0 else 1
+        keypoints = poses.keypoints - error
+        extra = {"keypoint_covariances": np.tile(covariance, (1, 2, 1, 1))}
+        predicted[str(number)] = Poses(keypoints, poses.scores, poses.keypoint_scores, PAIR, extra)
+    wide = replace(PAIR, sigmas=(1.0, 1.0))
+    predicted = {name: replace(poses, skeleton=wide) for name, poses in predicted.items()}
+    measured = coverage(found_people(lambda path: predicted[str(path)], photos))
+    everybody, little, large = measured
+    assert (everybody.num_keypoints, little.num_keypoints, large.num_keypoints) == (7000, 3000, 4000)
+    assert (little.least, little.below, large.least, large.below) == (0, 32, 192, None)
+    assert_allclose(little.shares, (0.5, 0.9, 0.95), atol=0.02)
+    assert_allclose(large.shares, 1 - (1 - np.array([0.5, 0.9, 0.95])) ** 4, atol=0.02)
+    assert_allclose(everybody.shares, (3 * np.array(little.shares) + 4 * np.array(large.shares)) / 7, atol=1e-9)
+    assert str(large).startswith("people of 192 pixels and more: 4000 labelled keypoints, in ellipses 93.")
+    assert coverage(found_people(lambda _: poses_at((100, 0.9)), photos[:1])) == []
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -215,7 +250,7 @@ def test_calibrate_measures_and_corrects(photos: Path, tmp_path: Path, capsys: p
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     # Of corrected weights there is nothing left to correct.
     detector = PoseDet(open_weights(written), long_side=320, score_threshold=0.2)
-    found = keypoint_scores(detector, read_photos(f"{truth}:{photos}", COCO))
+    found = found_people(detector, read_photos(f"{truth}:{photos}", COCO))
     assert_allclose(calibration(found, labelled=True).correction, (1, 0), atol=0.01)
     assert np.abs(np.subtract(list(results["correction"].values()), (1, 0))).max() > 0.1
 

@@ -357,7 +357,8 @@ def test_a_wrong_setting_says_so(settings: dict, kind: type[Exception], text: st
 @pytest.mark.parametrize("settings", [{"runtime": "openvino"}, {"device": "cpu"}, {"threads": 1}])
 def test_an_open_session_takes_no_settings_of_a_runtime(weak: PoseDet, settings: dict) -> None:
     with pytest.raises(
-        ConfigError, match=r"^runtime, device, threads and embedding are for opening a model file, but model is "
+        ConfigError,
+        match=r"^runtime, device, threads, embedding and covariances are for opening a model file, but model is ",
     ):
         PoseDet(weak._session, **settings)
 

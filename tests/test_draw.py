@@ -1,6 +1,7 @@
 """Drawing, held against a slow painter that looks at every pixel for every shape."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -372,3 +373,43 @@ def test_scores_stay_inside_the_photo(corner: tuple[float, float]) -> None:
 def test_scores_on_tiny_photos() -> None:
     for size in ((1, 1), (3, 500), (12, 12)):
         assert draw(grey(*size), one(COCO, *([(0, 0)] * 17)), scores=True).shape == (*size, 3)
+
+
+# --- ellipses --------------------------------------------------------------------------------------------------------
+
+
+def test_an_ellipse_is_where_the_covariance_says() -> None:
+    """A pixel is tinted where its squared distance in deviations is below 4.605, and nowhere else but for the line."""
+    covariance = np.array([[240.0, 100.0], [100.0, 120.0]])
+    pose = one(POINT, (80.3, 60.7))
+    sure = replace(pose, extra={"keypoint_covariances": covariance.reshape(1, 1, 2, 2)})
+    assert_array_equal(draw(grey(), sure), draw(grey(), pose))
+    assert_array_equal(draw(grey(), pose, ellipses=True), draw(grey(), pose))
+    picture = draw(grey(), sure, ellipses=True).astype(int)
+    y, x = np.mgrid[:120, :160]
+    offsets = np.stack([x - 80.3, y - 60.7], -1)
+    radius = np.sqrt((offsets @ np.linalg.inv(covariance) * offsets).sum(-1) / 4.605)
+    tinted = (picture != 128).any(axis=-1)
+    assert tinted[radius < 0.95].all() and not tinted[radius > 1.1].any()
+    dot = np.hypot(*np.moveaxis(offsets, -1, 0)) < 5
+    inside, line = picture[(radius < 0.85) & ~dot], picture[(abs(radius - 1) < 0.01) & ~dot]
+    assert len(np.unique(inside, axis=0)) == 1
+    expected = 0.75 * 128 + 0.25 * np.array(MIDDLE)
+    assert_allclose(inside[0], expected, atol=1.5)
+    assert (line.mean(axis=0) > inside[0] + 20).all()
+
+
+def test_an_ellipse_has_the_colour_of_its_side_and_any_size() -> None:
+    for covariance in (1e-9, 1e30):
+        poses = one(ROD, (40, 60), (120, 60))
+        poses = replace(poses, extra={"keypoint_covariances": np.tile(covariance * np.eye(2), (1, 2, 1, 1))})
+        picture = draw(grey(), poses, ellipses=True).astype(int)
+        assert (picture[5, 5] != 128).any() == (covariance > 1)
+    poses = replace(poses, extra={"keypoint_covariances": np.tile(90 * np.eye(2), (1, 2, 1, 1))})
+    picture = draw(grey(), poses, ellipses=True).astype(int)
+    for x, colour in ((30, LEFT), (130, RIGHT)):
+        assert_allclose(picture[60, x], 0.75 * 128 + 0.25 * np.array(colour), atol=1.5)
+    hidden = draw(grey(), replace(poses, keypoint_scores=np.array([[0.0, 0.9]])), ellipses=True)
+    assert (hidden[60, 30] == 128).all()
+    far = replace(poses, keypoints=poses.keypoints + 1e6)
+    assert_array_equal(draw(grey(), far, ellipses=True), grey())

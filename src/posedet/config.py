@@ -76,6 +76,11 @@ class ModelConfig:
         Range(0, 4096),
         "length of the identity embedding, which `posedet identity` adds to a finished network; 0: none",
     ]
+    uncertainty_channels: Annotated[
+        int,
+        Range(0, 4096),
+        "width of the head for covariances and scores, which `posedet uncertainty` adds to a finished network; 0: none",
+    ]
     heatmaps: Annotated[bool, "learn heatmaps too, only during training"]
     heatmap_bias: Annotated[float, "initial bias of the heatmap logits"]
 
@@ -199,6 +204,7 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 OLD_FILES: dict[str, Any] = {
     "data.truncate": False,
     "model.identity_channels": 0,
+    "model.uncertainty_channels": 0,
     "assign.least_side": 0.0,
     "data.early_patch": 0,
     "assign.level_divisor": 4.0,

@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from posedet.errors import PhotoError
 from posedet.poses import Poses
-from posedet.skeleton import Skeleton
 
 Colour = tuple[int, int, int]
 Tile = tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside
@@ -48,11 +47,16 @@ FINEST_LINE = 1.3  # pixels
 DOT_RADIUS, OUTLINE_WIDTH = 1.05, 0.3
 CORE_RADIUS = 0.5  # fraction of the dot's radius; the core is pale for a visible keypoint and dark for a hidden one
 
+# The squared radius of the ellipse that has 90 % of a normal distribution, in deviations: -2 log(1 - 0.9).
+ELLIPSE_RADIUS = 4.605
+ELLIPSE_OPACITY = 0.25
+PIXELS_AT_ONCE = 1_000_000  # of an ellipse, which limits the memory
+
 # The sigma of a shoulder. Keypoints with a smaller sigma, such as eyes, get smaller dots, so that faces stay visible.
 BROAD_SIGMA = 0.079
 
 
-def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDArray[np.uint8]:
+def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False, ellipses: bool = False) -> NDArray[np.uint8]:
     """Draw poses on a copy of a photo, the pose with the highest score on top.
 
     Left is blue, right is orange, and the middle is nearly white. Lines scale with the person, so crowds stay
@@ -64,26 +68,31 @@ def draw(photo: NDArray[np.uint8], poses: Poses, *, scores: bool = False) -> NDA
         photo: (H, W, 3) uint8 RGB. It is not changed.
         poses: Poses in pixels of `photo`. Keypoints may lie outside the photo.
         scores: Write the score of each pose above it.
+        ellipses: Draw the ellipse in which each keypoint lies with a probability of 90 %, if the poses have
+            covariances.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array.
 
     Raises:
         PhotoError: If `photo` is not a uint8 array of shape (H, W, 3).
+        DataError: If the covariances to draw are not valid.
     """
     if not isinstance(photo, np.ndarray):
         raise PhotoError(f"photo: {type(photo).__name__}, expected a uint8 array of shape (height, width, 3)")
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise PhotoError(f"photo: {photo.dtype} of shape {photo.shape}, expected uint8 of shape (height, width, 3)")
     picture = Image.fromarray(np.ascontiguousarray(photo))
-    draw_on(picture, poses, scores=scores)
+    draw_on(picture, poses, scores=scores, ellipses=ellipses)
     return np.array(picture)
 
 
-def draw_on(picture: Image.Image, poses: Poses, *, scores: bool = False) -> None:
+def draw_on(picture: Image.Image, poses: Poses, *, scores: bool = False, ellipses: bool = False) -> None:
     """Draw poses into an RGB image, as `draw` does on a copy."""
     weakest_first = [poses[int(place)] for place in np.argsort(-poses.scores, kind="stable")[::-1]]
     for pose in weakest_first:
+        if ellipses:
+            _draw_ellipses(picture, pose)
         _draw_pose(picture, pose)
     for pose in weakest_first:
         if text := _label(pose, scores):
@@ -172,9 +181,7 @@ def _draw_pose(picture: Image.Image, pose: Poses) -> None:
     line = _line_width(picture, points[present])
     outline = max(0.6, OUTLINE_WIDTH * line)
     widths = line * np.sqrt(np.clip(np.array(pose.skeleton.sigmas) / BROAD_SIGMA, 0.2, 1.0))
-    sides = _sides(pose.skeleton)
-    if "id" in pose.extra:
-        sides = [id_colour(int(pose.ids[0]))] * pose.skeleton.num_keypoints
+    sides = _colours(pose)
 
     limbs = [(a, b) for a, b in pose.skeleton.limbs if present[a] and present[b]]
     # Hidden limbs first, so that visible ones are on top.
@@ -201,6 +208,34 @@ def _draw_pose(picture: Image.Image, pose: Poses) -> None:
         dots.paint(place, core, MIDDLE if seen[shown[place]] else OUTLINE)
 
 
+def _draw_ellipses(picture: Image.Image, pose: Poses) -> None:
+    """Fill the 90 % ellipse of each keypoint with a pale colour, with a line around it."""
+    covariances = pose.covariances
+    shown = np.flatnonzero(pose.keypoint_scores[0] > 0)
+    if covariances is None or not len(shown):
+        return
+    points, colours = _points(pose), _colours(pose)
+    thickness = _line_width(picture, points[shown]) / 4
+    for place in shown.tolist():
+        shape = ELLIPSE_RADIUS * covariances[0, place].astype(np.float64)
+        # Slim ellipses get a pixel of width; beyond the limit, they are larger than any picture.
+        shape = shape / max(1.0, np.trace(shape) / 1e10) + np.eye(2)
+        reach_x, reach_y = np.sqrt(np.diag(shape)) + thickness + 1
+        (x, y), (width, height) = points[place], picture.size
+        left, right = max(0, floor(x - reach_x)), min(width, ceil(x + reach_x) + 1)
+        last = min(height, ceil(y + reach_y) + 1)
+        rows = max(1, PIXELS_AT_ONCE // max(1, right - left))
+        for top in range(max(0, floor(y - reach_y)), last if left < right else 0, rows):
+            tile = (left, top, right, min(top + rows, last))
+            offsets = np.stack(np.meshgrid(np.arange(left, right) - x, np.arange(top, tile[3]) - y), axis=-1)
+            slopes = offsets @ np.linalg.inv(shape)
+            radius = np.sqrt(np.maximum((slopes * offsets).sum(axis=-1), 1e-12))
+            # To first order, the distance from the line on which the radius is 1.
+            distance = ((radius - 1) * radius / np.maximum(np.linalg.norm(slopes, axis=-1), 1e-12)).astype(np.float32)
+            _paste(picture, colours[place], tile, _covered(distance, 0.0, ELLIPSE_OPACITY))
+            _paste(picture, colours[place], tile, _covered(np.abs(distance), thickness, 1.0))
+
+
 def _points(pose: Poses) -> NDArray[np.float64]:
     """Return (K, 2) keypoints, clipped so that very distant ones do not overflow."""
     points: NDArray[np.float64] = np.clip(pose.keypoints[0].astype(np.float64), -1e5, 1e5)
@@ -214,10 +249,12 @@ def _line_width(picture: Image.Image, points: NDArray[np.float64]) -> float:
     return float(np.clip(LINE_PER_PERSON * np.ptp(points, axis=0).max(), finest, coarsest))
 
 
-def _sides(skeleton: Skeleton) -> list[Colour]:
-    """The colour of each keypoint."""
-    colours = [MIDDLE] * skeleton.num_keypoints
-    for left, right in skeleton.pairs:
+def _colours(pose: Poses) -> list[Colour]:
+    """The colour of each keypoint: that of its side, or of the pose's id."""
+    if "id" in pose.extra:
+        return [id_colour(int(pose.ids[0]))] * pose.skeleton.num_keypoints
+    colours = [MIDDLE] * pose.skeleton.num_keypoints
+    for left, right in pose.skeleton.pairs:
         colours[left], colours[right] = LEFT, RIGHT
     return colours
 

@@ -282,6 +282,17 @@ class Letterbox:
         """
         return (points + 0.5) / self._factors - 0.5
 
+    def covariances_to_photo(self, covariances: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Map the covariances of points from the network input to the photo.
+
+        Args:
+            covariances: (..., 2, 2) in pixels of the input squared.
+
+        Returns:
+            (..., 2, 2) in pixels of the photo squared.
+        """
+        return covariances / np.outer(self._factors, self._factors)
+
     @property
     def _factors(self) -> NDArray[np.float64]:
         # Separate factors for x and y: rounding to whole pixels changes the aspect ratio of a panorama considerably.

@@ -57,6 +57,25 @@ def oks(
     return np.asarray(similarity @ np.ones(len(sigma)) / np.maximum(counted.sum(axis=-1), 1))
 
 
+def best_pairs(similarity: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
+    """Match poses with people as COCO does: in order, each pose takes the most similar person who is left.
+
+    Args:
+        similarity: (N, M) OKS of the poses, best first, with the people.
+        threshold: The lowest OKS of a pair.
+
+    Returns:
+        Pairs (pose, person) of indices.
+    """
+    left, pairs = similarity.copy(), []
+    for pose in range(len(left) if left.size else 0):
+        person = int(left[pose].argmax())
+        if left[pose, person] >= threshold:
+            pairs.append((pose, person))
+            left[:, person] = -1
+    return pairs
+
+
 def pose_boxes(keypoints: Floats) -> Floats:
     """Compute the boxes around poses.
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posedet.commands.options import (
     SOURCE_HELP,
@@ -55,7 +55,9 @@ def add_commands(add: AddCommand) -> None:
     stress.set_defaults(command=_stress)
 
     calibrate = add(
-        "calibrate", "measure and correct how well keypoint scores match reality", "calibrate dev.json --output report"
+        "calibrate",
+        "measure how well keypoint scores and covariances match reality, and correct the scores",
+        "calibrate dev.json --output report",
     )
     add_annotations(calibrate, f"photos that the model was not trained on: {SOURCE_HELP}")
     add_output(calibrate, "folder for calibration.png and calibration.json")
@@ -66,6 +68,9 @@ def add_commands(add: AddCommand) -> None:
         "--labelled",
         action="store_true",
         help="judge only labelled keypoints: for annotations that leave visible keypoints unlabelled",
+    )
+    calibrate.add_argument(
+        "--covariances", action="store_true", help="measure the ellipses of keypoints, too; the model must have them"
     )
     add_detector_options(calibrate)
     calibrate.set_defaults(command=_calibrate)
@@ -126,7 +131,7 @@ def _stress(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     needs("posedet calibrate", "evaluate", ("matplotlib", "yaml"))
-    from posedet.diagnosis.calibration import GENERATOR, calibration, keypoint_scores, plot_reliability
+    from posedet.diagnosis.calibration import GENERATOR, calibration, coverage, found_people, plot_reliability
     from posedet.evaluation.report import write_report
     from posedet.runtime.model_files import model_file
 
@@ -136,14 +141,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     reports = [options.output / f"calibration.{kind}" for kind in ("json", "png")]
     claim(options, GENERATOR, reports if options.write is None else [*reports, options.write])
     make_folder(options.output)
-    detector = open_detector(options)
+    detector = open_detector(options, covariances=options.covariances)
     photos = annotated_photos(options, detector.skeleton)
-    found = keypoint_scores(detector, photos)
+    found = found_people(detector, photos)
+    ellipses = coverage(found)
     measured = calibration(found, labelled=options.labelled)
-    people = {"num_photos": len(photos), "num_people": len(found.photos), "labelled": options.labelled}
-    write_report(
-        options.output / "calibration.json", GENERATOR, {"model": detector.about.name, **people, **measured.to_dict()}
-    )
+    people: dict[str, Any] = {"num_photos": len(photos), "num_people": len(found.photos), "labelled": options.labelled}
+    if ellipses:
+        people["ellipses"] = [each._asdict() for each in ellipses]
+    results = {"model": detector.about.name, **people, **measured.to_dict()}
+    write_report(options.output / "calibration.json", GENERATOR, results)
     plot_reliability(measured, options.output / "calibration.png")
     what = "labelled keypoints" if options.labelled else "keypoints"
     slope, offset = measured.correction
@@ -152,6 +159,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         f"visible\nexpected calibration error {measured.as_is.error:.3f}; corrected (cross-validated) "
         f"{measured.corrected.error:.3f}: logit -> {slope:.3f} * logit {offset:+.3f}"
     )
+    for each in ellipses:
+        print(each)
     if options.write is not None and weights is not None:
         from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
         from posedet.weights.keypoints import corrected_keypoint_scores

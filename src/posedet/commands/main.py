@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from posedet import __version__
-from posedet.commands import benchmark, diagnose, evaluate, identity, models, predict, serve, track, train
+from posedet.commands import benchmark, diagnose, evaluate, heads, models, predict, serve, track, train
 from posedet.errors import PoseDetError
 from posedet.files import one_line
 
@@ -100,6 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return command
 
-    for group in (predict, track, serve, evaluate, diagnose, benchmark, train, identity, models):
+    for group in (predict, track, serve, evaluate, diagnose, benchmark, train, heads, models):
         group.add_commands(add)
     return parser

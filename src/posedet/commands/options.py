@@ -103,7 +103,7 @@ def _inputs(options: argparse.Namespace) -> Iterator[Path]:
     from posedet.runtime.model_files import RELEASES, available_file
 
     given = vars(options)
-    for text in [text for name in ("annotations", "data", "validate") for text in _listed(given.get(name))]:
+    for text in [text for name in ("annotations", "data", "validate", "held_out") for text in _listed(given.get(name))]:
         from posedet.data.sources import Source  # needs optional packages, which commands for photos do not ask for
 
         yield from (Source.parse(text).path, Path(text))
@@ -230,10 +230,13 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--tiles", help, least=128, metavar="PIXELS")
 
 
-def open_detector(options: argparse.Namespace, *, at_once: int = 1, embedding: bool = False) -> "PoseDet":
+def open_detector(
+    options: argparse.Namespace, *, at_once: int = 1, embedding: bool = False, covariances: bool = False
+) -> "PoseDet":
     """Open the detector that the options select.
 
     at_once: photos processed concurrently. embedding: compute the identity embedding, if the model has it.
+    covariances: compute the covariances of keypoints, which the model must have.
     """
     from posedet.runtime.detector import DEFAULT_MODEL, PoseDet
     from posedet.weights.opening import open_model
@@ -249,6 +252,7 @@ def open_detector(options: argparse.Namespace, *, at_once: int = 1, embedding: b
         threads=options.threads,
         at_once=at_once,
         embedding=embedding,
+        covariances=covariances,
     )
     return PoseDet(
         session,

@@ -39,6 +39,12 @@ def add_commands(add: AddCommand) -> None:
         help="folder for the pictures and poses.json (COCO results with file names; default: %(default)s)",
     )
     predict.add_argument("--scores", action="store_true", help="write each person's score into the picture")
+    predict.add_argument(
+        "--covariances",
+        action="store_true",
+        help="tell how uncertain the place of each keypoint is: its covariance in poses.json, and in the picture the "
+        "ellipse in which it lies with a probability of 90 %%; the model must have them",
+    )
     predict.add_argument("--no-pictures", action="store_true", help="write only the poses (faster)")
     predict.add_argument(
         "--format",
@@ -73,11 +79,16 @@ def _predict(options: argparse.Namespace) -> int:
     form = FILE_FORMATS.get(options.format)
     outputs = [options.output / "poses.json"] if form is None else form.outputs(options.output, names)
     claim(options, GENERATOR, [*outputs, *(pictures or [])])
-    detector = open_detector(options, at_once=best_at_once(len(photos), options.threads))
+    at_once = best_at_once(len(photos), options.threads)
+    detector = open_detector(options, at_once=at_once, covariances=options.covariances)
     if options.format == "openpose":
         check_keypoints(detector.skeleton)
     make_folder(options.output)
-    settings = settings_of(options, detector) | {"scores": options.scores, "pictures": pictures is not None}
+    settings = settings_of(options, detector) | {
+        "scores": options.scores,
+        "covariances": options.covariances,
+        "pictures": pictures is not None,
+    }
 
     def key(place: int) -> str:
         """Tells whether photo and picture are still those of a result."""
@@ -95,6 +106,7 @@ def _predict(options: argparse.Namespace) -> int:
             [photos[place] for place in missing],
             pictures and [pictures[place] for place in missing],
             scores=options.scores,
+            ellipses=options.covariances,
         )
         progress = tqdm(new, initial=len(found), total=len(photos), unit="photo", disable=no_terminal())
         for place, poses in zip(missing, progress, strict=True):

@@ -1,11 +1,16 @@
-"""Measure whether scores are probabilities, and fit the correction that calibrates keypoint scores.
+"""Measure whether scores are probabilities and ellipses hold what they say, and fit the correction of keypoint scores.
 
 A keypoint score is the probability that the keypoint is visible. It is compared with COCO's flags of people who were
 found (OKS of at least 0.5): 2 is visible, 1 is hidden, and 0 is not labelled, because the keypoint is outside the photo
 or cannot be located. Over all keypoints, 0 counts as not visible; over labelled keypoints it is left out.
+
+The true place of a labelled keypoint, visible or hidden, should lie in the 90 % ellipse of its covariance in 90 % of
+the cases.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +21,7 @@ from tqdm import tqdm
 from posedet.data.annotations import AnnotatedPhoto, Person
 from posedet.errors import DataError, PoseDetError
 from posedet.files import no_terminal
-from posedet.oks import oks
+from posedet.oks import best_pairs, oks
 from posedet.outputs import write_figure
 from posedet.poses import Poses
 
@@ -25,6 +30,8 @@ Floats = NDArray[np.float64]
 GENERATOR = "posedet calibrate"
 NUM_BINS = 15  # as in Guo et al., On calibration of modern neural networks, 2017
 FOUND_OKS = 0.5
+SHARES = (0.5, 0.9, 0.95)  # of ellipses
+SIZES = (0.0, 32.0, 64.0, 96.0, 192.0)  # limits of people, pixels of the photo
 
 
 class Reliability(NamedTuple):
@@ -90,37 +97,46 @@ class PlattScaling(NamedTuple):
         return cls(float(weights[0]), float(weights[1]))
 
 
-class KeypointScores(NamedTuple):
-    """Keypoint scores of n people who were found, with the labels of their K keypoints."""
+class Found(NamedTuple):
+    """n people who were found: what is said about their K keypoints, and the truth."""
 
     photos: NDArray[np.intp]  # (n,) index of the photo
     scores: Floats  # (n, K)
     seen: NDArray[np.int8]  # (n, K): 1 seen, 0 not, -1 unknown
     labelled: NDArray[np.bool_]  # (n, K)
+    sizes: Floats  # (n,) the root of the person's area, pixels of the photo
+    distances: Floats | None  # (n, K) squared, from the truth, in units of the covariances; None without covariances
 
     def among(self, *, labelled: bool) -> NDArray[np.bool_]:
         """Return (n, K) bool: the keypoints with known visibility, or only the labelled ones among them."""
         return (self.seen >= 0) & self.labelled if labelled else self.seen >= 0
 
 
-def keypoint_scores(predict: Callable[[Path], Poses], photos: Sequence[AnnotatedPhoto]) -> KeypointScores:
-    """Run `predict` on all photos, and return the keypoint scores of the people found; both have the same keypoints.
+def found_people(predict: Callable[[Path], Poses], photos: Sequence[AnnotatedPhoto]) -> Found:
+    """Run `predict` on all photos, and return the people found; both have the same keypoints.
 
     Raises DataError if no person is found.
     """
-    rows: list[tuple[int, NDArray[np.float32], Person]] = []
+    rows: list[tuple[int, Poses, Person]] = []
     for number, photo in enumerate(tqdm(photos, unit="photo", disable=no_terminal())):
         persons = [person for person in photo.persons if not person.ignore]
         poses = predict(photo.path)
-        rows += [(number, poses.keypoint_scores[pose], persons[person]) for pose, person in matches(poses, persons)]
+        rows += [(number, poses[pose], persons[person]) for pose, person in matches(poses, persons)]
     if not rows:
         raise DataError(f"none of the labelled people in {len(photos)} photos was found: no keypoint scores to measure")
-    numbers, scores, people = zip(*rows, strict=True)
-    return KeypointScores(
+    numbers, found, people = zip(*rows, strict=True)
+    joined = Poses.joined(found)
+    distances = None
+    if joined.covariances is not None:
+        errors = np.stack([person.keypoints for person in people]) - joined.keypoints
+        distances = (np.linalg.solve(joined.covariances, errors[..., None])[..., 0] * errors).sum(axis=-1)
+    return Found(
         photos=np.array(numbers),
-        scores=np.array(scores, np.float64),
+        scores=joined.keypoint_scores.astype(np.float64),
         seen=np.array([person.visible for person in people]),
         labelled=np.array([person.labelled for person in people]),
+        sizes=np.sqrt([person.area for person in people]),
+        distances=distances,
     )
 
 
@@ -135,13 +151,8 @@ def matches(poses: Poses, persons: Sequence[Person]) -> list[tuple[int, int]]:
         [person.area for person in persons],
         np.stack([person.labelled for person in persons]),
     )
-    pairs = []
-    for pose in np.argsort(-poses.scores, kind="stable").tolist():
-        person = int(similarity[pose].argmax())
-        if similarity[pose, person] >= FOUND_OKS:
-            pairs.append((pose, person))
-            similarity[:, person] = -1
-    return pairs
+    order = np.argsort(-poses.scores, kind="stable")
+    return [(int(order[pose]), person) for pose, person in best_pairs(similarity[order], FOUND_OKS)]
 
 
 class Calibration(NamedTuple):
@@ -163,7 +174,7 @@ class Calibration(NamedTuple):
         return {**counts, **curves, "correction": self.correction._asdict()}
 
 
-def calibration(found: KeypointScores, *, labelled: bool) -> Calibration:
+def calibration(found: Found, *, labelled: bool) -> Calibration:
     """Measure the calibration over all or only labelled keypoints. Raises DataError as `PlattScaling.fitted` does."""
     chosen = found.among(labelled=labelled)
     scores, seen = found.scores[chosen], found.seen[chosen] == 1
@@ -178,6 +189,34 @@ def calibration(found: KeypointScores, *, labelled: bool) -> Calibration:
         corrected=reliability(corrected, seen),
         correction=PlattScaling.fitted(scores, seen),
     )
+
+
+class Coverage(NamedTuple):
+    """How many true places lie in their ellipses, of people within limits of size."""
+
+    least: float  # pixels of the photo, the root of the area
+    below: float | None  # None: no limit
+    num_keypoints: int
+    shares: tuple[float, ...]  # observed, of the ellipses of `SHARES`
+
+    def __str__(self) -> str:
+        size = f"{self.least:g} pixels and more" if self.below is None else f"{self.least:g} to {self.below:g} pixels"
+        shares = ", ".join(f"{each:.1%} of {share:.0%}" for each, share in zip(self.shares, SHARES, strict=True))
+        return f"people of {size}: {self.num_keypoints} labelled keypoints, in ellipses {shares}"
+
+
+def coverage(found: Found) -> list[Coverage]:
+    """Measure the ellipses of labelled keypoints: of all people, then by their size. Empty without covariances."""
+    if found.distances is None:
+        return []
+    measured = []
+    for least, below in ((0.0, math.inf), *pairwise((*SIZES, math.inf))):
+        people = (found.sizes >= least) & (found.sizes < below)
+        distances = found.distances[people][found.labelled[people]]
+        if len(distances):
+            shares = tuple(float((distances <= -2 * math.log(1 - share)).mean()) for share in SHARES)
+            measured.append(Coverage(least, below if below < math.inf else None, len(distances), shares))
+    return measured
 
 
 def plot_reliability(measured: Calibration, path: Path) -> None:

@@ -16,6 +16,7 @@ from posedet.model.layers import tower
 from posedet.model.mobilenet import MobileNetV2
 from posedet.model.network import Geometry, PoseDetNet
 from posedet.model.pyramid import FeaturePyramid, HighResolutionPyramid
+from posedet.model.uncertainty import Uncertainty
 from posedet.skeleton import Skeleton
 
 
@@ -77,6 +78,7 @@ def build_network(config: ModelConfig, skeleton: Skeleton) -> PoseDetNet:
         identity=Identity(skeleton.limbs, num_keypoints, config.tap_channels, config.identity_channels)
         if config.identity_channels
         else None,
+        uncertainty=_uncertainty(config, num_keypoints) if config.uncertainty_channels else None,
         image_mean=backbone.image_mean,
         image_std=backbone.image_std,
         score_at=config.score_at,
@@ -113,6 +115,11 @@ def _score(config: ModelConfig, num_keypoints: int) -> EmbeddingBranch:
     with torch.no_grad():
         score.output.bias[0] = PRIOR_LOGIT
     return score
+
+
+def _uncertainty(config: ModelConfig, num_keypoints: int) -> Uncertainty:
+    moves = config.refinements + bool(config.local_channels)
+    return Uncertainty(num_keypoints, config.tap_channels, moves, config.uncertainty_channels)
 
 
 def _heatmap(config: ModelConfig, num_keypoints: int) -> HeatmapBranch:

@@ -22,6 +22,7 @@ from posedet.model.bypass import Bypass
 from posedet.model.embedding import TapTable, sample, sample_around
 from posedet.model.identity import Identity
 from posedet.model.pyramid import PyramidMaps
+from posedet.model.uncertainty import Uncertainty
 
 # With parts of this size, 5,440 poses of 17 samples of 128 channels take two thirds of the time of all at once.
 POSES_IN_CACHE = 1024
@@ -69,9 +70,10 @@ class PoseDetNet(nn.Module):
     """Images -> scored poses.
 
     score_taps and refine_taps compute the maps from which the embeddings of score and refinement are sampled; if
-    refine_taps is None, both use the same maps. local is a further refinement, heatmap the training branch, and
-    identity, which `IdentifiedNet` runs, describes the found people; each may be None. image_mean and image_std, (3,)
-    on the scale 0..255, belong to the backbone's start weights. `ModelConfig` explains score_at and representation.
+    refine_taps is None, both use the same maps. local is a further refinement, heatmap the training branch; identity
+    and uncertainty, which `DeployedNet` runs, describe the found people. Each of these may be None. image_mean and
+    image_std, (3,) on the scale 0..255, belong to the backbone's start weights. `ModelConfig` explains score_at and
+    representation.
     """
 
     image_mean: Tensor
@@ -94,6 +96,7 @@ class PoseDetNet(nn.Module):
         local: LocalRefinement | None,
         heatmap: HeatmapBranch | None,
         identity: Identity | None,
+        uncertainty: Uncertainty | None,
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
         score_at: Literal["coarse", "refined"],
@@ -104,7 +107,7 @@ class PoseDetNet(nn.Module):
         self.backbone, self.pyramid, self.bypass = backbone, pyramid, bypass
         self.score_taps, self.refine_taps = score_taps, refine_taps
         self.score, self.refinements, self.local, self.heatmap = score, refinements, local, heatmap
-        self.identity = identity
+        self.identity, self.uncertainty = identity, uncertainty
         self.register_buffer("image_mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
         if representation == "box":
@@ -140,7 +143,7 @@ class PoseDetNet(nn.Module):
                 judged = poses[0] if self.score_at == "coarse" else poses[-1].detach()
                 scores = self._score(score_table, judged, proposals, chosen)
             else:
-                scores = _at(scores, chosen)
+                scores = rows_at(scores, chosen)
         keypoint_logits = scores[..., 1:] if scores.shape[-1] > 1 else None
         return NetworkOutput(proposals, chosen, poses, scores[..., 0], keypoint_logits, heatmaps, score_table)
 
@@ -176,7 +179,7 @@ class PoseDetNet(nn.Module):
         if index is not None:
             # Recomputed instead of indexing `coarse`, so that an exported graph computes no other poses.
             strides = proposals.strides[index]
-            poses = [_placed(_at(proposals.offsets, index), proposals.locations[index], strides)]
+            poses = [_placed(rows_at(proposals.offsets, index), proposals.locations[index], strides)]
             unit = strides[..., None, None]
         for step in self.refinements:
             correction = step(self._read(table, poses[-1], proposals, index)).unflatten(-1, (-1, 2))
@@ -223,7 +226,7 @@ def _placed(offsets: Tensor, locations: Tensor, strides: Tensor) -> Tensor:
     return locations[..., None, :] + offsets * strides[..., None, None]
 
 
-def _at(rows: Tensor, index: Tensor | None) -> Tensor:
+def rows_at(rows: Tensor, index: Tensor | None) -> Tensor:
     """Select rows (B, M, ...) by locations (B, S): (B, S, ...)."""
     if index is None:
         return rows

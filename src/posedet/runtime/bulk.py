@@ -32,7 +32,12 @@ def best_at_once(num_photos: int, threads: int | None) -> int:
 
 
 def find_all(
-    detector: PoseDet, photos: Sequence[Photo], pictures: Sequence[Path] | None, *, scores: bool = False
+    detector: PoseDet,
+    photos: Sequence[Photo],
+    pictures: Sequence[Path] | None,
+    *,
+    scores: bool = False,
+    ellipses: bool = False,
 ) -> Iterator[Poses | PhotoError]:
     """Find the poses in each photo, `detector.at_once` photos concurrently.
 
@@ -42,6 +47,7 @@ def find_all(
         pictures: For each photo, the file to which the picture with its poses is written. None: draw no pictures, and
             decode large JPEG files at a reduced size.
         scores: Write the scores on the pictures.
+        ellipses: Draw the ellipses of uncertain keypoints, see `draw`.
 
     Yields:
         For each photo, in order, its poses or the error that occurred.
@@ -58,7 +64,7 @@ def find_all(
                 # One decoded image for everything, without copies.
                 picture = read_image(photo)
                 poses = detector(picture)
-                draw_on(picture, poses, scores=scores)
+                draw_on(picture, poses, scores=scores, ellipses=ellipses)
                 write_photo(pictures[place], picture, generator=GENERATOR, comment=_mark(photos[place]))
                 return poses
         except PhotoError as error:

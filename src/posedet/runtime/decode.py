@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.oks import iou_nms, oks_nms
-from posedet.poses import Poses
+from posedet.poses import COVARIANCES, Poses
 from posedet.runtime.session import Outputs
 from posedet.skeleton import CROWDPOSE, CROWDPOSE15, Skeleton
 
@@ -30,6 +30,8 @@ def candidates(outputs: Outputs, letterbox: Letterbox, skeleton: Skeleton, confi
     scores, keypoints, keypoint_scores, extra = outputs
     with np.errstate(over="ignore", invalid="ignore"):
         placed = letterbox.to_photo(keypoints).astype(np.float32)
+        if COVARIANCES in extra:
+            extra = {**extra, COVARIANCES: letterbox.covariances_to_photo(extra[COVARIANCES]).astype(np.float32)}
     finite = np.isfinite(scores)
     for array in (placed, keypoint_scores, *extra.values()):
         finite = finite & np.isfinite(array).all(tuple(range(1, array.ndim)))

@@ -50,11 +50,13 @@ class PoseDet:
         threads: Number of processor cores to use. Default: all. An open session has its own.
         embedding: Give every pose `extra["embedding"]`, a unit vector of what the person looks like, if the model has
             it; the cosine of two of them says whether they show the same person. An open session has its own setting.
+        covariances: Give every pose `Poses.covariances`, how uncertain the place of each keypoint is. The model must
+            have them. An open session has its own setting.
         at_once: Photos processed concurrently in `batch`, or by threads of your own. Use 1 for the lowest latency, or
             the number of cores for the highest throughput.
 
     Raises:
-        ModelError: If the model file is missing, damaged or not made by posedet.
+        ModelError: If the model file is missing, damaged, not made by posedet, or without wanted covariances.
         ConfigError: If an argument is out of range, or if the device cannot be used.
         DataError: If the skeleton is unknown or has a keypoint that the model does not have.
 
@@ -75,6 +77,7 @@ class PoseDet:
         threads: int | None = None,
         at_once: int = 1,
         embedding: bool = False,
+        covariances: bool = False,
     ) -> None:
         if at_once < 1:
             raise ConfigError(f"at_once is {at_once}, expected at least 1")
@@ -95,10 +98,12 @@ class PoseDet:
                 threads=threads,
                 at_once=at_once,
                 embedding=embedding,
+                covariances=covariances,
             )
-        elif any(setting is not None for setting in (runtime, device, threads)) or embedding:
+        elif any(setting is not None for setting in (runtime, device, threads)) or embedding or covariances:
             raise ConfigError(
-                "runtime, device, threads and embedding are for opening a model file, but model is an open session"
+                "runtime, device, threads, embedding and covariances are for opening a model file, but model is an "
+                "open session"
             )
         self._session: Session = model
         self.at_once = at_once

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from posedet.config import DecodeConfig, decode_config_from_dict
 from posedet.errors import ConfigError, DataError, ModelError
 from posedet.files import content_of, one_line
+from posedet.poses import COVARIANCES
 from posedet.runtime.onnx_file import onnx_metadata
 from posedet.runtime.parallel import available_cores
 from posedet.runtime.telemetry import turn_off
@@ -50,7 +51,9 @@ _PROVIDERS: dict[str, _Provider] = {
 MAX_MODEL_BYTES = 2_000_000_000
 MAX_POSES = 100_000  # of an image: what leaves the network, before duplicates are removed
 INPUT = "images"
-EMBEDDING = "embedding"  # output of some models: what a person looks like, (B, N, D), L2-normalised
+# Outputs of some models, computed on demand: what a person looks like, (B, N, D), L2-normalised, and the covariances of
+# the keypoints, `poses.COVARIANCES`, (B, N, K, 2, 2) in pixels of the network input squared.
+EMBEDDING = "embedding"
 
 
 class Outputs(NamedTuple):
@@ -125,6 +128,7 @@ def open_session(
     threads: int | None = None,
     at_once: int = 1,
     embedding: bool = False,
+    covariances: bool = False,
 ) -> Session:
     """Open a posedet ONNX file.
 
@@ -136,6 +140,7 @@ def open_session(
         threads: Number of processor cores to use. Default: all.
         at_once: Number of concurrent calls that share the cores.
         embedding: Compute the identity embedding, if the model has it.
+        covariances: Compute the covariances of keypoints, which the model must have.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet, or if the runtime is not installed.
@@ -156,7 +161,12 @@ def open_session(
     if not isinstance(model, Path | bytes):
         model = content_of(model, "model", MAX_MODEL_BYTES, ModelError)
     kind = _OpenVino if runtime == "openvino" else _OnnxRuntime
-    return kind(model, threads, at_once, embedding, device)
+    return kind(model, threads, at_once, not_wanted(embedding=embedding, covariances=covariances), device)
+
+
+def not_wanted(*, embedding: bool, covariances: bool) -> frozenset[str]:
+    """Return the names of the outputs that are computed on demand, without those that are wanted."""
+    return frozenset(name for name, wanted in ((EMBEDDING, embedding), (COVARIANCES, covariances)) if not wanted)
 
 
 class _OpenFile:
@@ -169,7 +179,9 @@ class _OpenFile:
     _session: Any = None  # the runtime's own session; None in a fork that has not used it yet
     device = "cpu"
 
-    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
+    def __init__(
+        self, model: Path | bytes, threads: int | None, at_once: int, unwanted: frozenset[str], device: Device
+    ) -> None:
         self._name = "model" if isinstance(model, bytes) else one_line(model)
         if isinstance(model, Path):
             if not model.is_file():
@@ -177,7 +189,7 @@ class _OpenFile:
             model = model.absolute()
         if (len(model) if isinstance(model, bytes) else model.stat().st_size) > MAX_MODEL_BYTES:
             raise ModelError(f"{self._name}: larger than {MAX_MODEL_BYTES} bytes")
-        self._opened = (model, threads, at_once, embedding, device)
+        self._opened = (model, threads, at_once, unwanted, device)
         self.about = _about(self._name, onnx_metadata(model, self._name).get("posedet"))
         _open_files.add(self)
 
@@ -226,8 +238,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class _OnnxRuntime(_OpenFile):
-    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
-        super().__init__(model, threads, at_once, embedding, device)
+    def __init__(
+        self, model: Path | bytes, threads: int | None, at_once: int, unwanted: frozenset[str], device: Device
+    ) -> None:
+        super().__init__(model, threads, at_once, unwanted, device)
         import onnxruntime  # takes 0.2 s, which `import posedet` should not pay
 
         turn_off()
@@ -245,10 +259,10 @@ class _OnnxRuntime(_OpenFile):
         # DirectML alone must not run a session in two threads at once.
         self._turn = threading.Lock() if self.device == "directml" else nullcontext()
         shapes = {port.name: port.shape for port in self._session.get_outputs()}
-        self._names = [name for name in shapes if embedding or name != EMBEDDING]
+        self._names = [name for name in shapes if name not in unwanted]
         self._run_options = onnxruntime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True
-        _check_ports(self._name, self.about, [port.name for port in self._session.get_inputs()], shapes)
+        _check_ports(self._name, self.about, [port.name for port in self._session.get_inputs()], shapes, unwanted)
 
     def _on(self, device: Device, options: Any) -> tuple[Any, str]:
         """Open the model on a device, or on the best that works; return ONNX Runtime's session and that device."""
@@ -295,8 +309,10 @@ class _OnnxRuntime(_OpenFile):
 
 
 class _OpenVino(_OpenFile):
-    def __init__(self, model: Path | bytes, threads: int | None, at_once: int, embedding: bool, device: Device) -> None:
-        super().__init__(model, threads, at_once, embedding, device)
+    def __init__(
+        self, model: Path | bytes, threads: int | None, at_once: int, unwanted: frozenset[str], device: Device
+    ) -> None:
+        super().__init__(model, threads, at_once, unwanted, device)
         try:
             import openvino
         except ModuleNotFoundError:
@@ -309,8 +325,8 @@ class _OpenVino(_OpenFile):
             settings["NUM_STREAMS"] = at_once
         try:
             network = openvino.Core().read_model(self._opened[0])
-            for result in network.get_results() if not embedding else ():
-                if result.input(0).get_source_output().get_any_name() == EMBEDDING:
+            for result in network.get_results():
+                if unwanted & result.input(0).get_source_output().get_names():
                     network.remove_result(result)
             self._session = openvino.Core().compile_model(network, "CPU", settings)
         except Exception as error:
@@ -319,7 +335,7 @@ class _OpenVino(_OpenFile):
             port.any_name: [side.get_length() if side.is_static else None for side in port.partial_shape]
             for port in network.outputs
         }
-        _check_ports(self._name, self.about, [port.any_name for port in network.inputs], shapes)
+        _check_ports(self._name, self.about, [port.any_name for port in network.inputs], shapes, unwanted)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         session = self._here()
@@ -351,15 +367,24 @@ def _about(name: str, text: str | None) -> About:
         raise ModelError(f"{name}: metadata 'posedet' is invalid ({_first_line(error)})") from None
 
 
-def _check_ports(name: str, about: About, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]]) -> None:
+def _check_ports(
+    name: str, about: About, inputs: Sequence[str], outputs: Mapping[str, Sequence[object]], unwanted: frozenset[str]
+) -> None:
     """Check the names of the inputs and outputs, and that the keypoints are those of the metadata."""
     if list(inputs) != [INPUT] or not set(OUTPUTS) <= set(outputs):
         names = f"{', '.join(inputs)} -> {', '.join(outputs)}"
         raise ModelError(f"{name}: has {one_line(names):.200}, expected {INPUT} -> {', '.join(OUTPUTS)}")
+    if COVARIANCES not in unwanted and COVARIANCES not in outputs:
+        raise no_covariances(name)
     shape = outputs["keypoints"]
     if len(shape) == 4 and isinstance(shape[2], int) and shape[2] != about.skeleton.num_keypoints:
         expected = f"its skeleton '{about.skeleton.name}' has {about.skeleton.num_keypoints}"
         raise ModelError(f"{name}: has {shape[2]} keypoints, but {expected}")
+
+
+def no_covariances(name: str) -> ModelError:
+    """Return the error of a model that lacks covariances which are wanted."""
+    return ModelError(f"{name}: does not know covariances of keypoints; `posedet uncertainty` adds them to weights")
 
 
 def _failed(name: str, images: NDArray[np.uint8], error: Exception) -> ModelError:

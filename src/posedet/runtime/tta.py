@@ -9,7 +9,7 @@ from posedet.config import DecodeConfig
 from posedet.errors import ConfigError
 from posedet.image import Photo, read_photo
 from posedet.oks import oks, pose_areas
-from posedet.poses import Poses
+from posedet.poses import COVARIANCES, Poses
 from posedet.runtime.decode import area_floor, best, compared
 from posedet.runtime.detector import PoseDet
 
@@ -85,7 +85,10 @@ def mirrored_poses(poses: Poses, width: int) -> Poses:
     keypoints = poses.keypoints[:, order]
     # Pixel centres lie at integers. The official code uses the resized photo's width, which is wrong by tens of pixels.
     keypoints[..., 0] = width - 1 - keypoints[..., 0]
-    return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton)
+    extra = {}
+    if (covariances := poses.covariances) is not None:
+        extra[COVARIANCES] = covariances[:, order] * np.array([[1, -1], [-1, 1]], np.float32)
+    return Poses(keypoints, poses.scores, poses.keypoint_scores[:, order], poses.skeleton, extra)
 
 
 def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: DecodeConfig) -> Poses:
@@ -114,4 +117,9 @@ def averaged(passes: Sequence[Poses], photo_size: tuple[int, int], config: Decod
     source = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
     scores = np.mean([weights[:, source == n].max(axis=1, initial=0) for n in range(len(passes))], axis=0)
     order = np.argsort(-scores, kind="stable")
-    return Poses(keypoints[order], scores[order], np.clip(keypoint_scores[order], 0, 1), found.skeleton)
+    extra = {}
+    if (covariances := found.covariances) is not None:
+        # Not smaller than those of one pass, because the errors of the passes are alike.
+        mean = np.einsum("nmk,mkij->nkij", shares, covariances) / shares.sum(axis=1)[..., None, None]
+        extra[COVARIANCES] = mean[order].astype(np.float32)
+    return Poses(keypoints[order], scores[order], np.clip(keypoint_scores[order], 0, 1), found.skeleton, extra)

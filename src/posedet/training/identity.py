@@ -6,70 +6,41 @@ similar, and those of others in the photo and in the batch different.
 """
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from posedet.config import DataConfig
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
-from posedet.data.augment import Patch, make_patch
-from posedet.errors import ConfigError, DataError
-from posedet.files import no_terminal, one_line
-from posedet.model.build import build_network
-from posedet.model.deployed import IdentifiedNet
+from posedet.data.augment import Patch
+from posedet.errors import DataError
+from posedet.files import no_terminal
+from posedet.model.deployed import DeployedNet
 from posedet.model.identity import Identity
 from posedet.oks import oks
+from posedet.runtime.session import EMBEDDING
 from posedet.skeleton import Skeleton
 from posedet.training.batches import errors_of_workers
-from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
+from posedet.training.heads import AT_ONCE, Finished, Views, learn, pixels_of
 
 GENERATOR = "posedet identity"
 
-AT_ONCE = 16  # photos
 EPOCHS = 20
 TEMPERATURE = 0.1
 MOST_HIDDEN = 0.5  # without hiding, 82 instead of 84 % of held-out people are recognised
-LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.01
 FOUND_OKS = 0.5  # from here on, a found pose is that of the labelled person
 LEAST_SIDE = 24  # pixels of a person in a view, the root of the area
 SIDE, ZOOM, COLOUR, ROTATION = 256, (0.9, 1.9), 0.2, 10.0
-SEED = 0
 
 log = logging.getLogger(__name__)
-
-
-class Views(NamedTuple):
-    """Two views of the same photos: first all the first, then all the second ones."""
-
-    images: Tensor  # (2 B, S, S, 3) uint8 RGB
-    patches: list[Patch]
-
-
-@dataclass(frozen=True)
-class Stream(Dataset[tuple[Patch, Patch]]):
-    """Pairs of views; pair n depends only on n."""
-
-    photos: Sequence[AnnotatedPhoto]
-    skeleton: Skeleton
-    config: DataConfig
-
-    def __getitem__(self, number: int) -> tuple[Patch, Patch]:
-        epoch, place = divmod(number, len(self.photos))
-        order = np.random.default_rng((SEED, epoch)).permutation(len(self.photos))
-        generator = np.random.default_rng((SEED, 1, number))
-        first, second = (_view(self.photos[order[place]], self.skeleton, self.config, generator) for _ in range(2))
-        return first, second
 
 
 def train_identity(
@@ -98,31 +69,22 @@ def train_identity(
         DataError: If fewer than 16 photos have two people.
         ConfigError: If the network does not predict the visibility of keypoints.
     """
-    tensors, config, info = load_weights(weights)
-    if not config.model.keypoint_scores:
-        raise ConfigError(
-            f"{one_line(weights)}: model.keypoint_scores is false, expected true: hidden keypoints show others"
-        )
+    finished = Finished.opened(weights, "identity", channels)
     several = with_several(photos.photos)
     if len(several) < AT_ONCE:
         raise DataError(f"{len(several)} photos have at least two labelled people, expected at least {AT_ONCE}")
-    skeleton = stored_skeleton(info, weights)
-    config = replace(config, model=replace(config.model, identity_channels=channels))
-    torch.manual_seed(SEED)
-    network = build_network(config.model, skeleton)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("identity.")}
-    network.load_state_dict({name: tensor.float() for name, tensor in kept.items()}, strict=False)
-    deployed = IdentifiedNet(network, config.decode.candidates).eval()
-    augmentation = views_of(config.data)
-    people = read_people(deployed, Stream(several, skeleton, augmentation), pairs, workers)
+    deployed = DeployedNet(finished.network, finished.config.decode.candidates, (EMBEDDING,))
+    identity = finished.network.identity
+    assert identity is not None
+    augmentation = views_of(finished.config.data)
+    people = read_people(deployed, Views(several, finished.skeleton, augmentation, 2, spoiled=True), pairs, workers)
     log.info("%d people in both views of a photo", len(people.photos))
-    _learn(deployed.identity, people)
+    _learn(identity, people)
     if held_out:
-        stream = Stream(with_several(held_out), skeleton, augmentation)
-        seen = read_people(deployed, stream, len(stream.photos), workers)
-        log.info("%s", recognised(deployed.identity, seen))
-    trained = {f"identity.{name}": tensor for name, tensor in deployed.identity.state_dict().items()}
-    save_weights(output, GENERATOR, kept | trained, config, skeleton, {"step": info.get("step")})
+        views = Views(with_several(held_out), finished.skeleton, augmentation, 2, spoiled=True)
+        seen = read_people(deployed, views, len(views.photos), workers)
+        log.info("%s", recognised(identity, seen))
+    finished.save(output, GENERATOR)
 
 
 class People(NamedTuple):
@@ -135,17 +97,17 @@ class People(NamedTuple):
 
 @errors_of_workers()
 @torch.inference_mode()
-def read_people(deployed: IdentifiedNet, stream: Stream, pairs: int, workers: int) -> People:
+def read_people(deployed: DeployedNet, views: Views, pairs: int, workers: int) -> People:
     """Find people in the first `pairs` pairs of views, and read their features."""
     photos: list[int] = []
     first: list[Tensor] = []
     second: list[Tensor] = []
-    loader = DataLoader(stream, batch_sampler=_Numbers(pairs), num_workers=workers, collate_fn=_collated)
-    for number, views in enumerate(tqdm(loader, unit="batch", disable=no_terminal())):
-        _, keypoints, _, features = deployed.read(views.images)
-        poses, half = keypoints.numpy(), len(views.patches) // 2
+    for number, batch in enumerate(tqdm(views.batches(pairs, workers), unit="batch", disable=no_terminal())):
+        patches = [pair[view] for view in range(2) for pair in batch]
+        _, keypoints, _, features = deployed.read(pixels_of(patches))
+        poses, half = keypoints.numpy(), len(batch)
         for photo in range(half):
-            one, other = (_found(poses[at], views.patches[at], stream.skeleton) for at in (photo, photo + half))
+            one, other = (_found(poses[at], patches[at], views.skeleton) for at in (photo, photo + half))
             for place in sorted(one.keys() & other.keys()):
                 photos.append(number * AT_ONCE + photo)
                 # Half as large; thousands of them stay in memory.
@@ -158,29 +120,17 @@ def read_people(deployed: IdentifiedNet, stream: Stream, pairs: int, workers: in
 
 def _learn(identity: Identity, people: People) -> None:
     """Train the embedding on the features."""
-    optimiser = torch.optim.AdamW(identity.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     of_photo = np.split(np.arange(len(people.photos)), np.flatnonzero(np.diff(people.photos)) + 1)
-    generator = np.random.default_rng(SEED)
-    for epoch in range(EPOCHS):
-        order = generator.permutation(len(of_photo))
-        losses = []
-        for begin in range(0, len(order), AT_ONCE):
-            for group in optimiser.param_groups:
-                share = (epoch + begin / len(order)) / EPOCHS
-                group["lr"] = LEARNING_RATE * (0.5 + 0.5 * math.cos(math.pi * share))
-            rows = torch.from_numpy(np.concatenate([of_photo[photo] for photo in order[begin : begin + AT_ONCE]]))
-            first, second = (
-                identity(_hidden(features[rows].float(), identity.num_places))
-                for features in (people.first, people.second)
-            )
-            similar = first @ second.T / TEMPERATURE
-            same = torch.arange(len(rows))
-            loss = (F.cross_entropy(similar, same) + F.cross_entropy(similar.T, same)) / 2
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            losses.append(loss.item())
-        log.info("epoch %d of %d: loss %.3f", epoch + 1, EPOCHS, np.mean(losses))
+
+    def loss(rows: Tensor) -> Tensor:
+        first, second = (
+            identity(_hidden(features[rows].float(), identity.num_places)) for features in (people.first, people.second)
+        )
+        similar = first @ second.T / TEMPERATURE
+        same = torch.arange(len(rows))
+        return (F.cross_entropy(similar, same) + F.cross_entropy(similar.T, same)) / 2
+
+    learn(identity, of_photo, loss, at_once=AT_ONCE, epochs=EPOCHS)
 
 
 def _hidden(features: Tensor, num_places: int) -> Tensor:
@@ -236,25 +186,6 @@ def _found(poses: NDArray[np.float32], patch: Patch, skeleton: Skeleton) -> dict
     return {int(patch.places[person]): int(best[person]) for person in places}
 
 
-class _Numbers:
-    """The numbers of `pairs` pairs of views, in batches."""
-
-    def __init__(self, pairs: int) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return -(-self.pairs // AT_ONCE)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for begin in range(0, self.pairs, AT_ONCE):
-            yield list(range(begin, min(begin + AT_ONCE, self.pairs)))
-
-
-def _collated(pairs: list[tuple[Patch, Patch]]) -> Views:
-    patches = [pair[view] for view in range(2) for pair in pairs]
-    return Views(torch.from_numpy(np.stack([patch.image for patch in patches])), patches)
-
-
 def with_several(photos: Sequence[AnnotatedPhoto]) -> list[AnnotatedPhoto]:
     return [photo for photo in photos if sum(not person.ignore for person in photo.persons) >= 2]
 
@@ -263,25 +194,3 @@ def views_of(config: DataConfig) -> DataConfig:
     return replace(
         config, patch=SIDE, crop="photo", zoom=ZOOM, rotation_deg=ROTATION, colour=COLOUR, mosaic=0.0, keep="keypoints"
     )
-
-
-def _view(photo: AnnotatedPhoto, skeleton: Skeleton, config: DataConfig, generator: np.random.Generator) -> Patch:
-    patch = make_patch(photo, [], skeleton, config, generator)
-    image = patch.image.copy()
-    if generator.random() < 0.5:  # less detail, as of somebody far away or in motion
-        blurred = cv2.GaussianBlur(image, (0, 0), generator.uniform(0.5, 2.5))
-        image = np.asarray(blurred, np.uint8)
-    for x1, y1, x2, y2 in patch.boxes.astype(int):
-        if generator.random() < 0.4 and min(x2 - x1, y2 - y1) >= 8:
-            _cover(image, (x1, y1, x2, y2), generator)
-    return patch._replace(image=image)
-
-
-def _cover(image: NDArray[np.uint8], box: tuple[int, int, int, int], generator: np.random.Generator) -> None:
-    """Hide up to half of a person behind another piece of the patch."""
-    x1, y1, x2, y2 = box
-    width = max(1, round((x2 - x1) * generator.uniform(0.3, 0.7)))
-    height = max(1, round((y2 - y1) * generator.uniform(0.3, 0.7)))
-    to_x, to_y = generator.integers(x1, x2 - width + 1), generator.integers(y1, y2 - height + 1)
-    from_x, from_y = generator.integers(image.shape[1] - width + 1), generator.integers(image.shape[0] - height + 1)
-    image[to_y : to_y + height, to_x : to_x + width] = image[from_y : from_y + height, from_x : from_x + width].copy()

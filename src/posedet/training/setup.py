@@ -134,8 +134,9 @@ def prepare_run(
 
 def _check(config: Config, processes: Processes, *, compiled: bool) -> None:
     """Check the settings that depend on neither photos nor files. compiled: for a CPU."""
-    if config.model.identity_channels:
-        raise ConfigError("model.identity_channels: expected 0; `posedet identity` adds the embedding after training")
+    for head in ("identity", "uncertainty"):
+        if getattr(config.model, f"{head}_channels"):
+            raise ConfigError(f"model.{head}_channels: expected 0; `posedet {head}` adds this head after training")
     if config.train.batch_size % (processes.world * config.train.accumulate):
         parts = f"{processes.world} processes x {config.train.accumulate} parts"
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, expected a multiple of {parts}")

@@ -14,7 +14,7 @@ import torch
 from posedet import __version__
 from posedet.errors import ModelError
 from posedet.model.build import build_network
-from posedet.model.deployed import DeployedNet, IdentifiedNet
+from posedet.model.deployed import DeployedNet, further_outputs
 from posedet.outputs import replace
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
 from posedet.weights.graph import fold_norms, forget_sources, store_as_half
@@ -47,8 +47,7 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
     skeleton = stored_skeleton(info, weights)
     network = build_network(config.model, skeleton)
     fill(network, tensors, weights)
-    kind = DeployedNet if network.identity is None else IdentifiedNet
-    deployed = kind(network, config.decode.candidates).eval()
+    deployed = DeployedNet(network, config.decode.candidates, further_outputs(network)).eval()
     about = {
         "generator": GENERATOR,
         "name": output.stem,

@@ -18,6 +18,7 @@ def open_model(
     threads: int | None = None,
     at_once: int = 1,
     embedding: bool = False,
+    covariances: bool = False,
 ) -> Session:
     """Open an ONNX file or PyTorch weights, ready to run.
 
@@ -28,6 +29,7 @@ def open_model(
         threads: Number of processor cores to use. For PyTorch weights, this applies to the whole process. Default: all.
         at_once: Number of concurrent calls that share the cores.
         embedding: Compute the identity embedding, if the model has it.
+        covariances: Compute the covariances of keypoints, which the model must have.
 
     Raises:
         ModelError: If the file is missing, damaged or not made by posedet.
@@ -42,6 +44,7 @@ def open_model(
             threads=threads,
             at_once=at_once,
             embedding=embedding,
+            covariances=covariances,
         )
     if runtime is not None:
         remedy = "convert them with `posedet export`"
@@ -55,4 +58,4 @@ def open_model(
 
     if threads is not None:
         torch.set_num_threads(threads - at_once + 1)
-    return open_weights(file, device, embedding=embedding)
+    return open_weights(file, device, embedding=embedding, covariances=covariances)

@@ -14,9 +14,9 @@ from posedet import __version__
 from posedet.config import Config
 from posedet.errors import ConfigError
 from posedet.files import one_line
-from posedet.model.deployed import DeployedNet, IdentifiedNet
+from posedet.model.deployed import DeployedNet, further_outputs
 from posedet.model.network import PoseDetNet
-from posedet.runtime.session import About, Outputs
+from posedet.runtime.session import About, Outputs, no_covariances, not_wanted
 from posedet.skeleton import Skeleton
 from posedet.weights.checkpoint import load_network
 
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class TorchSession:
     """A `posedet.runtime.session.Session` that runs a network on the network's device.
 
-    kind: the class that selects the outputs; another than `DeployedNet` may have more of them.
+    kind: the class that selects the outputs; another than `DeployedNet` may have more of them. further: as in
+    `DeployedNet`.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class TorchSession:
         name: str,
         *,
         kind: type[DeployedNet] = DeployedNet,
+        further: tuple[str, ...] = (),
     ) -> None:
         self.about = About(name, __version__, skeleton, config.decode, config.to_dict())
-        self._deployed = kind(network, config.decode.candidates).eval()
+        self._deployed = kind(network, config.decode.candidates, further).eval()
 
     @property
     def device(self) -> str:
@@ -52,18 +54,23 @@ class TorchSession:
         return Outputs.named({name: array.cpu().numpy() for name, array in zip(names, arrays, strict=True)})
 
 
-def open_weights(path: Path, device: str = "cpu", *, embedding: bool = False) -> TorchSession:
+def open_weights(
+    path: Path, device: str = "cpu", *, embedding: bool = False, covariances: bool = False
+) -> TorchSession:
     """Open a posedet weights file. Raises ModelError for any other file, ConfigError for an unavailable device.
 
-    device: as PyTorch names it, or "auto": a CUDA GPU if there is one, otherwise the CPU. embedding: compute the
-    identity embedding, if the network has it.
+    device: as PyTorch names it, or "auto": a CUDA GPU if there is one, otherwise the CPU. embedding: compute
+    the identity embedding, if the network has it. covariances: compute the covariances of keypoints.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         log.info("device: %s", device)
     network, config, skeleton = load_network(path)
-    kind = IdentifiedNet if embedding and network.identity is not None else DeployedNet
-    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem, kind=kind)
+    if covariances and network.uncertainty is None:
+        raise no_covariances(one_line(path))
+    unwanted = not_wanted(embedding=embedding, covariances=covariances)
+    further = tuple(name for name in further_outputs(network) if name not in unwanted)
+    return TorchSession(network.to(local_device(device)), config, skeleton, path.stem, further=further)
 
 
 def local_device(device: str) -> torch.device:
