@@ -20,6 +20,8 @@ ort.env.wasm.wasmPaths = {
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
 ort.env.logLevel = "fatal";
 
+const OUTPUTS = ["scores", "keypoints", "keypoint_scores"];
+
 interface Model {
   readonly about: About;
   readonly session: ort.InferenceSession;
@@ -40,7 +42,7 @@ async function open(name: string, file: Uint8Array): Promise<Model> {
   } catch (error) {
     throw new Refusal(`${name}: cannot be opened (${firstLine(error)})`);
   }
-  const complete = ["scores", "keypoints", "keypoint_scores"].every((each) => session.outputNames.includes(each));
+  const complete = OUTPUTS.every((each) => session.outputNames.includes(each));
   if (session.inputNames.join() !== "images" || !complete) {
     throw new Refusal(`${name}: its inputs or outputs are not those of a posedet model`);
   }
@@ -58,10 +60,9 @@ async function find({ about, session }: Model, photo: ImageBitmap): Promise<Pose
   const letterbox = fit(size, about.decode.longSide, about.decode.shortSide);
   const { width, height } = letterbox.input;
   const images = new ort.Tensor("uint8", networkInput(letterbox, reader(photo)), [1, height, width, 3]);
-  const outputs = await session.run({ images });
-  const [scores, keypoints, keypointScores] = ["scores", "keypoints", "keypoint_scores"].map(
-    (name) => outputs[name].data as Float32Array,
-  );
+  // Only these are computed, and nothing that the file gives on demand.
+  const outputs = await session.run({ images }, OUTPUTS);
+  const [scores, keypoints, keypointScores] = OUTPUTS.map((name) => outputs[name].data as Float32Array);
   if (keypoints.length !== scores.length * about.skeleton.keypoints.length * 2) {
     throw new Refusal(`${about.name}: the number of its keypoints is not that of its skeleton`);
   }
