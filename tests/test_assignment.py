@@ -204,6 +204,26 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     return batch_of(*images, num_keypoints=5, side=side)
 
 
+def check_coarse(
+    strides: tuple[int, ...], seed: int, num_persons: int, spread: float, origin: float, **settings: object
+) -> None:
+    side = 64
+    settings["min_keypoints"] = 1
+    config = load_config("dla34-coco", [f"assign.{key}={value}" for key, value in settings.items()])
+    batch = crowd(seed, 2, num_persons, spread, side)
+    proposals = proposals_at(strides, side, num_images=2, origin=origin)
+    owner = assign_coarse(batch, persons_of(batch, config), proposals, strides, config.assign)
+    expected = slow_coarse(batch, proposals.locations, proposals.strides, config.assign, largest=strides[-1])
+    assert owner.dtype == torch.int64
+    torch.testing.assert_close(owner, expected)
+
+
+@pytest.mark.parametrize("positives", [1, 9])
+def test_one_crowd_as_in_the_loop(positives):
+    for seed, centre in enumerate(("keypoints", "box")):
+        check_coarse(HRNET, seed, 12, 60.0, 0.5, positives=positives, centre=centre, least_side=0.3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strides", [DLA, HRNET], ids=["four levels", "three levels"])
 @pytest.mark.parametrize("positives", [1, 9])
@@ -217,15 +237,8 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     least_side=st.sampled_from([0.0, 0.3]),
 )
 def test_coarse_as_in_the_loop(strides, positives, centre, seed, num_persons, spread, origin, least_side):
-    side = 64
-    settings = {"positives": positives, "centre": centre, "min_keypoints": 1, "least_side": least_side}
-    config = load_config("dla34-coco", [f"assign.{key}={value}" for key, value in settings.items()])
-    batch = crowd(seed, 2, num_persons, spread, side)
-    proposals = proposals_at(strides, side, num_images=2, origin=origin)
-    owner = assign_coarse(batch, persons_of(batch, config), proposals, strides, config.assign)
-    expected = slow_coarse(batch, proposals.locations, proposals.strides, config.assign, largest=strides[-1])
-    assert owner.dtype == torch.int64
-    torch.testing.assert_close(owner, expected)
+    settings = {"positives": positives, "centre": centre, "least_side": least_side}
+    check_coarse(strides, seed, num_persons, spread, origin, **settings)
 
 
 def test_losers_of_a_conflict():

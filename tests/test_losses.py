@@ -379,10 +379,7 @@ def made_up(
     return output, some_owner(generator, batch, num_locations)
 
 
-@pytest.mark.slow
-@settings(laws, max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_official_terms_as_in_the_loop(seed):
+def check_official_terms(seed: int) -> None:
     """Every term of the published loss, from what the network gave and who learns what."""
     generator = np.random.default_rng(seed)
     side, strides = 64, (8, 16, 32, 64)
@@ -415,10 +412,7 @@ def test_official_terms_as_in_the_loop(seed):
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.slow
-@settings(laws, max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
-def test_our_terms_as_in_the_loop(seed, step):
+def check_our_terms(seed: int, step: int) -> None:
     """The default model: some locations chosen, ignored places, soft targets, two refinements."""
     generator = np.random.default_rng(seed)
     side, strides, fine = 64, (8, 16, 32), (4, 8, 16)
@@ -501,6 +495,25 @@ def test_our_terms_as_in_the_loop(seed, step):
         "heatmap": 0.1 * sum(heatmaps) / len(heatmaps),
     }
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_official_terms_as_in_the_loop(seed):
+    check_official_terms(seed)
+
+
+@pytest.mark.slow
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
+def test_our_terms_as_in_the_loop(seed, step):
+    check_our_terms(seed, step)
+
+
+def test_terms_of_one_batch_as_in_the_loop():
+    check_official_terms(0)
+    check_our_terms(0, 250)
 
 
 def test_number_of_positives():
