@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from posedet.data import json_entries
-from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area, fingerprint
+from posedet.data.json_entries import MAX_NUMBER, MAX_SIDE, known_category, listed, numbers, photo_sides, read_json
 from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
@@ -251,6 +253,12 @@ DAMAGE = [
         {"bbox": [1, 2, -3, 4]},
         "annotations[1].bbox: width -3, height 4, expected values of at least 0",
     ),
+    (
+        "annotations",
+        1,
+        {"bbox": [1, 2, 3, -4]},
+        "annotations[1].bbox: width 3, height -4, expected values of at least 0",
+    ),
     ("annotations", 1, {"bbox": [1, 2, 3]}, "annotations[1].bbox: 3 numbers, expected 4 (x, y, width, height)"),
     ("annotations", 1, {"bbox": None}, "annotations[1].bbox: None, expected a list of 4 (x, y, width, height) numbers"),
     ("annotations", 0, {"area": -1}, "annotations[0].area: -1, expected a number from 0 to 1e+18"),
@@ -273,6 +281,8 @@ DAMAGE = [
     ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
     ("annotations", 1, {"id": 11}, "annotations[1].id: duplicate id 11"),
     ("annotations", 1, {"id": 1.5}, "annotations[1].id: 1.5, expected a whole number"),
+    ("annotations", 1, {"id": 2**63}, "annotations[1].id: 9223372036854775808, expected a whole number"),
+    ("annotations", 1, {"id": -(2**63)}, "annotations[1].id: -9223372036854775808, expected a whole number"),
     ("annotations", 1, {"id": True}, "annotations[1].id: True, expected a whole number"),
     ("annotations", 1, {"image_id": 8}, "annotations[1].image_id: 8 is not among the file's images"),
     ("annotations", 1, {"category_id": 2}, "annotations[1].category_id: 2 is not among the file's categories (1)"),
@@ -281,6 +291,9 @@ DAMAGE = [
     ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a number from 0 to 1e+09"),
     ("images", 1, {"id": 7}, "images[1].id: duplicate id 7"),
     ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
+    ("images", 1, {"width": 1_000_001}, "images[1].width: 1000001, expected a number from 1 to 1e+06"),
+    ("images", 1, {"file_name": 3}, "images[1].file_name: 3, expected the name of a photo"),
+    ("images", 1, {"file_name": "a\0b"}, "images[1].file_name: 'a\\x00b', expected the name of a photo"),
     ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
     ("images", 1, {"file_name": "/etc/passwd"}, "images[1].file_name: '/etc/passwd' is outside the photo folder"),
     ("images", 1, {"file_name": "a/../../b"}, "images[1].file_name: 'a/../../b' is outside the photo folder"),
@@ -298,6 +311,92 @@ def test_damage_is_named(tmp_path: Path, part: str, number: int, change: dict[st
     data = labels()
     data[part][number] |= change
     assert error(data, tmp_path).startswith(f"val.json: {message}")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("annotations", {"id": 2**63 - 1}),
+        ("annotations", {"id": -(2**63 - 1)}),
+        ("annotations", {"bbox": [-1e9, 1e9, 0, 0]}),
+        ("annotations", {"bbox": [1, 2, 0.5, 0.25]}),
+        ("annotations", {"keypoints": [1e9, -1e9, 2] * 3, "num_keypoints": 3}),
+        ("annotations", {"score": 0}),
+        ("annotations", {"score": 1}),
+        ("images", {"width": 1, "height": 1}),
+        ("images", {"width": MAX_SIDE, "height": MAX_SIDE}),
+        ("images", {"crowdIndex": 0}),
+        ("images", {"crowdIndex": 1e6}),
+    ],
+)
+def test_the_limits_themselves_are_allowed(tmp_path: Path, part: str, change: dict[str, Any]) -> None:
+    data = labels()
+    data[part][0] |= change
+    assert len(read(data, tmp_path)[0].persons) == 2
+
+
+def test_numbers_are_of_these_types_and_the_first_other_one_is_named() -> None:
+    each = [1, 1.0, np.float32(1), np.float64(1), np.int32(1), np.int64(1)]
+    np.testing.assert_array_equal(numbers({"k": each}, "k", "x", 6), np.ones(6), strict=True)
+    np.testing.assert_array_equal(numbers({"k": [1, 2]}, "k", "x", 2), np.array([1.0, 2.0]), strict=True)
+    for wrong, text in ((True, "True"), (None, "None"), (1.1e9, "1100000000.0"), (-1.1e9, "-1100000000.0")):
+        with pytest.raises(DataError) as caught:
+            numbers({"k": [MAX_NUMBER, -MAX_NUMBER, wrong, "x"]}, "k", "x", 4)
+        assert str(caught.value) == f"x.k[2]: {text}, expected a number of at most 1e+09"
+    assert photo_sides({"width": 7, "height": 5.0}, "x") == (5, 7)
+
+
+def test_of_many_categories_ten_are_named() -> None:
+    with pytest.raises(DataError) as caught:
+        known_category({"category_id": 0}, range(1, 20), "x")
+    named = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+    assert str(caught.value) == f"x.category_id: 0 is not among the file's categories ({named})"
+
+
+def test_what_is_no_list_of_objects_is_reported_and_left_out() -> None:
+    found: list[tuple[str, str]] = []
+
+    def report(kind: str, problem: object) -> None:
+        found.append((kind, str(problem)))
+
+    assert list(listed([{"a": 1}, 5, {}], "x", report)) == [("x[0]", {"a": 1}), ("x[2]", {})]
+    assert list(listed("abc", "x", report)) == []
+    assert found == [("list", "x[1]: 5, expected an object"), ("list", "x: 'abc', expected a list")]
+
+
+@pytest.mark.parametrize(
+    ("box", "points", "area"),
+    [
+        ((0, 0, 0.5, 40), [(1, 1), (9, 9)], 0.53 * 20),
+        ((0, 0, 40, 0.5), [(1, 1), (9, 9)], 0.53 * 20),
+        ((5, 5, 5, 9), [(1, 1), (4, 3)], 6),
+        ((5, 5, 9, 5), [(1, 1), (2.5, 2)], 1.5),
+        ((5, 5, 5, 5), [(1, 1), (1, 9)], 1),
+        ((5, 5, 5, 5), [], 1),
+    ],
+)
+def test_the_area_of_a_small_or_empty_box(box: Any, points: list[tuple[float, float]], area: float) -> None:
+    assert estimated_area(np.array(box, float), np.array(points).reshape(-1, 2)) == pytest.approx(area)
+
+
+def test_a_fingerprint_is_of_all_that_is_read(tmp_path: Path) -> None:
+    """It changes with every part, and else not."""
+    photo = read(labels(), tmp_path)[0]
+    first = photo.persons[0]
+    photos = [
+        *(replace(photo, **change) for change in ({"image_id": 8}, {"path": Path("b")}, {"size": (1, 2)})),
+        *(replace(photo, **change) for change in ({"crowd_index": None}, {"persons": ()})),
+        *(
+            replace(photo, persons=(replace(first, **change), *photo.persons[1:]))
+            for change in (
+                *({"category_id": 2}, {"area": 1.0}, {"ignore": True}, {"is_crowd": True}),
+                *({"keypoints": first.keypoints + 1}, {"visibility": first.visibility + 1}, {"box": first.box + 1}),
+            )
+        ),
+    ]
+    assert fingerprint(read(labels(), tmp_path)[:1]) == fingerprint([photo])
+    prints = [fingerprint(each) for each in ([], [photo], [photo, photo], *([each] for each in photos))]
+    assert len({*prints}) == 3 + len(photos) and {len(each) for each in prints} == {64}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +462,22 @@ def test_unreadable_files(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_photos(str(path), TRIO)
         assert str(caught.value).startswith(f"{path}: {text}")
+
+
+def test_results_that_are_a_folder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_json(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read (Is a directory)"
+
+
+def test_a_file_as_large_as_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "set.json"
+    path.write_text("[1]   ")
+    monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 6)
+    assert read_json(path) == [1]
+    monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 5)
+    with pytest.raises(DataError, match="larger than 0 MiB"):
+        read_json(path)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import posedet.runtime.decode as runtime_decode
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.poses import Poses
-from posedet.runtime.decode import candidates, decode
+from posedet.runtime.decode import area_floor, candidates, decode
 from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO, CROWDPOSE15, Skeleton
 
@@ -170,6 +170,11 @@ def test_a_pose_that_is_not_finite_is_dropped_and_roundings_above_one_are_not() 
     outputs = np.array([above]), np.zeros((1, 2, 2), np.float32), np.array([[above, -1e-9]], np.float32)
     poses = decoded(outputs, (512, 512), PAIR)
     assert (poses.scores.tolist(), poses.keypoint_scores.tolist()) == ([1], [[1, 0]])
+
+
+def test_the_least_area_grows_with_the_photo() -> None:
+    """It is that of a photo whose long side has 640 pixels."""
+    assert [area_floor(size, CONFIG) for size in ((480, 640), (1280, 960), (100, 320))] == [256, 1024, 64]
 
 
 def test_nobody() -> None:

@@ -592,6 +592,13 @@ def test_a_dot_lands_where_its_coordinates_do(photo_size: tuple[int, int], long_
         assert_allclose(found, letterbox.to_input(np.array(place)), atol=0.05)
 
 
+def test_a_photo_is_enlarged_by_linear_interpolation() -> None:
+    """Centres of the new pixels lie at -0.25, 0.25, 0.75 and 1.25 of the two old ones."""
+    photo = np.array([[[0, 40, 200], [100, 40, 0]]], np.uint8)
+    image = Letterbox.fit((1, 2), long_side=4).apply(photo)
+    assert image[0, :4].tolist() == image[1, :4].tolist() == [[0, 40, 200], [25, 40, 150], [75, 40, 50], [100, 40, 0]]
+
+
 def test_padding_is_grey_right_and_below() -> None:
     letterbox = Letterbox.fit((60, 90), long_side=100)
     image = letterbox.apply(np.full((60, 90, 3), 200, np.uint8))
