@@ -118,8 +118,9 @@ class _Walk:
                 sizes = self._tensor(tensor)
                 if kind == "Constant":
                     self._constants[_octets(node[2][0])] = sizes
-            if kind == "Constant" and attribute[8]:
-                self._constants[_octets(node[2][0])] = [float(each) for each in _whole(attribute[8])]
+            floats, integers = [*attribute[2], *attribute[7]], [*attribute[3], *attribute[8]]
+            if kind == "Constant" and (floats or integers):
+                self._constants[_octets(node[2][0])] = _numbers(floats, integers)
         return graphs
 
     def _tensor(self, content: memoryview) -> list[float]:
@@ -143,8 +144,8 @@ class _Walk:
             raise _Refused(f"tensor {name} of {_sides(dims)} does not have as many values")
         sizes: list[float] = []
         if kind in _SIZE_TYPES and elements <= MAX_RANK:
-            packed = np.frombuffer(raw[0], _SIZE_TYPES[kind]) if raw else _whole(tensor[7] or tensor[5])
-            sizes = [float(each) for each in packed]
+            integers = tensor[7] or tensor[5]
+            sizes = np.frombuffer(raw[0], _SIZE_TYPES[kind]).tolist() if raw else _numbers(tensor[4], integers)
         self._constants[_octets(_one(tensor[8], b""))] = sizes
         return sizes
 
@@ -209,6 +210,11 @@ def _whole(values: list[Any]) -> list[int]:
             number, place = _varint(value, place)
             numbers.append(_signed(number))
     return numbers[: MAX_RANK + 1]
+
+
+def _numbers(floats: list[Any], integers: list[Any]) -> list[float]:
+    """Return the first numbers of repeated float32 and int64, as `_whole` does."""
+    return [*np.frombuffer(b"".join(floats), "<f4")[: MAX_RANK + 1].tolist(), *map(float, _whole(integers))]
 
 
 def _signed(number: int) -> int:
