@@ -15,10 +15,11 @@ from PIL import Image
 
 from posedet.data import json_entries
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area, fingerprint
+from posedet.data.formats.coco import read_content
 from posedet.data.json_entries import MAX_NUMBER, MAX_SIDE, known_category, listed, numbers, photo_sides, read_json
 from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.errors import DataError
-from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
+from posedet.skeleton import BODY19, CROWDPOSE, CROWDPOSE15, Skeleton
 
 TRIO = Skeleton("trio", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.1, 0.1, 0.1))
 
@@ -128,6 +129,12 @@ def test_a_teachers_labels(tmp_path: Path, name: str) -> None:
     assert first.visible.tolist() == [-1, -1, -1]
 
 
+def test_a_teachers_confidence_is_from_0_to_1(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0]["keypoint_scores"] = [-0.25, 0.5, 1.25]
+    assert person(data, tmp_path).keypoint_weights.tolist() == [1, 0.5, 0]
+
+
 @pytest.mark.parametrize("name", ["labelled_keypoints", "labelled_joints"])
 def test_labelled_keypoints_are_the_only_known_ones(tmp_path: Path, name: str) -> None:
     data = labels()
@@ -167,6 +174,76 @@ def test_without_an_area_it_is_estimated_from_the_box(tmp_path: Path) -> None:
     data = labels()
     del data["annotations"][0]["area"]
     assert person(data, tmp_path).area == pytest.approx(0.53 * 30 * 40.5)
+
+
+def test_without_a_box_the_area_is_that_around_labelled_keypoints(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0] |= {"area": 0, "bbox": [5, 5, 0, 0], "keypoints": [3, 4, 1, 23, 34, 1, 99, 99, 0]}
+    assert person(data, tmp_path).area == 20 * 30
+
+
+def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: Path) -> None:
+    data = labels()
+    category, photo, first = data["categories"][0], data["images"][1], data["annotations"][0]
+    category["skeleton"] = [[1, 9], [1, 2]]
+    data["categories"] += [category, {"id": "x"}]
+    data["images"] += [photo, {**photo, "id": 4}, {"id": 5}]
+    data["annotations"] += [
+        *(first, {**first, "id": 13, "image_id": 6}, {**first, "id": 14, "image_id": 5, "num_keypoints": 3}),
+        *({**first, "id": 15, "num_keypoints": 3}, {**first, "id": 16, "num_keypoints": 2.0}, {"id": 17}),
+    ]
+    found: list[tuple[str, str]] = []
+    photos = read_content(data, "x", tmp_path, None, lambda kind, problem: found.append((kind, str(problem))))
+    assert found == [
+        ("category entry", "x: categories[0].skeleton[0]: [1, 9], expected two keypoints, 1 to 3"),
+        ("category entry", "x: categories[1].id: duplicate id 1"),
+        ("category entry", "x: categories[2].id: 'x', expected a whole number"),
+        ("image entry", "x: images[2].id: duplicate id 3"),
+        ("duplicate photo", "x: images[3].file_name: duplicate photo 'sub/two.jpg'"),
+        ("image entry", "x: images[4]: 'file_name' is missing"),
+        ("annotation entry", "x: annotations[2].id: duplicate id 11"),
+        ("annotation entry", "x: annotations[3].image_id: 6 is not among the file's images"),
+        ("keypoint count", "x: annotations[5] (id 15, one.jpg): num_keypoints is 3, 2 are labelled"),
+        ("annotation entry", "x: annotations[7]: 'image_id' is missing"),
+    ]
+    people = {photo.image_id: [each.annotation_id for each in photo.persons] for photo in photos}
+    assert people == {7: [11, 12, 11, 15, 16], 3: [], 4: []}
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(0, ["keypoint count"]), (1, []), (2, ["keypoint count"]), (3, [])])
+def test_head_and_neck_may_be_left_out_of_the_count(tmp_path: Path, count: int, kinds: list[str]) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = ["head", "neck", "nose"]
+    data["annotations"][0] |= {"keypoints": [1, 2, 1] * 3, "num_keypoints": count}
+    found: list[str] = []
+    read_content(data, "x", tmp_path, TRIO, lambda kind, _: found.append(kind))
+    assert found == kinds
+
+
+def test_which_categories_are_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    data = labels()
+    data["categories"] += [{**data["categories"][0], "id": 4, "name": "player"}, {"id": 5, "keypoints": ["paw"]}]
+    read(data, tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path}/val.json: categories[2]: no keypoint of 'trio'; the category is left out",
+        f"{tmp_path}/val.json: categories with the same keypoints, read together: 'person' (1), 'player' (4)",
+    ]
+    caplog.clear()
+    read(labels(), tmp_path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("left_out", "known"), [("neck", True), ("left_hip", False)])
+def test_an_abdomen_is_known_where_all_around_it_is(tmp_path: Path, left_out: str, known: bool) -> None:
+    data = labels()
+    names = [name for name in CROWDPOSE.keypoints if name != left_out]
+    data["categories"][0]["keypoints"] = names
+    for entry in data["annotations"]:
+        entry["keypoints"] = [1, 2, 2] * 13
+    categories = {1: (*names, "abdomen") if known else tuple(names)}
+    assert read(data, tmp_path, CROWDPOSE15)[0].categories == categories
+    assert read(data, tmp_path, CROWDPOSE)[0].categories == {1: tuple(names)}
 
 
 def test_what_is_seen(tmp_path: Path) -> None:
@@ -321,6 +398,8 @@ def test_damage_is_named(tmp_path: Path, part: str, number: int, change: dict[st
         ("annotations", {"bbox": [-1e9, 1e9, 0, 0]}),
         ("annotations", {"bbox": [1, 2, 0.5, 0.25]}),
         ("annotations", {"keypoints": [1e9, -1e9, 2] * 3, "num_keypoints": 3}),
+        ("annotations", {"area": 0.5}),
+        ("annotations", {"area": 1e18}),
         ("annotations", {"score": 0}),
         ("annotations", {"score": 1}),
         ("images", {"width": 1, "height": 1}),

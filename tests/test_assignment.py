@@ -550,6 +550,19 @@ def test_best_places_and_some_at_random():
     assert 0.5 * RANDOM_LOCATIONS < np.mean(weak) < 1.2 * RANDOM_LOCATIONS
 
 
+def test_the_order_in_which_places_are_chosen():
+    """Positives, then those whose chance is above 1 - 24/48, then by presence, then the ignored ones in that order."""
+    presence, chances = torch.full((1, 48), -9.0), torch.full((1, 48), 0.5)
+    owner, ignored = torch.full((1, 48), NOBODY), torch.ones(1, 48, dtype=torch.bool)
+    owner[0, 40], ignored[0, [7, 20, 30]] = 2, False
+    chances[0, [20, 10]] = 0.51
+    presence[0, [7, 11]] = 3
+    ranked = [40, 20, 7, 30, 10, 11]
+    for count in range(1, 7):
+        index = choose_locations(Selection(None, owner, ignored), presence, chances, count)
+        assert index[0].tolist() == ranked[:count]
+
+
 def test_fewer_places_than_wanted():
     presence = torch.randn(1, 10)
     selection = Selection(None, torch.full((1, 10), NOBODY), torch.ones(1, 10, dtype=torch.bool))

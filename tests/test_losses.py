@@ -334,6 +334,8 @@ def test_heatmap_l2_loss():
     two_joints = heatmap_l2_loss(LOGITS.expand(1, 2, 2, 2), TARGETS.expand(1, 2, 2, 2), mask)
     assert two_joints.item() == pytest.approx((squares[0] + squares[1] + squares[3]) / 3)
     assert heatmap_l2_loss(LOGITS, TARGETS, torch.zeros(1, 1, 2, 2)).item() == 0
+    mask = torch.tensor([[0.25, 0], [0, 0.25]]).view(1, 1, 2, 2)
+    assert heatmap_l2_loss(LOGITS, TARGETS, mask).item() == pytest.approx((squares[0] + squares[3]) / 2)
 
 
 # --- the sum of it all ---
