@@ -121,7 +121,9 @@ def test_the_loops_agree(skeleton: Skeleton, photo_size: tuple[int, int], change
     check_loops(skeleton, photo_size, changes, seeds=4)
 
 
-@pytest.mark.parametrize("changes", [{"clamp": True}, {"nms": "iou", "nms_threshold": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"clamp": True, "min_area": 40_000.0}, {"nms": "iou", "nms_threshold": 0.5}], ids=str
+)
 def test_the_loops_agree_on_one_photo(changes: dict) -> None:
     check_loops(PAIR, (300, 401), changes, seeds=1)
 
