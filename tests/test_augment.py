@@ -216,8 +216,11 @@ def hull(way: Way, box: NDArray[Any], off: tuple[float, float], last: float) -> 
 CROWD_BOX = np.array([20, 30, 200, 180], np.float32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*PRESETS, *ALONE])
+QUICK = ("all", "by person, reduced")
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in (*PRESETS, *ALONE)]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_labels_go_where_the_pixels_go(name: str, tmp_path: Path) -> None:
     """Keypoints with their sides, areas and boxes of the people of every photo in the patch, and crowds."""
     config, skeleton = settings_of(name)
