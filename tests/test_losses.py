@@ -1,5 +1,6 @@
 """The terms of the loss: the official numbers, loops over persons and joints beside them, and what must stay finite."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -31,8 +32,9 @@ from posedet.training.losses import (
     quality_focal_loss,
     smooth_distance,
     squared_distance,
+    visibility_loss,
 )
-from posedet.training.processes import ALONE
+from posedet.training.processes import ALONE, Processes
 from posedet.training.setup import Objective
 from posedet.training.targets import Assigner, Targets, positives_in
 
@@ -516,6 +518,68 @@ def test_our_terms_as_in_the_loop(seed, step):
 def test_terms_of_one_batch_as_in_the_loop():
     check_official_terms(0)
     check_our_terms(0, 250)
+
+
+class Half(Processes):
+    """One of two processes, of which the other has nothing to learn: divided by half the count, terms are twice those
+    of a process alone. Their mean is that of the whole batch."""
+
+    def share(self, count: Tensor) -> Tensor:
+        return count / 2
+
+
+HALF = Half(0, 2)
+
+
+def test_terms_of_one_of_two_processes():
+    for config, strides in ((PAPER, (8, 16, 32, 64)), (OURS, (8, 16, 32))):
+        generator = np.random.default_rng(1)
+        batch = crowd(generator, 2, 17, 64)
+        output, owner = made_up(generator, batch, strides, 64, 1)
+        output = output._replace(
+            proposals=output.proposals._replace(presence=torch.randn(owner.shape)),
+            keypoint_logits=torch.randn(*owner.shape, 17),
+        )
+        selection = Selection(persons_of(batch, config), owner, torch.zeros_like(owner, dtype=torch.bool))
+        targets = Assigner(config, SIGMAS, Geometry(strides, strides, strides, 0.0)).targets(output, batch, selection)
+        alone, half = (
+            losses(output, targets, config.loss, sigmas=SIGMAS, oks_weight=0.5, processes=processes)
+            for processes in (ALONE, HALF)
+        )
+        assert len(alone) == 6
+        for name, term in alone.items():
+            torch.testing.assert_close(half[name], 2 * term)
+
+
+@pytest.mark.parametrize("loss", [heatmap_focal_loss, heatmap_l2_loss])
+@pytest.mark.parametrize("targets", [TARGETS, 0.5 * TARGETS], ids=["one peak", "no peak"])
+def test_heatmap_loss_of_one_of_two_processes(loss, targets):
+    mask = torch.tensor([[1.0, 0], [0, 0]]).view(1, 1, 2, 2)
+    torch.testing.assert_close(loss(LOGITS, targets, mask, HALF), 2 * loss(LOGITS, targets, mask))
+
+
+def test_loss_of_one_known_visibility():
+    batch = batch_of([Labelled(PLACES, visible=(-1, 1, -1, -1))], num_keypoints=4)
+    targets = people_in(batch)._replace(learnt=torch.tensor([[NOBODY, 0]]))
+    logits = torch.tensor([[[9.0] * 4, [5, -2, 5, 5]]])
+    for processes, times in ((ALONE, 1), (HALF, 2)):
+        loss = visibility_loss(logits, targets, processes)
+        assert loss.item() == pytest.approx(times * math.log1p(math.exp(2)))
+    assert visibility_loss(logits, targets._replace(visible=torch.full((1, 1, 4), -1.0)), ALONE).item() == 0
+
+
+def test_the_oks_loss_grows_in():
+    config = dataclasses.replace(OURS.loss, oks=0.5, oks_warmup=200)
+    assert [oks_weight_at(step, config) for step in (0, 50, 200, 900)] == [0, 0.125, 0.5, 0.5]
+    assert oks_weight_at(0, dataclasses.replace(config, oks_warmup=0)) == 0.5
+
+
+@pytest.mark.parametrize("config", [PAPER, OURS], ids=["paper", "ours"])
+def test_heatmaps_of_an_oblong_input(config):
+    batch = batch_of([Labelled([(20, 10), (100, 10), (20, 50)])], num_keypoints=3)
+    assigner = Assigner(config, SIGMAS, Geometry((8, 16), (8, 16), (8, 16), 0.0))
+    maps, weights = assigner._heatmaps([torch.empty(1, 3, 8, 16)], batch, persons_of(batch, config))
+    assert (maps[0].shape, weights[0].shape) == ((1, 3, 8, 16), (1, 1, 8, 16))
 
 
 def test_number_of_positives():

@@ -345,6 +345,13 @@ def test_iou_nms_by_hand():
     assert iou_nms(boxes, scores, iou_threshold=0.19).tolist() == [1, 3, 4]
 
 
+def test_iou_nms_of_large_boxes_in_single_precision():
+    """They share 4097 x 4096 of 4097 x 4097 pixels, which float32 cannot count one by one."""
+    boxes = np.array([[0, 0, 4097, 4097], [0, 0, 4097, 4096]], np.float32)
+    for threshold, kept in ((4096 / 4097 * (1 + 1e-9), [0, 1]), (4096 / 4097 * (1 - 1e-9), [0])):
+        assert iou_nms(boxes, np.array([0.9, 0.8]), iou_threshold=threshold).tolist() == kept
+
+
 def test_nobody():
     nothing = np.zeros((0, 17, 2), np.float32)
     assert oks(nothing, SIX, COCO.sigmas, 1.0).shape == (0, 6)
