@@ -372,19 +372,28 @@ GIVEN: dict[str, Change] = {
 @pytest.mark.parametrize("given", GIVEN)
 def test_a_size_of_every_type_is_found_at_every_place(given: str) -> None:
     sides = "536870912" if given in ("a node's value_int", "a node's value_float") else "32768 x 16384"
-    for kind, inputs in {
-        "ConstantOfShape": [("t",)],
-        "Expand": [("x", "t")],
-        "OneHot": [("x", "t")],
-        "Range": [("t",), ("x", "t")],
-        "Resize": [("x", "", "t"), ("x", "", "", "t")],
-        "Tile": [("x", "t")],
-    }.items():
-        for names in inputs:
-            said = f"{kind} makes a tensor of {sides}, more than 268435456 elements"
-            assert verdict(GIVEN[given], node(*names, kind=kind)) == said
-            assert verdict(GIVEN[given], node(*names, "t", kind="Concat")) == ""
-            assert verdict(GIVEN[given], node(*["x" for _ in names], kind=kind)) == ""
+    for kind, names in (
+        ("ConstantOfShape", ["t"]),
+        ("Expand", ["x", "t"]),
+        ("OneHot", ["x", "t"]),
+        ("Range", ["t"]),
+        ("Range", ["x", "t"]),
+        ("Resize", ["x", "", "t"]),
+        ("Resize", ["x", "", "", "t"]),
+        ("Tile", ["x", "t"]),
+    ):
+        said = f"{kind} makes a tensor of {sides}, more than 268435456 elements"
+        assert verdict(GIVEN[given], node(*names, kind=kind)) == said
+        assert verdict(GIVEN[given], node(*names, kind="Concat")) == ""
+        assert verdict(GIVEN[given], node(*names[:-1], kind=kind)) == ""
+
+
+def test_a_tensor_in_an_attribute_is_no_constant_of_its_name() -> None:
+    """Neither a small one in place of a large one, nor an unnamed one in place of an input that is left out."""
+    small, large = numpy_helper.from_array(np.array([1]), "size"), numpy_helper.from_array(np.array(MANY))
+    shape = node("size", kind="ConstantOfShape")
+    assert verdict(constant("size", MANY), node(kind="Constant", value=small), shape) != ""
+    assert verdict(node(kind="Constant", value=large), node("x", "", "", "sizes", kind="Resize")) == ""
 
 
 # How many values of a field are enough for six elements. A packed number counts with its bytes, a text for itself.
