@@ -227,6 +227,8 @@ def test_by_hand() -> None:
     # One of two found: precision 1 at the 51 recalls up to 0.50.
     half = score(both, found((0, 0.9)), DOTS)
     assert (half.ap, half.ar, half.ap_medium, half.ap_large) == (pytest.approx(51 / 101), 0.5, half.ap, -1)
+    written = half.to_dict()
+    assert (written["protocol"], written["num_persons"], written["ap"], written["ap_hard"]) == ("dot", 2, half.ap, None)
     # A wrong one scored above: precision 1/2.
     assert score(both, found((300, 1.0), (0, 0.9)), DOTS).ap == pytest.approx(51 / 101 / 2)
     # exp(-d^2 / (8 x 0.1^2 x 2500)) = 0.72: above five of the ten thresholds.

@@ -136,6 +136,16 @@ def test_smooth_distance_weighs_keypoints():
     assert loss.tolist() == pytest.approx([(near + 0.5 * far) / 1.5])
 
 
+def test_means_are_by_weight_however_unsure_a_teacher_is():
+    """Sure of one keypoint by a fifth: the mean is that of the keypoint. Areas count from one square pixel on."""
+    weights, sigmas = torch.tensor([[0.2, 0, 0, 0]]), torch.ones(4)
+    loss = smooth_distance(GUESSES[None], PLACES[None], weights, torch.tensor([64.0]))
+    assert loss.item() == pytest.approx(math.sqrt(0.078125**2 + 0.01) - 0.1)
+    for area, counted in ((50.0, 50), (1.0, 1), (0.5, 1)):
+        loss = oks_loss(GUESSES[None], PLACES[None], weights, torch.tensor([area]), sigmas)
+        assert loss.item() == pytest.approx(1 - math.exp(-25 / (8 * counted)))
+
+
 def test_nothing_labelled_is_no_loss():
     none = torch.zeros(1, 4)
     for distance in (clamped_distance, squared_distance, smooth_distance):

@@ -126,10 +126,37 @@ def test_skeletons_of_one_to_a_thousand_keypoints(tmp_path: Path, count: int) ->
     (tmp_path / "data.yaml").write_text(f"kpt_shape: [{count}, 2]\n")
     skeleton = skeleton_of(tmp_path / "data.yaml")
     assert skeleton.name == "data" and skeleton.keypoints == tuple(f"keypoint {k}" for k in range(count))
-    for wrong in (0, 1001):
-        (tmp_path / "data.yaml").write_text(f"kpt_shape: [{wrong}, 2]\n")
-        with pytest.raises(DataError, match=rf"kpt_shape: \[{wrong}, 2\], expected \[number of keypoints, 2 or 3\]$"):
-            skeleton_of(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kpt_shape: [0, 2]", "kpt_shape: [0, 2], expected [number of keypoints, 2 or 3]"),
+        ("kpt_shape: [1001, 2]", "kpt_shape: [1001, 2], expected [number of keypoints, 2 or 3]"),
+        ("kpt_shape: [3, 2]\nflip_idx: [0, 0, 1]", "flip_idx: [0, 0, 1], expected each of 0 to 2 once"),
+        ("kpt_shape: [3, 2]\nflip_idx: [1, 2, 0]", "flip_idx[0] is 1, but flip_idx[1] is 2, expected 0"),
+        (
+            "kpt_shape: [1, 2]\nkpt_names: [3]",
+            "kpt_names: skeleton 'data': keypoints[0]: 3, expected 1 to 100 printable characters",
+        ),
+        (
+            "kpt_shape: [1, 2]\nkpt_names: {0: [a], 1: [b]}\nnames: [cat, dog]",
+            "kpt_names: classes with different keypoints: cat (0), dog (1); choose one category",
+        ),
+    ],
+)
+def test_a_skeleton_that_cannot_be_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        skeleton_of(tmp_path / "data.yaml")
+    assert str(caught.value) == f"{tmp_path}/data.yaml: {message}"
+
+
+def test_a_skeleton_has_the_names_of_its_file(tmp_path: Path) -> None:
+    for names in ("[nose, tail]", "{0: [nose, tail], 1: [Nose, tail]}"):
+        (tmp_path / "cat.yaml").write_text(f"kpt_shape: [2, 2]\nkpt_names: {names}\nnames: [cat, dog]")
+        skeleton = skeleton_of(tmp_path / "cat.yaml")
+        assert (skeleton.name, skeleton.keypoints) == ("cat", ("nose", "tail"))
 
 
 def test_what_is_assumed_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
