@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from posedet.config import DataConfig, load_config
+from posedet.data import augment
 from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
 from posedet.data.augment import Patch, make_patch
 from posedet.skeleton import COCO, Skeleton, find_skeleton
@@ -430,7 +431,8 @@ def test_a_mosaic_shows_four_photos_a_quarter_each(tmp_path: Path) -> None:
     photos = [coded_photo(tmp_path, [person(AROUND + n, n + 1), crowd], n) for n in range(4)]
     config = replace(STILL, patch=66, mosaic=1.0)
     patch = make_patch(photos[0], photos[1:], FIVE, config, np.random.default_rng(0))
-    assert patch.image.shape == (66, 66, 3)
+    assert (patch.image.shape, patch.image.dtype) == ((66, 66, 3), np.uint8)
+    assert {array.dtype for array in patch[1:-1]} == {np.dtype(np.float32)}
     assert [patch.image[y, x, 2] for y, x in ((0, 0), (32, 65), (65, 32), (33, 33))] == [blue(n) for n in range(4)]
     corners = np.array([(0, 0), (33, 0), (0, 33), (33, 33)])
     # The quarter ends at its last pixel, 32.
@@ -519,6 +521,38 @@ def test_colours_change_and_labels_do_not(tmp_path: Path) -> None:
         else:
             assert np.abs(after.image.astype(int) - before.image).max() < 10
     assert 0 < grey < 12
+
+
+class Draws:
+    """A generator whose next numbers are known: gains of the channels; contrast, brightness and saturation; chance."""
+
+    def __init__(self, gains: Sequence[float], others: Sequence[float], chance: float) -> None:
+        self.uniforms, self.chance = iter([gains, others]), chance
+
+    def uniform(self, low: float, high: float, count: int) -> NDArray[np.float64]:
+        assert (-low, count) == (high, 3)
+        return high * np.array(next(self.uniforms))
+
+    def random(self) -> float:
+        return self.chance
+
+
+@pytest.mark.parametrize(
+    ("gains", "others", "chance", "expected"),
+    [
+        ((0, 0, 0), (0, 0, 0), 0.05, (200, 100, 50)),
+        ((1, 0, -1), (0, 0, 0), 0.9, (250, 100, 37)),  # 1.25, 1 and 0.75 times
+        ((0, 0, 0), (-1, 0, 0), 0.9, (164, 114, 89)),  # half the way to 128
+        ((0, 0, 0), (0, 1, 0), 0.9, (255, 150, 75)),
+        ((0, 0, 0), (1, -1, 0), 0.9, (86, 11, 0)),  # darker before the contrast: 100, 50 and 25
+        ((0, 0, 0), (0, 0, -1), 0.9, (162, 112, 87)),  # half of it grey, which is 124
+        ((0, 0, 0), (0, 0, 0), 0.04, (124, 124, 124)),
+    ],
+)
+def test_colours_by_hand(gains: Any, others: Any, chance: float, expected: Any) -> None:
+    image = np.full((2, 3, 3), (200, 100, 50), np.uint8)
+    recoloured = augment._recoloured(image, 0.5, Draws(gains, others, chance))
+    assert_array_equal(recoloured, np.broadcast_to(np.array(expected, np.uint8), image.shape), strict=True)
 
 
 def test_colours_get_brighter_and_darker_and_each_channel_for_itself(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ def test_official_pose_loss_of_two_images():
     assert PAPER.loss.refined * loss.item() == pytest.approx(0.607813, abs=1e-6)
 
 
+def test_a_pose_in_the_right_place_is_no_loss():
+    assert clamped_distance(PLACES[None], PLACES[None], WEIGHTS, torch.tensor([64.0])).tolist() == [0]
+
+
 def test_gradient_of_the_official_distance():
     """None at distance zero, one over the unit in between, none beyond the clamp or where nothing is labelled."""
     guesses = (PLACES + torch.tensor([[0.0, 0.0], [3, 4], [400, 0], [5, 5]]))[None].requires_grad_()
@@ -248,6 +252,15 @@ def test_oks_loss_beside_the_distance():
     assert alone.item() == pytest.approx(distance.item())
     both = PoseLoss(targets, sigmas, OURS.loss, 0.7, ALONE)(poses, owner, strides)
     assert both.item() == pytest.approx(0.5 * (distance + 0.7 * similarity).item())
+
+
+def test_each_person_counts_as_much_as_its_teacher_is_sure():
+    """Both poses are 16 pixels off: a quarter of the unit. One person is believed by a half, the other by a fifth."""
+    people = [Labelled(PLACES, [0.5, 0.1, 0, 0]), Labelled(PLACES + 9, [0, 0.2, 0.2, 0])]
+    targets = people_in(batch_of(people, num_keypoints=4), OURS)._replace(areas=torch.full((1, 2), 1e12))
+    poses, owner = torch.stack([PLACES, PLACES + 9])[None] + torch.tensor([16.0, 0]), torch.tensor([[0, 1]])
+    loss = PoseLoss(targets, SIGMAS[:4], OURS.loss, 1.0, ALONE)(poses, owner, torch.full((1, 2), 16.0))
+    assert loss.item() == pytest.approx((0.5 + 0.2) / 2 * (math.sqrt(0.25**2 + 0.01) - 0.1), rel=1e-4)
 
 
 # --- score (facts 15.8) ---
@@ -562,9 +575,10 @@ def test_terms_of_one_of_two_processes():
 
 
 @pytest.mark.parametrize("loss", [heatmap_focal_loss, heatmap_l2_loss])
-@pytest.mark.parametrize("targets", [TARGETS, 0.5 * TARGETS], ids=["one peak", "no peak"])
-def test_heatmap_loss_of_one_of_two_processes(loss, targets):
-    mask = torch.tensor([[1.0, 0], [0, 0]]).view(1, 1, 2, 2)
+@pytest.mark.parametrize("peaks", [0, 1, 2])
+def test_heatmap_loss_of_one_of_two_processes(loss, peaks):
+    targets, mask = 0.5 * TARGETS, torch.tensor([[1.0, 1], [0, 0]]).view(1, 1, 2, 2)
+    targets[0, 0, 0, :peaks] = 1
     torch.testing.assert_close(loss(LOGITS, targets, mask, HALF), 2 * loss(LOGITS, targets, mask))
 
 

@@ -114,6 +114,7 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     data = ochuman()
     twin = {**data["images"][2], "image_id": 2, "file_name": "c.jpg"}  # the same number: in the file's order
     data["images"] += [{**twin, "image_id": "x"}, {**twin, "file_name": ""}, twin]
+    data["images"].append(5)
     data["images"][2]["annotations"] = [person(10, [4, *[1] * 18]), 5, person(10)]
     (tmp_path / "o.json").write_text(json.dumps(data))
     found: list[tuple[str, str]] = []
@@ -123,6 +124,7 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     where = f"{tmp_path}/o.json: images"
     assert found == [
         ("image entry", f"{where}[3].image_id: 'x', expected a whole number"),
+        ("list", f"{where}[6]: 5, expected an object"),
         ("list", f"{where}[2].annotations[1]: 5, expected an object"),
         ("annotation entry", f"{where}[2].annotations[0].keypoints[2]: flag 4, expected 0, 1, 2 or 3"),
         ("image entry", f"{where}[4].file_name: '', expected the name of a photo"),
@@ -131,6 +133,12 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
         (number, tmp_path / "o" / f"{name}.jpg") for number, name in ((1, "a"), (2, "c"), (3, "b"))
     ]
     assert [[each.annotation_id for each in photo.persons] for photo in photos] == [[1], [2, 3], [4]]
+
+
+def test_photos_of_one_number_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    data = ochuman()
+    data["images"] = [{**data["images"][2], "file_name": f"{number}.jpg"} for number in range(12)]
+    assert [photo.path.stem for photo in read(data, tmp_path)] == [str(number) for number in range(12)]
 
 
 def test_keypoints_that_the_file_does_not_have_and_categories(tmp_path: Path) -> None:
@@ -264,6 +272,10 @@ def damaged(change: Any) -> dict[str, Any]:
         (
             lambda data: data["images"][2]["annotations"][0].update(bbox=[5, 5, 4, 6]),
             "o.json: images[2].annotations[0].bbox: x2 or y2 lies before x1 or y1, expected x1, y1, x2, y2",
+        ),
+        (
+            lambda data: data["images"][2]["annotations"][0].update(bbox=[5, 5, 4]),
+            "o.json: images[2].annotations[0].bbox: 3 numbers, expected 4 (x1, y1, x2, y2)",
         ),
         (
             lambda data: data["images"][0].update(width=None),

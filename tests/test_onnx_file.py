@@ -415,6 +415,7 @@ def test_a_tensor_has_values_for_its_elements(kind: int) -> None:
     said = "tensor 't' of 2 x 3 does not have as many values"
     assert verdict(tensor([2, 3], kind, **{field: [value] * (enough - 1)})) == said
     assert verdict(tensor([], kind, **{field: [value]})) == verdict(tensor([2, 0], kind)) == ""
+    assert verdict(tensor([], kind)) == said.replace("2 x 3", "1")
 
 
 @pytest.mark.parametrize(
@@ -451,6 +452,8 @@ def test_declared_shapes_have_limits(place: str) -> None:
     assert verdict(declared(["n", -1])) == said.format("1 x -1")
     assert verdict(declared([1] * 17)) == said.format(" x ".join(["1"] * 17))
     assert verdict(declared([12345] * 16)) == said.format(" x ".join(["12345"] * 16)[:80])
+    unnamed = helper.make_tensor_value_info("", TensorProto.FLOAT, [-1])
+    assert verdict(lambda model: getattr(model.graph, place).append(unnamed)) == said.format("-1").replace("'v'", "''")
     untyped = onnx.ValueInfoProto(name="v")
     assert verdict(lambda model: getattr(model.graph, place).append(untyped)) == ""
 
