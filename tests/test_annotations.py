@@ -210,6 +210,15 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     assert people == {7: [11, 12, 11, 15, 16], 3: [], 4: []}
 
 
+def test_a_category_s_own_keypoints_have_names(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = ["nose", "", "tail"]
+    with pytest.raises(DataError) as caught:
+        read_content(data, "x", tmp_path, None)
+    said = "category 'person': keypoints[1]: '', expected 1 to 100 printable characters"
+    assert str(caught.value) == f"x: categories[0]: {said}"
+
+
 @pytest.mark.parametrize(("count", "kinds"), [(0, ["keypoint count"]), (1, []), (2, ["keypoint count"]), (3, [])])
 def test_head_and_neck_may_be_left_out_of_the_count(tmp_path: Path, count: int, kinds: list[str]) -> None:
     data = labels()

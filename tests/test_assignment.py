@@ -241,6 +241,20 @@ def test_coarse_as_in_the_loop(strides, positives, centre, seed, num_persons, sp
     check_coarse(strides, seed, num_persons, spread, origin, **settings)
 
 
+def test_a_person_half_a_pixel_wide():
+    """Its unit is its width: 0.3 pixels are 0.6 of it. Another is 3.2 pixels away, 0.4 of its 8."""
+    narrow = Labelled([(40.05, 38), (40.55, 38), (40.05, 42), (40.55, 42)])
+    wide = Labelled([(39.2, 36), (47.2, 36), (39.2, 44), (47.2, 44)])
+    assert owned(coarse_owner(narrow, wide)) == {5 * 16 + 5: 1}
+    assert owned(coarse_owner(narrow)) == {5 * 16 + 5: 0}
+
+
+def test_two_positives():
+    person = Labelled([(38, 39), (42, 39), (38, 43), (42, 43)])  # centre (40, 41)
+    config = load_config("dla34-coco", ["assign.positives=2"]).assign
+    assert owned(coarse_owner(person, config=config)) == {5 * 16 + 5: 0, 6 * 16 + 5: 0}
+
+
 def test_losers_of_a_conflict():
     """With several positives nobody is left without, and the loser takes the nearest cell that is still free."""
     config = load_config("dla34-coco", ["assign.positives=4"])
@@ -338,6 +352,14 @@ def test_oks_twin(seed, num_poses, num_persons):
     np.testing.assert_array_equal(persons.valid[0], valid)
     np.testing.assert_allclose(similarity[:, valid], expected[:, valid], atol=1e-5)
     assert (similarity[:, ~valid] == -1).all()
+
+
+def test_oks_of_one_labelled_keypoint():
+    """2 pixels off, a sigma of 0.026 and an area of 1000: exp(-4 / (8 x 0.026^2 x 1000))."""
+    only = GT._replace(weights=[1.0] + 16 * [0.0], area=1000.0)
+    batch = batch_of([only], num_keypoints=17)
+    config = load_config("posedet-s", ["assign.min_keypoints=1"])
+    assert oks_of(batch, [shifted(2)], config).item() == pytest.approx(math.exp(-4 / (8 * 0.026**2 * 1000)))
 
 
 def test_oks_of_a_person_without_area():

@@ -723,7 +723,7 @@ def fitted(photo_size: tuple[int, int]) -> Letterbox:
 def test_the_input_is_the_letterboxed_photo(form: str, size: tuple[int, int], tmp_path: Path) -> None:
     path = written(tmp_path, "photo", encoded(smooth_photo(*size), form))
     photo = read_photo(path)
-    for each in (path, str(path), photo):
+    for each in (path, str(path), photo, Image.fromarray(photo)):
         letterbox, image = network_input(each, fitted)
         assert letterbox == fitted(size)
         assert_array_equal(image, letterbox.apply(photo))
@@ -784,6 +784,15 @@ def test_a_large_truncated_jpeg_is_refused(share: float, tmp_path: Path) -> None
     with pytest.raises(PhotoError) as caught:
         network_input(path, fitted)
     assert str(caught.value) == refusal(path)
+
+
+def test_any_other_photo_is_refused_alike(tmp_path: Path) -> None:
+    half = encoded(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8), "PNG")[:9000]
+    for content in (b"words", half):
+        path = written(tmp_path, "photo.png", content)
+        with pytest.raises(PhotoError) as caught:
+            network_input(path, fitted)
+        assert str(caught.value) == refusal(path)
 
 
 def test_colours_stay_in_their_channels_at_any_size(tmp_path: Path) -> None:

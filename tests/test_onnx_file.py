@@ -265,6 +265,13 @@ def test_tensors_are_hidden_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor 'deep' of 1048576 does not have as many values"):
         onnx_metadata(changed(tmp_path / "bad.onnx", hidden), "bad", foreign=True)
 
+    def in_the_first_branch(model: onnx.ModelProto) -> None:
+        nested(2)(model)
+        model.graph.node[-1].attribute[0].g.initializer.add(name="first", data_type=1, dims=[9])
+
+    with pytest.raises(ModelError, match="tensor 'first' of 9 does not have as many values"):
+        onnx_metadata(changed(tmp_path / "bad.onnx", in_the_first_branch), "bad", foreign=True)
+
     def listed(model: onnx.ModelProto) -> None:
         tensors = [TensorProto(name="second", data_type=TensorProto.INT64, dims=[9], int64_data=[1] * 8)]
         attribute = onnx.AttributeProto(name="all", type=onnx.AttributeProto.TENSORS, tensors=tensors)
@@ -386,6 +393,11 @@ def test_a_size_of_every_type_is_found_at_every_place(given: str) -> None:
         assert verdict(GIVEN[given], node(*names, kind=kind)) == said
         assert verdict(GIVEN[given], node(*names, kind="Concat")) == ""
         assert verdict(GIVEN[given], node(*names[:-1], kind=kind)) == ""
+
+
+def test_sides_of_one_and_none_do_not_count() -> None:
+    sizes = tensor([4], TensorProto.INT64, int64_data=[1, 0, MAX_ELEMENTS, -1])
+    assert verdict(sizes, node("t", kind="ConstantOfShape")) == ""
 
 
 def test_a_tensor_in_an_attribute_is_no_constant_of_its_name() -> None:
