@@ -7,6 +7,7 @@
 # make release-check  build a release twice into dist/, list what is in it, and try it with every Python that is found
 # make coverage  all tests, and which lines they run
 # make fuzz      changed inputs for everything that reads what others wrote, SECONDS=600 in all; on Linux
+# make mutants   changed code of the maths and the readers: do the tests notice? An hour and a half; on Linux
 PYTHON ?= python3
 RUNTIME := .venv
 DEVELOP := .venv-dev
@@ -15,7 +16,7 @@ JOBS ?= 2
 # Time for `make fuzz`.
 SECONDS ?= 600
 
-.PHONY: demo quick test web web-test docs release-check coverage fuzz check clean
+.PHONY: demo quick test web web-test docs release-check coverage fuzz mutants check clean
 
 demo: $(RUNTIME)/installed
 	$(RUNTIME)/bin/posedet predict photos --output demo-output
@@ -62,6 +63,12 @@ fuzz: $(DEVELOP)/installed
 	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	PYTHONPATH=tests $(DEVELOP)/bin/python -m fuzz --seconds $(SECONDS)
 
+# What became of each is in mutants/; `mutmut show NAME` there prints one.
+mutants: $(DEVELOP)/installed
+	$(DEVELOP)/bin/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	rm -rf mutants
+	$(DEVELOP)/bin/python -m lab.trust mutants --jobs $(JOBS)
+
 $(RUNTIME)/installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME)
 	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check -e .
@@ -73,4 +80,4 @@ $(DEVELOP)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(RUNTIME) $(DEVELOP) demo-output build dist htmlcov web/node_modules src/posedet/serve/page
+	rm -rf $(RUNTIME) $(DEVELOP) demo-output build dist htmlcov mutants web/node_modules src/posedet/serve/page

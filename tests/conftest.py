@@ -2,13 +2,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from posedet import PoseDet
 from served import Server, serving
 
 # A busy machine is no failure.
 settings.register_profile("posedet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make mutants`: the same examples in every run, and no time for the smallest one that fails.
+settings.register_profile(
+    "mutants", settings.get_profile("posedet"), derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("posedet")
 
 

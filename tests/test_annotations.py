@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from posedet.data import json_entries
-from posedet.data.annotations import AnnotatedPhoto, Person
+from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area, fingerprint
+from posedet.data.formats.coco import read_content
+from posedet.data.json_entries import MAX_NUMBER, MAX_SIDE, known_category, listed, numbers, photo_sides, read_json
 from posedet.data.sources import MissingPhotosError, read_photos
 from posedet.errors import DataError
-from posedet.skeleton import BODY19, CROWDPOSE, Skeleton
+from posedet.skeleton import BODY19, CROWDPOSE, CROWDPOSE15, Skeleton
 
 TRIO = Skeleton("trio", ("nose", "left_eye", "right_eye"), (), ((1, 2),), (0.1, 0.1, 0.1))
 
@@ -126,6 +129,12 @@ def test_a_teachers_labels(tmp_path: Path, name: str) -> None:
     assert first.visible.tolist() == [-1, -1, -1]
 
 
+def test_a_teachers_confidence_is_from_0_to_1(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0]["keypoint_scores"] = [-0.25, 0.5, 1.25]
+    assert person(data, tmp_path).keypoint_weights.tolist() == [1, 0.5, 0]
+
+
 @pytest.mark.parametrize("name", ["labelled_keypoints", "labelled_joints"])
 def test_labelled_keypoints_are_the_only_known_ones(tmp_path: Path, name: str) -> None:
     data = labels()
@@ -165,6 +174,85 @@ def test_without_an_area_it_is_estimated_from_the_box(tmp_path: Path) -> None:
     data = labels()
     del data["annotations"][0]["area"]
     assert person(data, tmp_path).area == pytest.approx(0.53 * 30 * 40.5)
+
+
+def test_without_a_box_the_area_is_that_around_labelled_keypoints(tmp_path: Path) -> None:
+    data = labels()
+    data["annotations"][0] |= {"area": 0, "bbox": [5, 5, 0, 0], "keypoints": [3, 4, 1, 23, 34, 1, 99, 99, 0]}
+    assert person(data, tmp_path).area == 20 * 30
+
+
+def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: Path) -> None:
+    data = labels()
+    category, photo, first = data["categories"][0], data["images"][1], data["annotations"][0]
+    category["skeleton"] = [[1, 9], [1, 2]]
+    data["categories"] += [category, {"id": "x"}]
+    data["images"] += [photo, {**photo, "id": 4}, {"id": 5}]
+    data["annotations"] += [
+        *(first, {**first, "id": 13, "image_id": 6}, {**first, "id": 14, "image_id": 5, "num_keypoints": 3}),
+        *({**first, "id": 15, "num_keypoints": 3}, {**first, "id": 16, "num_keypoints": 2.0}, {"id": 17}),
+    ]
+    found: list[tuple[str, str]] = []
+    photos = read_content(data, "x", tmp_path, None, lambda kind, problem: found.append((kind, str(problem))))
+    assert found == [
+        ("category entry", "x: categories[0].skeleton[0]: [1, 9], expected two keypoints, 1 to 3"),
+        ("category entry", "x: categories[1].id: duplicate id 1"),
+        ("category entry", "x: categories[2].id: 'x', expected a whole number"),
+        ("image entry", "x: images[2].id: duplicate id 3"),
+        ("duplicate photo", "x: images[3].file_name: duplicate photo 'sub/two.jpg'"),
+        ("image entry", "x: images[4]: 'file_name' is missing"),
+        ("annotation entry", "x: annotations[2].id: duplicate id 11"),
+        ("annotation entry", "x: annotations[3].image_id: 6 is not among the file's images"),
+        ("keypoint count", "x: annotations[5] (id 15, one.jpg): num_keypoints is 3, 2 are labelled"),
+        ("annotation entry", "x: annotations[7]: 'image_id' is missing"),
+    ]
+    people = {photo.image_id: [each.annotation_id for each in photo.persons] for photo in photos}
+    assert people == {7: [11, 12, 11, 15, 16], 3: [], 4: []}
+
+
+def test_a_category_s_own_keypoints_have_names(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = ["nose", "", "tail"]
+    with pytest.raises(DataError) as caught:
+        read_content(data, "x", tmp_path, None)
+    said = "category 'person': keypoints[1]: '', expected 1 to 100 printable characters"
+    assert str(caught.value) == f"x: categories[0]: {said}"
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(0, ["keypoint count"]), (1, []), (2, ["keypoint count"]), (3, [])])
+def test_head_and_neck_may_be_left_out_of_the_count(tmp_path: Path, count: int, kinds: list[str]) -> None:
+    data = labels()
+    data["categories"][0]["keypoints"] = ["head", "neck", "nose"]
+    data["annotations"][0] |= {"keypoints": [1, 2, 1] * 3, "num_keypoints": count}
+    found: list[str] = []
+    read_content(data, "x", tmp_path, TRIO, lambda kind, _: found.append(kind))
+    assert found == kinds
+
+
+def test_which_categories_are_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    data = labels()
+    data["categories"] += [{**data["categories"][0], "id": 4, "name": "player"}, {"id": 5, "keypoints": ["paw"]}]
+    read(data, tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path}/val.json: categories[2]: no keypoint of 'trio'; the category is left out",
+        f"{tmp_path}/val.json: categories with the same keypoints, read together: 'person' (1), 'player' (4)",
+    ]
+    caplog.clear()
+    read(labels(), tmp_path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("left_out", "known"), [("neck", True), ("left_hip", False)])
+def test_an_abdomen_is_known_where_all_around_it_is(tmp_path: Path, left_out: str, known: bool) -> None:
+    data = labels()
+    names = [name for name in CROWDPOSE.keypoints if name != left_out]
+    data["categories"][0]["keypoints"] = names
+    for entry in data["annotations"]:
+        entry["keypoints"] = [1, 2, 2] * 13
+    categories = {1: (*names, "abdomen") if known else tuple(names)}
+    assert read(data, tmp_path, CROWDPOSE15)[0].categories == categories
+    assert read(data, tmp_path, CROWDPOSE)[0].categories == {1: tuple(names)}
 
 
 def test_what_is_seen(tmp_path: Path) -> None:
@@ -251,6 +339,12 @@ DAMAGE = [
         {"bbox": [1, 2, -3, 4]},
         "annotations[1].bbox: width -3, height 4, expected values of at least 0",
     ),
+    (
+        "annotations",
+        1,
+        {"bbox": [1, 2, 3, -4]},
+        "annotations[1].bbox: width 3, height -4, expected values of at least 0",
+    ),
     ("annotations", 1, {"bbox": [1, 2, 3]}, "annotations[1].bbox: 3 numbers, expected 4 (x, y, width, height)"),
     ("annotations", 1, {"bbox": None}, "annotations[1].bbox: None, expected a list of 4 (x, y, width, height) numbers"),
     ("annotations", 0, {"area": -1}, "annotations[0].area: -1, expected a number from 0 to 1e+18"),
@@ -273,6 +367,8 @@ DAMAGE = [
     ("annotations", 0, {"labelled_joints": 3}, "annotations[0].labelled_joints: 3, expected a list of names"),
     ("annotations", 1, {"id": 11}, "annotations[1].id: duplicate id 11"),
     ("annotations", 1, {"id": 1.5}, "annotations[1].id: 1.5, expected a whole number"),
+    ("annotations", 1, {"id": 2**63}, "annotations[1].id: 9223372036854775808, expected a whole number"),
+    ("annotations", 1, {"id": -(2**63)}, "annotations[1].id: -9223372036854775808, expected a whole number"),
     ("annotations", 1, {"id": True}, "annotations[1].id: True, expected a whole number"),
     ("annotations", 1, {"image_id": 8}, "annotations[1].image_id: 8 is not among the file's images"),
     ("annotations", 1, {"category_id": 2}, "annotations[1].category_id: 2 is not among the file's categories (1)"),
@@ -281,6 +377,9 @@ DAMAGE = [
     ("annotations", 0, {"num_keypoints": "2"}, "annotations[0].num_keypoints: '2', expected a number from 0 to 1e+09"),
     ("images", 1, {"id": 7}, "images[1].id: duplicate id 7"),
     ("images", 1, {"width": 0}, "images[1].width: 0, expected a number from 1 to 1e+06"),
+    ("images", 1, {"width": 1_000_001}, "images[1].width: 1000001, expected a number from 1 to 1e+06"),
+    ("images", 1, {"file_name": 3}, "images[1].file_name: 3, expected the name of a photo"),
+    ("images", 1, {"file_name": "a\0b"}, "images[1].file_name: 'a\\x00b', expected the name of a photo"),
     ("images", 1, {"file_name": ""}, "images[1].file_name: '', expected the name of a photo"),
     ("images", 1, {"file_name": "/etc/passwd"}, "images[1].file_name: '/etc/passwd' is outside the photo folder"),
     ("images", 1, {"file_name": "a/../../b"}, "images[1].file_name: 'a/../../b' is outside the photo folder"),
@@ -298,6 +397,94 @@ def test_damage_is_named(tmp_path: Path, part: str, number: int, change: dict[st
     data = labels()
     data[part][number] |= change
     assert error(data, tmp_path).startswith(f"val.json: {message}")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("annotations", {"id": 2**63 - 1}),
+        ("annotations", {"id": -(2**63 - 1)}),
+        ("annotations", {"bbox": [-1e9, 1e9, 0, 0]}),
+        ("annotations", {"bbox": [1, 2, 0.5, 0.25]}),
+        ("annotations", {"keypoints": [1e9, -1e9, 2] * 3, "num_keypoints": 3}),
+        ("annotations", {"area": 0.5}),
+        ("annotations", {"area": 1e18}),
+        ("annotations", {"score": 0}),
+        ("annotations", {"score": 1}),
+        ("images", {"width": 1, "height": 1}),
+        ("images", {"width": MAX_SIDE, "height": MAX_SIDE}),
+        ("images", {"crowdIndex": 0}),
+        ("images", {"crowdIndex": 1e6}),
+    ],
+)
+def test_the_limits_themselves_are_allowed(tmp_path: Path, part: str, change: dict[str, Any]) -> None:
+    data = labels()
+    data[part][0] |= change
+    assert len(read(data, tmp_path)[0].persons) == 2
+
+
+def test_numbers_are_of_these_types_and_the_first_other_one_is_named() -> None:
+    each = [1, 1.0, np.float32(1), np.float64(1), np.int32(1), np.int64(1)]
+    np.testing.assert_array_equal(numbers({"k": each}, "k", "x", 6), np.ones(6), strict=True)
+    np.testing.assert_array_equal(numbers({"k": [1, 2]}, "k", "x", 2), np.array([1.0, 2.0]), strict=True)
+    for wrong, text in ((True, "True"), (None, "None"), (1.1e9, "1100000000.0"), (-1.1e9, "-1100000000.0")):
+        with pytest.raises(DataError) as caught:
+            numbers({"k": [MAX_NUMBER, -MAX_NUMBER, wrong, "x"]}, "k", "x", 4)
+        assert str(caught.value) == f"x.k[2]: {text}, expected a number of at most 1e+09"
+    assert photo_sides({"width": 7, "height": 5.0}, "x") == (5, 7)
+
+
+def test_of_many_categories_ten_are_named() -> None:
+    with pytest.raises(DataError) as caught:
+        known_category({"category_id": 0}, range(1, 20), "x")
+    named = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+    assert str(caught.value) == f"x.category_id: 0 is not among the file's categories ({named})"
+
+
+def test_what_is_no_list_of_objects_is_reported_and_left_out() -> None:
+    found: list[tuple[str, str]] = []
+
+    def report(kind: str, problem: object) -> None:
+        found.append((kind, str(problem)))
+
+    assert list(listed([{"a": 1}, 5, {}], "x", report)) == [("x[0]", {"a": 1}), ("x[2]", {})]
+    assert list(listed("abc", "x", report)) == []
+    assert found == [("list", "x[1]: 5, expected an object"), ("list", "x: 'abc', expected a list")]
+
+
+@pytest.mark.parametrize(
+    ("box", "points", "area"),
+    [
+        ((0, 0, 0.5, 40), [(1, 1), (9, 9)], 0.53 * 20),
+        ((0, 0, 40, 0.5), [(1, 1), (9, 9)], 0.53 * 20),
+        ((5, 5, 5, 9), [(1, 1), (4, 3)], 6),
+        ((5, 5, 9, 5), [(1, 1), (2.5, 2)], 1.5),
+        ((5, 5, 5, 5), [(1, 1), (1, 9)], 1),
+        ((5, 5, 5, 5), [], 1),
+    ],
+)
+def test_the_area_of_a_small_or_empty_box(box: Any, points: list[tuple[float, float]], area: float) -> None:
+    assert estimated_area(np.array(box, float), np.array(points).reshape(-1, 2)) == pytest.approx(area)
+
+
+def test_a_fingerprint_is_of_all_that_is_read(tmp_path: Path) -> None:
+    """It changes with every part, and else not."""
+    photo = read(labels(), tmp_path)[0]
+    first = photo.persons[0]
+    photos = [
+        *(replace(photo, **change) for change in ({"image_id": 8}, {"path": Path("b")}, {"size": (1, 2)})),
+        *(replace(photo, **change) for change in ({"crowd_index": None}, {"persons": ()})),
+        *(
+            replace(photo, persons=(replace(first, **change), *photo.persons[1:]))
+            for change in (
+                *({"category_id": 2}, {"area": 1.0}, {"ignore": True}, {"is_crowd": True}),
+                *({"keypoints": first.keypoints + 1}, {"visibility": first.visibility + 1}, {"box": first.box + 1}),
+            )
+        ),
+    ]
+    assert fingerprint(read(labels(), tmp_path)[:1]) == fingerprint([photo])
+    prints = [fingerprint(each) for each in ([], [photo], [photo, photo], *([each] for each in photos))]
+    assert len({*prints}) == 3 + len(photos) and {len(each) for each in prints} == {64}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +550,22 @@ def test_unreadable_files(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_photos(str(path), TRIO)
         assert str(caught.value).startswith(f"{path}: {text}")
+
+
+def test_results_that_are_a_folder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_json(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read (Is a directory)"
+
+
+def test_a_file_as_large_as_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "set.json"
+    path.write_text("[1]   ")
+    monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 6)
+    assert read_json(path) == [1]
+    monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 5)
+    with pytest.raises(DataError, match="larger than 0 MiB"):
+        read_json(path)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

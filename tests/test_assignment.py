@@ -204,6 +204,26 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     return batch_of(*images, num_keypoints=5, side=side)
 
 
+def check_coarse(
+    strides: tuple[int, ...], seed: int, num_persons: int, spread: float, origin: float, **settings: object
+) -> None:
+    side = 64
+    settings["min_keypoints"] = 1
+    config = load_config("dla34-coco", [f"assign.{key}={value}" for key, value in settings.items()])
+    batch = crowd(seed, 2, num_persons, spread, side)
+    proposals = proposals_at(strides, side, num_images=2, origin=origin)
+    owner = assign_coarse(batch, persons_of(batch, config), proposals, strides, config.assign)
+    expected = slow_coarse(batch, proposals.locations, proposals.strides, config.assign, largest=strides[-1])
+    assert owner.dtype == torch.int64
+    torch.testing.assert_close(owner, expected)
+
+
+@pytest.mark.parametrize("positives", [1, 9])
+def test_one_crowd_as_in_the_loop(positives):
+    for seed, centre in enumerate(("keypoints", "box")):
+        check_coarse(HRNET, seed, 12, 60.0, 0.5, positives=positives, centre=centre, least_side=0.3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strides", [DLA, HRNET], ids=["four levels", "three levels"])
 @pytest.mark.parametrize("positives", [1, 9])
@@ -217,15 +237,22 @@ def crowd(seed: int, num_images: int, num_persons: int, spread: float, side: int
     least_side=st.sampled_from([0.0, 0.3]),
 )
 def test_coarse_as_in_the_loop(strides, positives, centre, seed, num_persons, spread, origin, least_side):
-    side = 64
-    settings = {"positives": positives, "centre": centre, "min_keypoints": 1, "least_side": least_side}
-    config = load_config("dla34-coco", [f"assign.{key}={value}" for key, value in settings.items()])
-    batch = crowd(seed, 2, num_persons, spread, side)
-    proposals = proposals_at(strides, side, num_images=2, origin=origin)
-    owner = assign_coarse(batch, persons_of(batch, config), proposals, strides, config.assign)
-    expected = slow_coarse(batch, proposals.locations, proposals.strides, config.assign, largest=strides[-1])
-    assert owner.dtype == torch.int64
-    torch.testing.assert_close(owner, expected)
+    settings = {"positives": positives, "centre": centre, "least_side": least_side}
+    check_coarse(strides, seed, num_persons, spread, origin, **settings)
+
+
+def test_a_person_half_a_pixel_wide():
+    """Its unit is its width: 0.3 pixels are 0.6 of it. Another is 3.2 pixels away, 0.4 of its 8."""
+    narrow = Labelled([(40.05, 38), (40.55, 38), (40.05, 42), (40.55, 42)])
+    wide = Labelled([(39.2, 36), (47.2, 36), (39.2, 44), (47.2, 44)])
+    assert owned(coarse_owner(narrow, wide)) == {5 * 16 + 5: 1}
+    assert owned(coarse_owner(narrow)) == {5 * 16 + 5: 0}
+
+
+def test_two_positives():
+    person = Labelled([(38, 39), (42, 39), (38, 43), (42, 43)])  # centre (40, 41)
+    config = load_config("dla34-coco", ["assign.positives=2"]).assign
+    assert owned(coarse_owner(person, config=config)) == {5 * 16 + 5: 0, 6 * 16 + 5: 0}
 
 
 def test_losers_of_a_conflict():
@@ -325,6 +352,14 @@ def test_oks_twin(seed, num_poses, num_persons):
     np.testing.assert_array_equal(persons.valid[0], valid)
     np.testing.assert_allclose(similarity[:, valid], expected[:, valid], atol=1e-5)
     assert (similarity[:, ~valid] == -1).all()
+
+
+def test_oks_of_one_labelled_keypoint():
+    """2 pixels off, a sigma of 0.026 and an area of 1000: exp(-4 / (8 x 0.026^2 x 1000))."""
+    only = GT._replace(weights=[1.0] + 16 * [0.0], area=1000.0)
+    batch = batch_of([only], num_keypoints=17)
+    config = load_config("posedet-s", ["assign.min_keypoints=1"])
+    assert oks_of(batch, [shifted(2)], config).item() == pytest.approx(math.exp(-4 / (8 * 0.026**2 * 1000)))
 
 
 def test_oks_of_a_person_without_area():
@@ -535,6 +570,19 @@ def test_best_places_and_some_at_random():
             weak.append(192 - first_gap)
     assert len(set(weak)) > 1
     assert 0.5 * RANDOM_LOCATIONS < np.mean(weak) < 1.2 * RANDOM_LOCATIONS
+
+
+def test_the_order_in_which_places_are_chosen():
+    """Positives, then those whose chance is above 1 - 24/48, then by presence, then the ignored ones in that order."""
+    presence, chances = torch.full((1, 48), -9.0), torch.full((1, 48), 0.5)
+    owner, ignored = torch.full((1, 48), NOBODY), torch.ones(1, 48, dtype=torch.bool)
+    owner[0, 40], ignored[0, [7, 20, 30]] = 2, False
+    chances[0, [20, 10]] = 0.51
+    presence[0, [7, 11]] = 3
+    ranked = [40, 20, 7, 30, 10, 11]
+    for count in range(1, 7):
+        index = choose_locations(Selection(None, owner, ignored), presence, chances, count)
+        assert index[0].tolist() == ranked[:count]
 
 
 def test_fewer_places_than_wanted():

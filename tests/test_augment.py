@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from posedet.config import DataConfig, load_config
+from posedet.data import augment
 from posedet.data.annotations import AnnotatedPhoto, Person, PhotoSet
 from posedet.data.augment import Patch, make_patch
 from posedet.skeleton import COCO, Skeleton, find_skeleton
@@ -216,8 +217,11 @@ def hull(way: Way, box: NDArray[Any], off: tuple[float, float], last: float) -> 
 CROWD_BOX = np.array([20, 30, 200, 180], np.float32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*PRESETS, *ALONE])
+QUICK = ("all", "by person, reduced")
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in (*PRESETS, *ALONE)]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_labels_go_where_the_pixels_go(name: str, tmp_path: Path) -> None:
     """Keypoints with their sides, areas and boxes of the people of every photo in the patch, and crowds."""
     config, skeleton = settings_of(name)
@@ -315,6 +319,56 @@ def test_a_keypoint_outside_is_neither_labelled_nor_seen(tmp_path: Path) -> None
     assert mirrored.weights.tolist() == [[0.5, 0, 0, 0, 0.25]]
     assert mirrored.visible.tolist() == [[1, -1, 0, 0, 0]]
     assert_allclose(mirrored.keypoints[0], ((points - (88, 78)) * (-1, 1) + (64, 0))[FIVE.mirror], atol=1e-4)
+
+
+def test_half_a_pixel_beyond_the_last_centres_is_inside(tmp_path: Path) -> None:
+    """The patch shows x from 88 to 152 and y from 78 to 142."""
+    points = np.array([(87.5, 77.5), (152.5, 142.5), (120, 110), (87, 110), (120, 143)])
+    photo = coded_photo(tmp_path, [person(points, box=np.array([100.0, 90, 140, 130]))])
+    assert patch_of(photo, STILL).weights.tolist() == [[1, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("keep", "box", "weight", "lost"),
+    [
+        ("centre", (-9, 0, 9, 20), 1, True),  # its middle is on the border
+        ("centre", (-9, 0, 9.5, 20), 0, False),
+        ("centre", (0, -9, 20, 9), 1, True),
+        ("centre", (56, 0, 74, 20), 1, True),
+        ("centre", (55.5, 0, 74, 20), 0, False),
+        ("centre", (0, 56, 20, 74), 1, True),
+        ("keypoints", (63, 0, 80, 20), 0, False),  # a pixel of it is seen
+        ("keypoints", (63.25, 0, 80, 20), 0, True),
+        ("keypoints", (0, 63.25, 20, 80), 0, True),
+        ("keypoints", (90, 90, 99, 99), 0.25, False),
+    ],
+)
+def test_who_is_lost(keep: str, box: Any, weight: float, lost: bool) -> None:
+    corners = np.array(box, np.float32)
+    config = replace(STILL, keep=keep)
+    assert augment._lost(corners, corners.clip(0, 64), np.array([0, weight], np.float32), 65, config) == lost
+
+
+def test_a_quarter_turn_moves_each_pixel_and_mixes_none() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    turn = np.array([[0.0, -1, 8], [1, 0, 0]])  # x and y become 8 - y and x
+    assert_array_equal(augment._warped(noise, turn, 9, (0, 0, 0)), np.rot90(noise, -1))
+
+
+@pytest.mark.parametrize(("height", "light"), [(8, 50), (2, 25), (1, 0)])
+def test_narrow_photos_are_averaged_too(height: int, light: int) -> None:
+    """One column of four is bright. The first row of the patch lies on the border of two rows, and beyond one."""
+    stripes = np.zeros((height, 400, 3), np.uint8)
+    stripes[:, ::4] = 200
+    quarter = np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]])
+    assert_allclose(augment._warped(stripes, quarter, 100, (0, 0, 0))[0, 1:99], light, atol=1)
+
+
+def test_angles_are_on_both_sides(tmp_path: Path) -> None:
+    photo, config = coded_photo(tmp_path, [person(AROUND)]), replace(STILL, rotation_deg=30.0)
+    matrices = [augment._window(photo, photo.size, 65, config, np.random.default_rng(seed)) for seed in range(60)]
+    angles = np.degrees([np.arctan2(matrix[1, 0], matrix[0, 0]) for matrix in matrices])
+    assert -30 <= angles.min() < -25 and 25 < angles.max() <= 30
 
 
 def test_what_is_not_labelled_stays_so(tmp_path: Path) -> None:
@@ -416,6 +470,8 @@ def test_around_the_only_labelled_person_nothing_is_known(tmp_path: Path) -> Non
         strictly = (x > x1) & (x < x2) & (y > y1) & (y < y2)
         assert strictly.any() and not unseen[strictly].any()
         assert unseen[(x < x1) | (x > x2) | (y < y1) | (y > y2)].all()
+    crowd = person(AROUND, is_crowd=True, ignore=True, visibility=np.zeros(5, np.uint8))
+    assert len(patch_of(replace(photo, persons=(*photo.persons, crowd)), STILL).ignored) == 5
     far = person(around(400, 0), ignore=False)
     everywhere = patch_of(replace(photo, persons=(far,)), replace(STILL, crop="photo"))
     assert len(everywhere.boxes) == 0 and unknown(everywhere).all()
@@ -427,7 +483,8 @@ def test_a_mosaic_shows_four_photos_a_quarter_each(tmp_path: Path) -> None:
     photos = [coded_photo(tmp_path, [person(AROUND + n, n + 1), crowd], n) for n in range(4)]
     config = replace(STILL, patch=66, mosaic=1.0)
     patch = make_patch(photos[0], photos[1:], FIVE, config, np.random.default_rng(0))
-    assert patch.image.shape == (66, 66, 3)
+    assert (patch.image.shape, patch.image.dtype) == ((66, 66, 3), np.uint8)
+    assert {array.dtype for array in patch[1:-1]} == {np.dtype(np.float32)}
     assert [patch.image[y, x, 2] for y, x in ((0, 0), (32, 65), (65, 32), (33, 33))] == [blue(n) for n in range(4)]
     corners = np.array([(0, 0), (33, 0), (0, 33), (33, 33)])
     # The quarter ends at its last pixel, 32.
@@ -516,6 +573,38 @@ def test_colours_change_and_labels_do_not(tmp_path: Path) -> None:
         else:
             assert np.abs(after.image.astype(int) - before.image).max() < 10
     assert 0 < grey < 12
+
+
+class Draws:
+    """A generator whose next numbers are known: gains of the channels; contrast, brightness and saturation; chance."""
+
+    def __init__(self, gains: Sequence[float], others: Sequence[float], chance: float) -> None:
+        self.uniforms, self.chance = iter([gains, others]), chance
+
+    def uniform(self, low: float, high: float, count: int) -> NDArray[np.float64]:
+        assert (-low, count) == (high, 3)
+        return high * np.array(next(self.uniforms))
+
+    def random(self) -> float:
+        return self.chance
+
+
+@pytest.mark.parametrize(
+    ("gains", "others", "chance", "expected"),
+    [
+        ((0, 0, 0), (0, 0, 0), 0.05, (200, 100, 50)),
+        ((1, 0, -1), (0, 0, 0), 0.9, (250, 100, 37)),  # 1.25, 1 and 0.75 times
+        ((0, 0, 0), (-1, 0, 0), 0.9, (164, 114, 89)),  # half the way to 128
+        ((0, 0, 0), (0, 1, 0), 0.9, (255, 150, 75)),
+        ((0, 0, 0), (1, -1, 0), 0.9, (86, 11, 0)),  # darker before the contrast: 100, 50 and 25
+        ((0, 0, 0), (0, 0, -1), 0.9, (162, 112, 87)),  # half of it grey, which is 124
+        ((0, 0, 0), (0, 0, 0), 0.04, (124, 124, 124)),
+    ],
+)
+def test_colours_by_hand(gains: Any, others: Any, chance: float, expected: Any) -> None:
+    image = np.full((2, 3, 3), (200, 100, 50), np.uint8)
+    recoloured = augment._recoloured(image, 0.5, Draws(gains, others, chance))
+    assert_array_equal(recoloured, np.broadcast_to(np.array(expected, np.uint8), image.shape), strict=True)
 
 
 def test_colours_get_brighter_and_darker_and_each_channel_for_itself(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import posedet.runtime.decode as runtime_decode
 from posedet.config import DecodeConfig
 from posedet.image import Letterbox
 from posedet.poses import Poses
-from posedet.runtime.decode import candidates, decode
+from posedet.runtime.decode import area_floor, candidates, decode
 from posedet.runtime.session import Outputs
 from posedet.skeleton import COCO, CROWDPOSE15, Skeleton
 
@@ -91,6 +91,18 @@ def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton,
     return kept[: runtime_decode.MAX_POSES]
 
 
+def check_loops(skeleton: Skeleton, photo_size: tuple[int, int], changes: dict, *, seeds: int) -> None:
+    num_kept = 0
+    for seed in range(seeds):
+        outputs = some_outputs(seed, skeleton)
+        poses = decoded(outputs, photo_size, skeleton, **changes)
+        expected = slow_decode(outputs, photo_size, skeleton, replace(CONFIG, **changes))
+        assert_allclose(poses.scores, [score for score, _ in expected])
+        assert_allclose(poses.keypoints, [points for _, points in expected], rtol=1e-6, atol=1e-3)
+        num_kept += len(poses)
+    assert seeds <= num_kept < seeds * 50  # something was found, and something suppressed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("skeleton", [PAIR, COCO], ids=lambda skeleton: skeleton.name)
 @pytest.mark.parametrize("photo_size", [(480, 640), (3000, 4001), (200, 150), (90, 1000)])
@@ -106,15 +118,14 @@ def slow_decode(outputs: tuple, photo_size: tuple[int, int], skeleton: Skeleton,
     ids=str,
 )
 def test_the_loops_agree(skeleton: Skeleton, photo_size: tuple[int, int], changes: dict) -> None:
-    num_kept = 0
-    for seed in range(4):
-        outputs = some_outputs(seed, skeleton)
-        poses = decoded(outputs, photo_size, skeleton, **changes)
-        expected = slow_decode(outputs, photo_size, skeleton, replace(CONFIG, **changes))
-        assert_allclose(poses.scores, [score for score, _ in expected])
-        assert_allclose(poses.keypoints, [points for _, points in expected], rtol=1e-6, atol=1e-3)
-        num_kept += len(poses)
-    assert 4 <= num_kept < 4 * 50  # something was found, and something suppressed
+    check_loops(skeleton, photo_size, changes, seeds=4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clamp": True, "min_area": 40_000.0}, {"nms": "iou", "nms_threshold": 0.5}], ids=str
+)
+def test_the_loops_agree_on_one_photo(changes: dict) -> None:
+    check_loops(PAIR, (300, 401), changes, seeds=1)
 
 
 @pytest.mark.parametrize("nms", ["oks", "iou"])
@@ -161,6 +172,11 @@ def test_a_pose_that_is_not_finite_is_dropped_and_roundings_above_one_are_not() 
     outputs = np.array([above]), np.zeros((1, 2, 2), np.float32), np.array([[above, -1e-9]], np.float32)
     poses = decoded(outputs, (512, 512), PAIR)
     assert (poses.scores.tolist(), poses.keypoint_scores.tolist()) == ([1], [[1, 0]])
+
+
+def test_the_least_area_grows_with_the_photo() -> None:
+    """It is that of a photo whose long side has 640 pixels."""
+    assert [area_floor(size, CONFIG) for size in ((480, 640), (1280, 960), (100, 320))] == [256, 1024, 64]
 
 
 def test_nobody() -> None:

@@ -47,7 +47,8 @@ def places(num_locations: int, num_keypoints: int, stride: int, shift: float, wi
             [1e6, 0.5],  # far outside
             [-1e6, -1e6],
             [0.5, -3e7],
-            [2e19, 2e19],  # overflows 64-bit integers
+            [2e19, 2e19],
+            [-1e30, 1e30],  # overflows 64-bit integers
         ]
     )
     flat = cells.view(-1, 2)

@@ -243,6 +243,14 @@ def test_keypoints_are_known_even_in_crowds():
     assert not weights[1].any() and not weights[2].any()
 
 
+def test_borders_of_ignored_regions_are_inside():
+    """Cells of 4 pixels have their centres at 1.5, 5.5, 9.5, ..."""
+    _, weights = ours(batch_of([Region((1.5, 5.5, 9.5, 13.5), crowd=True)], num_keypoints=3, side=64), side=64)
+    expected = torch.ones(16, 16)
+    expected[1:4, 0:3] = 0
+    assert torch.equal(weights[0][0, 0], expected)
+
+
 def test_keypoints_beside_the_patch_have_no_peak():
     targets, _ = ours(batch_of([Labelled([(-30, 10), (20, 10), (10, 90)])], num_keypoints=3, side=64), side=64)
     assert [int((targets[0][0, k] == 1).sum()) for k in range(3)] == [0, 1, 0]

@@ -1,5 +1,6 @@
 """The terms of the loss: the official numbers, loops over persons and joints beside them, and what must stay finite."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -31,8 +32,9 @@ from posedet.training.losses import (
     quality_focal_loss,
     smooth_distance,
     squared_distance,
+    visibility_loss,
 )
-from posedet.training.processes import ALONE
+from posedet.training.processes import ALONE, Processes
 from posedet.training.setup import Objective
 from posedet.training.targets import Assigner, Targets, positives_in
 
@@ -94,6 +96,10 @@ def test_official_pose_loss_of_two_images():
     assert PAPER.loss.refined * loss.item() == pytest.approx(0.607813, abs=1e-6)
 
 
+def test_a_pose_in_the_right_place_is_no_loss():
+    assert clamped_distance(PLACES[None], PLACES[None], WEIGHTS, torch.tensor([64.0])).tolist() == [0]
+
+
 def test_gradient_of_the_official_distance():
     """None at distance zero, one over the unit in between, none beyond the clamp or where nothing is labelled."""
     guesses = (PLACES + torch.tensor([[0.0, 0.0], [3, 4], [400, 0], [5, 5]]))[None].requires_grad_()
@@ -132,6 +138,16 @@ def test_smooth_distance_weighs_keypoints():
     loss = smooth_distance(GUESSES[None], PLACES[None], weights, torch.tensor([64.0]))
     near, far = (math.sqrt(d**2 + 0.01) - 0.1 for d in (0.078125, 1))
     assert loss.tolist() == pytest.approx([(near + 0.5 * far) / 1.5])
+
+
+def test_means_are_by_weight_however_unsure_a_teacher_is():
+    """Sure of one keypoint by a fifth: the mean is that of the keypoint. Areas count from one square pixel on."""
+    weights, sigmas = torch.tensor([[0.2, 0, 0, 0]]), torch.ones(4)
+    loss = smooth_distance(GUESSES[None], PLACES[None], weights, torch.tensor([64.0]))
+    assert loss.item() == pytest.approx(math.sqrt(0.078125**2 + 0.01) - 0.1)
+    for area, counted in ((50.0, 50), (1.0, 1), (0.5, 1)):
+        loss = oks_loss(GUESSES[None], PLACES[None], weights, torch.tensor([area]), sigmas)
+        assert loss.item() == pytest.approx(1 - math.exp(-25 / (8 * counted)))
 
 
 def test_nothing_labelled_is_no_loss():
@@ -238,6 +254,15 @@ def test_oks_loss_beside_the_distance():
     assert both.item() == pytest.approx(0.5 * (distance + 0.7 * similarity).item())
 
 
+def test_each_person_counts_as_much_as_its_teacher_is_sure():
+    """Both poses are 16 pixels off: a quarter of the unit. One person is believed by a half, the other by a fifth."""
+    people = [Labelled(PLACES, [0.5, 0.1, 0, 0]), Labelled(PLACES + 9, [0, 0.2, 0.2, 0])]
+    targets = people_in(batch_of(people, num_keypoints=4), OURS)._replace(areas=torch.full((1, 2), 1e12))
+    poses, owner = torch.stack([PLACES, PLACES + 9])[None] + torch.tensor([16.0, 0]), torch.tensor([[0, 1]])
+    loss = PoseLoss(targets, SIGMAS[:4], OURS.loss, 1.0, ALONE)(poses, owner, torch.full((1, 2), 16.0))
+    assert loss.item() == pytest.approx((0.5 + 0.2) / 2 * (math.sqrt(0.25**2 + 0.01) - 0.1), rel=1e-4)
+
+
 # --- score (facts 15.8) ---
 
 
@@ -334,6 +359,8 @@ def test_heatmap_l2_loss():
     two_joints = heatmap_l2_loss(LOGITS.expand(1, 2, 2, 2), TARGETS.expand(1, 2, 2, 2), mask)
     assert two_joints.item() == pytest.approx((squares[0] + squares[1] + squares[3]) / 3)
     assert heatmap_l2_loss(LOGITS, TARGETS, torch.zeros(1, 1, 2, 2)).item() == 0
+    mask = torch.tensor([[0.25, 0], [0, 0.25]]).view(1, 1, 2, 2)
+    assert heatmap_l2_loss(LOGITS, TARGETS, mask).item() == pytest.approx((squares[0] + squares[3]) / 2)
 
 
 # --- the sum of it all ---
@@ -379,10 +406,7 @@ def made_up(
     return output, some_owner(generator, batch, num_locations)
 
 
-@pytest.mark.slow
-@settings(laws, max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_official_terms_as_in_the_loop(seed):
+def check_official_terms(seed: int) -> None:
     """Every term of the published loss, from what the network gave and who learns what."""
     generator = np.random.default_rng(seed)
     side, strides = 64, (8, 16, 32, 64)
@@ -415,10 +439,7 @@ def test_official_terms_as_in_the_loop(seed):
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.slow
-@settings(laws, max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
-def test_our_terms_as_in_the_loop(seed, step):
+def check_our_terms(seed: int, step: int) -> None:
     """The default model: some locations chosen, ignored places, soft targets, two refinements."""
     generator = np.random.default_rng(seed)
     side, strides, fine = 64, (8, 16, 32), (4, 8, 16)
@@ -501,6 +522,88 @@ def test_our_terms_as_in_the_loop(seed, step):
         "heatmap": 0.1 * sum(heatmaps) / len(heatmaps),
     }
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_official_terms_as_in_the_loop(seed):
+    check_official_terms(seed)
+
+
+@pytest.mark.slow
+@settings(laws, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), step=st.sampled_from([0, 250, 4000]))
+def test_our_terms_as_in_the_loop(seed, step):
+    check_our_terms(seed, step)
+
+
+def test_terms_of_one_batch_as_in_the_loop():
+    check_official_terms(0)
+    check_our_terms(0, 250)
+
+
+class Half(Processes):
+    """One of two processes, of which the other has nothing to learn: divided by half the count, terms are twice those
+    of a process alone. Their mean is that of the whole batch."""
+
+    def share(self, count: Tensor) -> Tensor:
+        return count / 2
+
+
+HALF = Half(0, 2)
+
+
+def test_terms_of_one_of_two_processes():
+    for config, strides in ((PAPER, (8, 16, 32, 64)), (OURS, (8, 16, 32))):
+        generator = np.random.default_rng(1)
+        batch = crowd(generator, 2, 17, 64)
+        output, owner = made_up(generator, batch, strides, 64, 1)
+        output = output._replace(
+            proposals=output.proposals._replace(presence=torch.randn(owner.shape)),
+            keypoint_logits=torch.randn(*owner.shape, 17),
+        )
+        selection = Selection(persons_of(batch, config), owner, torch.zeros_like(owner, dtype=torch.bool))
+        targets = Assigner(config, SIGMAS, Geometry(strides, strides, strides, 0.0)).targets(output, batch, selection)
+        alone, half = (
+            losses(output, targets, config.loss, sigmas=SIGMAS, oks_weight=0.5, processes=processes)
+            for processes in (ALONE, HALF)
+        )
+        assert len(alone) == 6
+        for name, term in alone.items():
+            torch.testing.assert_close(half[name], 2 * term)
+
+
+@pytest.mark.parametrize("loss", [heatmap_focal_loss, heatmap_l2_loss])
+@pytest.mark.parametrize("peaks", [0, 1, 2])
+def test_heatmap_loss_of_one_of_two_processes(loss, peaks):
+    targets, mask = 0.5 * TARGETS, torch.tensor([[1.0, 1], [0, 0]]).view(1, 1, 2, 2)
+    targets[0, 0, 0, :peaks] = 1
+    torch.testing.assert_close(loss(LOGITS, targets, mask, HALF), 2 * loss(LOGITS, targets, mask))
+
+
+def test_loss_of_one_known_visibility():
+    batch = batch_of([Labelled(PLACES, visible=(-1, 1, -1, -1))], num_keypoints=4)
+    targets = people_in(batch)._replace(learnt=torch.tensor([[NOBODY, 0]]))
+    logits = torch.tensor([[[9.0] * 4, [5, -2, 5, 5]]])
+    for processes, times in ((ALONE, 1), (HALF, 2)):
+        loss = visibility_loss(logits, targets, processes)
+        assert loss.item() == pytest.approx(times * math.log1p(math.exp(2)))
+    assert visibility_loss(logits, targets._replace(visible=torch.full((1, 1, 4), -1.0)), ALONE).item() == 0
+
+
+def test_the_oks_loss_grows_in():
+    config = dataclasses.replace(OURS.loss, oks=0.5, oks_warmup=200)
+    assert [oks_weight_at(step, config) for step in (0, 50, 200, 900)] == [0, 0.125, 0.5, 0.5]
+    assert oks_weight_at(0, dataclasses.replace(config, oks_warmup=0)) == 0.5
+
+
+@pytest.mark.parametrize("config", [PAPER, OURS], ids=["paper", "ours"])
+def test_heatmaps_of_an_oblong_input(config):
+    batch = batch_of([Labelled([(20, 10), (100, 10), (20, 50)])], num_keypoints=3)
+    assigner = Assigner(config, SIGMAS, Geometry((8, 16), (8, 16), (8, 16), 0.0))
+    maps, weights = assigner._heatmaps([torch.empty(1, 3, 8, 16)], batch, persons_of(batch, config))
+    assert (maps[0].shape, weights[0].shape) == ((1, 3, 8, 16), (1, 1, 8, 16))
 
 
 def test_number_of_positives():

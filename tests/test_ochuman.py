@@ -11,6 +11,8 @@ from PIL import Image
 
 from posedet.data.annotations import AnnotatedPhoto, fingerprint
 from posedet.data.check import check
+from posedet.data.formats import ochuman as ochuman_format
+from posedet.data.formats.format import AnnotationFile
 from posedet.data.sources import read_photos
 from posedet.errors import DataError
 from posedet.evaluation.protocols import OCHUMAN_PROTOCOL
@@ -75,6 +77,83 @@ def test_all_fields(tmp_path: Path) -> None:
     # Missing, seen, hidden by oneself, hidden by others -> not labelled, seen, seen, hidden.
     assert third.visibility.tolist() == [0, 2, 2, 1] + [2] * 15
     assert third.place == f"{tmp_path}/o.json: images[0].annotations[1] (b.jpg)"
+
+
+def test_fields_that_the_format_does_not_have(tmp_path: Path) -> None:
+    photos = read(ochuman(), tmp_path, Skeleton.from_dict({"name": "two", "keypoints": ["tail", "right_wrist"]}))
+    (hidden,) = photos[1].persons
+    assert_array_equal(hidden.keypoints, np.array([[0, 0], [52, 106.0]]), strict=True)
+    assert_array_equal(hidden.visibility, np.array([0, 2], np.uint8), strict=True)
+    assert_array_equal(hidden.visible, np.array([-1, 1], np.int8), strict=True)
+    assert_array_equal(hidden.keypoint_weights, np.ones(2, np.float32), strict=True)
+    assert (hidden.score, hidden.is_crowd, hidden.ignore) == (1.0, False, False)
+    assert photos[1].file_name == "b.jpg"
+    first = Skeleton.from_dict({"name": "one", "keypoints": ["right_shoulder"]})  # which is not labelled here
+    assert [each.ignore for photo in read(ochuman(), tmp_path, first) for each in photo.persons] == [False, False, True]
+
+
+def test_an_empty_box_has_the_area_of_its_keypoints(tmp_path: Path) -> None:
+    """All but the first keypoint, which is missing: hidden ones count."""
+    data = ochuman()
+    data["images"][2]["annotations"] = [{**person(10, [0, *[3] * 18]), "bbox": [5, 5, 5, 9]}]
+    (somebody,) = read(data, tmp_path)[0].persons
+    assert somebody.box.tolist() == [5, 5, 5, 9] and somebody.area == 17 * 51
+
+
+@pytest.mark.parametrize("wrong", [True, "9" * 19, "-1", "1.0", "\u0661", 1.5, None])
+def test_image_ids_are_digits(tmp_path: Path, wrong: Any) -> None:
+    data = ochuman()
+    data["images"][1]["image_id"] = "9" * 18
+    assert len(read(data, tmp_path)) == 2
+    data["images"][1]["image_id"] = wrong
+    with pytest.raises(DataError, match=r"o\.json: images\[1\]\.image_id: .*, expected a whole number$"):
+        read(data, tmp_path)
+
+
+def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: Path) -> None:
+    data = ochuman()
+    twin = {**data["images"][2], "image_id": 2, "file_name": "c.jpg"}  # the same number: in the file's order
+    data["images"] += [{**twin, "image_id": "x"}, {**twin, "file_name": ""}, twin]
+    data["images"].append(5)
+    data["images"][2]["annotations"] = [person(10, [4, *[1] * 18]), 5, person(10)]
+    (tmp_path / "o.json").write_text(json.dumps(data))
+    found: list[tuple[str, str]] = []
+    photos = ochuman_format.read(
+        AnnotationFile(tmp_path / "o.json"), None, None, lambda kind, problem: found.append((kind, str(problem)))
+    )
+    where = f"{tmp_path}/o.json: images"
+    assert found == [
+        ("image entry", f"{where}[3].image_id: 'x', expected a whole number"),
+        ("list", f"{where}[6]: 5, expected an object"),
+        ("list", f"{where}[2].annotations[1]: 5, expected an object"),
+        ("annotation entry", f"{where}[2].annotations[0].keypoints[2]: flag 4, expected 0, 1, 2 or 3"),
+        ("image entry", f"{where}[4].file_name: '', expected the name of a photo"),
+    ]
+    assert [(photo.image_id, photo.path) for photo in photos] == [
+        (number, tmp_path / "o" / f"{name}.jpg") for number, name in ((1, "a"), (2, "c"), (3, "b"))
+    ]
+    assert [[each.annotation_id for each in photo.persons] for photo in photos] == [[1], [2, 3], [4]]
+
+
+def test_photos_of_one_number_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    data = ochuman()
+    data["images"] = [{**data["images"][2], "file_name": f"{number}.jpg"} for number in range(12)]
+    assert [photo.path.stem for photo in read(data, tmp_path)] == [str(number) for number in range(12)]
+
+
+def test_keypoints_that_the_file_does_not_have_and_categories(tmp_path: Path) -> None:
+    tail = Skeleton.from_dict({"name": "tail", "keypoints": ["tail"]})
+    with pytest.raises(DataError, match=r"o\.json: keypoint_names: no keypoint of skeleton 'tail' among \['right_sh"):
+        read(ochuman(), tmp_path, tail)
+    file = AnnotationFile(tmp_path / "o.json", "dog")
+    with pytest.raises(DataError, match=r"o\.json: this format has only people, and no category 'dog'$"):
+        ochuman_format.read(file, None, None, lambda *_: None)
+    small = {"keypoint_names": ["nose"], "images": []}
+    (tmp_path / "o.json").write_text(json.dumps(small))
+    assert ochuman_format.recognises(AnnotationFile(tmp_path / "o.json"))
+    for name in small:
+        (tmp_path / "o.json").write_text(json.dumps({name: []}))
+        assert not ochuman_format.recognises(AnnotationFile(tmp_path / "o.json"))
 
 
 def test_coco_s_17_keypoints_are_found_by_name(tmp_path: Path) -> None:
@@ -193,6 +272,10 @@ def damaged(change: Any) -> dict[str, Any]:
         (
             lambda data: data["images"][2]["annotations"][0].update(bbox=[5, 5, 4, 6]),
             "o.json: images[2].annotations[0].bbox: x2 or y2 lies before x1 or y1, expected x1, y1, x2, y2",
+        ),
+        (
+            lambda data: data["images"][2]["annotations"][0].update(bbox=[5, 5, 4]),
+            "o.json: images[2].annotations[0].bbox: 3 numbers, expected 4 (x1, y1, x2, y2)",
         ),
         (
             lambda data: data["images"][0].update(width=None),

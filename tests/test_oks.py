@@ -132,6 +132,13 @@ def test_what_an_invisible_keypoint_holds_does_not_matter():
     np.testing.assert_allclose(got, [[math.exp(-25 / 8)]])
 
 
+def test_single_precision_is_computed_in_double_and_flags_may_be_numbers():
+    first, second = (np.array([pose], np.float32) for pose in ([[0.1, 0.2], [7, 9.3]], [[3.3, 4.7], [5, 5]]))
+    for flags in ([1, 1], [0, 1]):
+        expected = slow_oks(first[0].tolist(), second[0].tolist(), (0.1, 0.2), 50.0, flags)
+        assert oks(first, second, (0.1, 0.2), 50.0, [flags])[0, 0] == pytest.approx(expected, rel=1e-12)
+
+
 def test_areas_may_differ_for_every_pair():
     poses, areas = np.array([[[0.0, 0.0]], [[3.0, 4.0]]]), np.array([[10.0, 25.0], [50.0, 10.0]])
     expected = [[1, math.exp(-25 / (8 * 0.25 * 25))], [math.exp(-25 / (8 * 0.25 * 50)), 1]]
@@ -258,6 +265,31 @@ def test_oks_nms_at_the_edge_of_its_reach(threshold, direction):
     assert expected == [0, 1]
 
 
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, [0]), (0.999, [0]), (1.0, [0, 1])])
+def test_only_a_higher_oks_than_the_threshold_is_a_duplicate(threshold, kept):
+    """That of the same pose is 1; that of any other is above 0."""
+    twice = np.stack([LADDER, LADDER if threshold else moved(LADDER, (20, 0))])
+    assert oks_nms(twice, np.array([0.9, 0.8]), COCO.sigmas, oks_threshold=threshold).tolist() == kept
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_keypoint_far_away_makes_the_box_another_and_not_the_pose(order):
+    """16 of 17 keypoints are the same, so OKS is 16/17, though the boxes' centres are 150 pixels apart."""
+    poses = np.stack([LADDER, moved(LADDER, (300, 0), keypoints=3)])[list(order)]
+    scores = np.array([0.9, 0.8])
+    assert oks_nms(poses, scores, COCO.sigmas, oks_threshold=16.01 / 17).tolist() == [0, 1]
+    assert oks_nms(poses, scores, COCO.sigmas, oks_threshold=15.99 / 17).tolist() == [0]
+
+
+def test_among_equal_scores_the_lower_index_is_better():
+    """Of a hundred poses far apart; of boxes, too."""
+    places = 1000.0 * np.arange(100)[:, None, None] + np.array([[0.0, 0.0], [9.0, 9.0]])
+    scores = np.tile([0.5, 0.75], 50)
+    expected = [*range(1, 100, 2), *range(0, 100, 2)]
+    assert oks_nms(places, scores, (0.1, 0.1), oks_threshold=0.5).tolist() == expected
+    assert iou_nms(pose_boxes(places), scores, iou_threshold=0.5).tolist() == expected
+
+
 @pytest.mark.slow
 @given(crowds())
 def test_oks_nms_keeps_the_best_and_changes_nothing_the_second_time(crowd):
@@ -311,6 +343,13 @@ def test_iou_nms_by_hand():
     assert iou_nms(boxes, scores, iou_threshold=0.49).tolist() == [1, 2, 3, 4]
     assert iou_nms(boxes, scores, iou_threshold=0.5).tolist() == [1, 2, 3, 4, 0]
     assert iou_nms(boxes, scores, iou_threshold=0.19).tolist() == [1, 3, 4]
+
+
+def test_iou_nms_of_large_boxes_in_single_precision():
+    """They share 4097 x 4096 of 4097 x 4097 pixels, which float32 cannot count one by one."""
+    boxes = np.array([[0, 0, 4097, 4097], [0, 0, 4097, 4096]], np.float32)
+    for threshold, kept in ((4096 / 4097 * (1 + 1e-9), [0, 1]), (4096 / 4097 * (1 - 1e-9), [0])):
+        assert iou_nms(boxes, np.array([0.9, 0.8]), iou_threshold=threshold).tolist() == kept
 
 
 def test_nobody():

@@ -242,6 +242,7 @@ def test_a_photo_set(tmp_path: Path) -> None:
     photos = PhotoSet((empty, *somebody), (5, 1, 3))
     assert (len(photos), photos.epoch_length) == (3, 9)
     assert photos.without_empty() == PhotoSet(somebody, (1, 3))
+    assert PhotoSet([*somebody]).photos == somebody
     assert PhotoSet(somebody).repeats == (1, 1) and PhotoSet(()).epoch_length == 0
     with pytest.raises(ValueError, match=r"^2 photos, but 1 repeats$"):
         PhotoSet(somebody, (1,))

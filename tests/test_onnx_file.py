@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from posedet import PoseDet
 from posedet.errors import ModelError
 from posedet.runtime import model_files, onnx_file, session
-from posedet.runtime.onnx_file import MAX_ELEMENTS, MAX_FIELDS, onnx_metadata
+from posedet.runtime.onnx_file import MAX_ELEMENTS, MAX_FIELDS, MAX_METADATA_BYTES, MAX_RANK, onnx_metadata
 from posedet.runtime.session import open_session
 from test_session import METADATA, RUNTIMES, SHIPPED, small_model
 
@@ -263,6 +265,13 @@ def test_tensors_are_hidden_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tensor 'deep' of 1048576 does not have as many values"):
         onnx_metadata(changed(tmp_path / "bad.onnx", hidden), "bad", foreign=True)
 
+    def in_the_first_branch(model: onnx.ModelProto) -> None:
+        nested(2)(model)
+        model.graph.node[-1].attribute[0].g.initializer.add(name="first", data_type=1, dims=[9])
+
+    with pytest.raises(ModelError, match="tensor 'first' of 9 does not have as many values"):
+        onnx_metadata(changed(tmp_path / "bad.onnx", in_the_first_branch), "bad", foreign=True)
+
     def listed(model: onnx.ModelProto) -> None:
         tensors = [TensorProto(name="second", data_type=TensorProto.INT64, dims=[9], int64_data=[1] * 8)]
         attribute = onnx.AttributeProto(name="all", type=onnx.AttributeProto.TENSORS, tensors=tensors)
@@ -297,6 +306,235 @@ def test_sizes_that_look_large_and_are_not(tmp_path: Path) -> None:
     assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", fine), "good")
     most = both(constant("size", [MAX_ELEMENTS]), node("size", kind="ConstantOfShape"))
     assert "posedet" in onnx_metadata(changed(tmp_path / "good.onnx", most), "good")
+
+
+# --- one thing at a time, in a model that has nothing else -----------------------------------------------------------
+
+
+def verdict(*changes: Change) -> str:
+    """Why a model is refused; an empty string if it is not."""
+    model = helper.make_model(helper.make_graph([], "nothing", [], []))
+    both(*changes)(model)
+    try:
+        onnx_metadata(model.SerializeToString(), "m")
+    except ModelError as refused:
+        return str(refused).removeprefix("m: refused: ").removesuffix(REMEDY)
+    return ""
+
+
+def tensor(dims: list[int], kind: int = TensorProto.FLOAT, **values: Any) -> Change:
+    return lambda model: model.graph.initializer.append(TensorProto(name="t", dims=dims, data_type=kind, **values))
+
+
+integers = st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(st.text(), st.text()), integers, st.lists(integers, max_size=5))
+def test_what_protocol_buffers_write_is_read(texts: dict[str, str], version: int, values: list[int]) -> None:
+    model = helper.make_model(helper.make_graph([], "nothing", [], []), ir_version=version)
+    model.graph.initializer.append(TensorProto(dims=[len(values)], data_type=TensorProto.INT64, int64_data=values))
+    helper.set_model_props(model, texts)
+    assert onnx_metadata(model.SerializeToString(), "m") == texts
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(-(2**18), 2**18) | integers, min_size=1, max_size=3),
+    st.sampled_from(["raw", "packed", "node"]),
+)
+def test_a_size_is_read_however_it_is_stored(sizes: list[int], how: str) -> None:
+    array = np.array(sizes, np.int64)
+    stored: dict[str, Change] = {
+        "raw": lambda model: model.graph.initializer.append(numpy_helper.from_array(array, "t")),
+        "packed": tensor([len(sizes)], TensorProto.INT64, int64_data=sizes),
+        "node": lambda model: model.graph.node.append(helper.make_node("Constant", [], ["t"], value_ints=sizes)),
+    }
+    product = int(np.prod([max(1, abs(size)) for size in sizes], dtype=object))
+    assert bool(verdict(stored[how], node("t", kind="ConstantOfShape"))) == (product > MAX_ELEMENTS)
+
+
+MANY, MANY_FLOATS = [1 << 15, 1 << 14], [2.0**15, 2.0**14]  # twice as many as there may be, as one number 2^29
+GIVEN: dict[str, Change] = {
+    "int32": tensor([2], TensorProto.INT32, int32_data=MANY),
+    "int64": tensor([2], TensorProto.INT64, int64_data=MANY),
+    "float": tensor([2], TensorProto.FLOAT, float_data=MANY_FLOATS),
+    "raw int32": constant("t", np.array(MANY, np.int32)),
+    "raw float": constant("t", np.array(MANY_FLOATS, np.float32)),
+    **{
+        f"a node's {name}": lambda model, name=name, value=value: model.graph.node.append(
+            helper.make_node("Constant", [], ["t"], **{name: value})
+        )
+        for name, value in {
+            "value_int": 1 << 29,
+            "value_float": 2.0**29,
+            "value_ints": MANY,
+            "value_floats": MANY_FLOATS,
+            "value": numpy_helper.from_array(np.array(MANY)),
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_size_of_every_type_is_found_at_every_place(given: str) -> None:
+    sides = "536870912" if given in ("a node's value_int", "a node's value_float") else "32768 x 16384"
+    for kind, names in (
+        ("ConstantOfShape", ["t"]),
+        ("Expand", ["x", "t"]),
+        ("OneHot", ["x", "t"]),
+        ("Range", ["t"]),
+        ("Range", ["x", "t"]),
+        ("Resize", ["x", "", "t"]),
+        ("Resize", ["x", "", "", "t"]),
+        ("Tile", ["x", "t"]),
+    ):
+        said = f"{kind} makes a tensor of {sides}, more than 268435456 elements"
+        assert verdict(GIVEN[given], node(*names, kind=kind)) == said
+        assert verdict(GIVEN[given], node(*names, kind="Concat")) == ""
+        assert verdict(GIVEN[given], node(*names[:-1], kind=kind)) == ""
+
+
+def test_sides_of_one_and_none_do_not_count() -> None:
+    sizes = tensor([4], TensorProto.INT64, int64_data=[1, 0, MAX_ELEMENTS, -1])
+    assert verdict(sizes, node("t", kind="ConstantOfShape")) == ""
+
+
+def test_a_tensor_in_an_attribute_is_no_constant_of_its_name() -> None:
+    """Neither a small one in place of a large one, nor an unnamed one in place of an input that is left out."""
+    small, large = numpy_helper.from_array(np.array([1]), "size"), numpy_helper.from_array(np.array(MANY))
+    shape = node("size", kind="ConstantOfShape")
+    assert verdict(constant("size", MANY), node(kind="Constant", value=small), shape) != ""
+    assert verdict(node(kind="Constant", value=large), node("x", "", "", "sizes", kind="Resize")) == ""
+
+
+# How many values of a field are enough for six elements. A packed number counts with its bytes, a text for itself.
+ENOUGH: dict[int, tuple[str, Any, int]] = {
+    TensorProto.FLOAT: ("float_data", 0.5, 2),
+    TensorProto.DOUBLE: ("double_data", 0.5, 1),
+    TensorProto.INT64: ("int64_data", 5, 6),
+    TensorProto.UINT64: ("uint64_data", 5, 6),
+    TensorProto.BOOL: ("int32_data", 1, 6),
+    TensorProto.INT4: ("int32_data", 1, 3),
+    TensorProto.STRING: ("string_data", b"", 6),
+}
+
+
+@pytest.mark.parametrize("kind", ENOUGH)
+def test_a_tensor_has_values_for_its_elements(kind: int) -> None:
+    field, value, enough = ENOUGH[kind]
+    assert verdict(tensor([2, 3], kind, **{field: [value] * enough})) == ""
+    said = "tensor 't' of 2 x 3 does not have as many values"
+    assert verdict(tensor([2, 3], kind, **{field: [value] * (enough - 1)})) == said
+    assert verdict(tensor([], kind, **{field: [value]})) == verdict(tensor([2, 0], kind)) == ""
+    assert verdict(tensor([], kind)) == said.replace("2 x 3", "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims", "num_bytes"),
+    [
+        (TensorProto.FLOAT, [2, 3], 24),
+        (TensorProto.DOUBLE, [3], 24),
+        (TensorProto.FLOAT16, [5], 10),
+        (TensorProto.BOOL, [5], 5),
+        (TensorProto.INT4, [5], 3),  # two in a byte
+        (TensorProto.UINT4, [4], 2),
+        (TensorProto.COMPLEX128, [1], 16),
+    ],
+)
+def test_raw_values_take_their_bytes(kind: int, dims: list[int], num_bytes: int) -> None:
+    said = f"tensor 't' of {' x '.join(map(str, dims))} does not have as many values"
+    for more in (-1, 0, 1):
+        assert verdict(tensor(dims, kind, raw_data=bytes(num_bytes + more))) == (said if more else "")
+    assert verdict(tensor(dims, kind, raw_data=bytes(num_bytes), int32_data=[1])) == said
+    for unknown in (0, 8, 99):  # 8 are texts, which are never raw
+        assert verdict(tensor(dims, unknown, raw_data=bytes(num_bytes))) == said
+
+
+@pytest.mark.parametrize("place", ["input", "output", "value_info"])
+def test_declared_shapes_have_limits(place: str) -> None:
+    def declared(shape: list[int | str] | None) -> Change:
+        info = helper.make_tensor_value_info("v", TensorProto.FLOAT, shape)
+        return lambda model: getattr(model.graph, place).append(info)
+
+    assert verdict(declared(None)) == verdict(declared([])) == verdict(declared(["n", 1 << 14, 1 << 14, 0])) == ""
+    assert verdict(declared([1] * 16)) == verdict(declared([MAX_ELEMENTS])) == ""
+    said = "'v' has shape {}, expected at most 16 sides, 268435456 elements"
+    assert verdict(declared([0, MAX_ELEMENTS + 1])) == said.format("0 x 268435457")
+    assert verdict(declared(["n", -1])) == said.format("1 x -1")
+    assert verdict(declared([1] * 17)) == said.format(" x ".join(["1"] * 17))
+    assert verdict(declared([12345] * 16)) == said.format(" x ".join(["12345"] * 16)[:80])
+    unnamed = helper.make_tensor_value_info("", TensorProto.FLOAT, [-1])
+    assert verdict(lambda model: getattr(model.graph, place).append(unnamed)) == said.format("-1").replace("'v'", "''")
+    untyped = onnx.ValueInfoProto(name="v")
+    assert verdict(lambda model: getattr(model.graph, place).append(untyped)) == ""
+
+
+def test_tensors_have_limits_however_their_sides_are_stored() -> None:
+    assert verdict(tensor([1] * MAX_RANK, raw_data=bytes(4))) == ""
+    said = f"tensor 't' has shape {' x '.join(['1'] * 17)}, expected at most 16 sides, 268435456 elements"
+    assert verdict(tensor([1] * 17, raw_data=bytes(4))) == verdict(tensor([1] * 40, raw_data=bytes(4))) == said
+    packed = TensorProto(name="t", data_type=TensorProto.FLOAT, raw_data=bytes(4)).SerializeToString()
+    for count in (16, 17):  # as other programs write them: in one field
+        content = packed + b"\x0a" + bytes([count]) + b"\x01" * count
+        graph = b"\x2a" + bytes([len(content)]) + content
+        model = b"\x3a" + bytes([len(graph)]) + graph
+        if count == 16:
+            assert onnx_metadata(model, "m") == {}
+        else:
+            with pytest.raises(ModelError, match="expected at most 16 sides"):
+                onnx_metadata(model, "m")
+
+
+@pytest.mark.parametrize("field", ["producer_name", "producer_version", "domain", "doc_string", "key", "value"])
+def test_the_texts_of_a_model_count_together(field: str) -> None:
+    def texts(size: int) -> Change:
+        def change(model: onnx.ModelProto) -> None:
+            model.producer_name = "me"
+            if field in ("key", "value"):
+                model.metadata_props.add(**{field: "x" * (size - 2)})
+            else:
+                setattr(model, field, "x" * (size if field == "producer_name" else size - 2))
+
+        return change
+
+    assert verdict(texts(MAX_METADATA_BYTES)) == ""
+    said = f"{MAX_METADATA_BYTES + 1} bytes of metadata are more than {MAX_METADATA_BYTES}"
+    assert verdict(texts(MAX_METADATA_BYTES + 1)) == said
+
+
+def test_fields_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "MAX_FIELDS", 4)
+    assert onnx_metadata(b"\x08\x01" * 3 + b"\x3a\x00", "m") == {}
+    with pytest.raises(ModelError, match=r"^m: refused: it has more than 4 fields; "):
+        onnx_metadata(b"\x08\x01" * 4 + b"\x3a\x00", "m")
+
+
+@pytest.mark.parametrize("field", ["sparse_tensor", "sparse_tensors"])
+def test_sparse_tensors_in_attributes_are_refused(field: str) -> None:
+    values, places = numpy_helper.from_array(np.ones(1, np.float32), "t"), numpy_helper.from_array(np.zeros(1, int))
+    sparse = helper.make_sparse_tensor(values, places, [9])
+    value = onnx.AttributeProto(name="v", **{field: sparse if field == "sparse_tensor" else [sparse]})
+    odd = onnx.NodeProto(op_type="Constant", output=["c"], attribute=[value])
+    assert verdict(lambda model: model.graph.node.append(odd)) == "it has sparse tensors"
+
+
+@pytest.mark.parametrize("field", ["g", "graphs"])
+def test_graphs_in_attributes_are_refused(field: str) -> None:
+    graph = helper.make_graph([], "inner", [], [])
+    value = onnx.AttributeProto(name="v", **{field: graph if field == "g" else [graph]})
+    odd = onnx.NodeProto(op_type="If", output=["c"], attribute=[value])
+    assert verdict(lambda model: model.graph.node.append(odd)) == "it has graphs in a graph, such as a loop"
+
+
+def test_names_in_messages_are_short_and_on_one_line() -> None:
+    said = verdict(lambda model: model.graph.initializer.add(name="x" * 200, data_type=1, dims=[2]))
+    assert said == f"tensor '{'x' * 79} of 2 does not have as many values"
+    model = helper.make_model(helper.make_graph([helper.make_node("A", [], [], domain="two\nlines")], "g", [], []))
+    content = model.SerializeToString().replace(b"two\nlines", b"two\n\xffines")  # no UTF-8
+    with pytest.raises(ModelError) as caught:
+        onnx_metadata(content, "m")
+    assert "\n" not in str(caught.value) and "operator 'A' is not ONNX's own" in str(caught.value)
 
 
 @pytest.mark.slow
@@ -396,5 +634,5 @@ def test_a_checksum_of_a_path_is_compared_before_anything_else_reads_the_file(
 
 def test_a_path_with_its_checksum_is_opened() -> None:
     digest = model_files.RELEASES["posedet-s"].sha256
-    for given in (digest, digest[:8], digest.upper()):
-        assert PoseDet(f"{SHIPPED}#sha256={given}", threads=1).about.name == "posedet-s"
+    for text in (digest, digest[:8], digest.upper()):
+        assert PoseDet(f"{SHIPPED}#sha256={text}", threads=1).about.name == "posedet-s"

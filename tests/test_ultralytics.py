@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from posedet.data.annotations import AnnotatedPhoto
-from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of
+from posedet.data.formats import ultralytics
+from posedet.data.formats.format import AnnotationFile
+from posedet.data.formats.ultralytics import MAX_YAML_BYTES, labels_of, skeleton_of
 from posedet.data.sources import Source, read_photos, read_sets
 from posedet.errors import DataError, PhotoError
-from posedet.image import size_of
+from posedet.image import PHOTO_FORMATS, size_of
 from posedet.skeleton import BODY19, COCO, Skeleton
 from sets import as_ultralytics
 
@@ -44,6 +46,127 @@ def test_shares_become_pixels(folder: Path) -> None:
     np.testing.assert_allclose(person.box, [192, 40, 448, 360])
     assert person.area == pytest.approx(0.53 * 256 * 320)
     assert not person.ignore
+
+
+def test_all_fields(folder: Path) -> None:
+    (folder / "labels" / "b.txt").write_text("\n1 10 -10 0 10 10 -10 2 0 0 1 0 0 0\n" + "0 0 0 0 0" + " 0 0 0" * 3)
+    photos = read_ultralytics(folder, THREE)
+    assert [(photo.image_id, photo.file_name, photo.place) for photo in photos] == [
+        (number, f"{name}.jpg", f"{folder}/images/{name}.jpg") for number, name in ((1, "a"), (2, "b"))
+    ]
+    assert [photo.categories for photo in photos] == [{1: THREE.keypoints}] * 2
+    first, second = photos[1].persons
+    np.testing.assert_array_equal(first.keypoints, [[6400, -4000], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(first.keypoints.dtype, np.float64)
+    np.testing.assert_array_equal(first.visibility, np.array([2, 1, 0], np.uint8), strict=True)
+    np.testing.assert_array_equal(first.keypoint_weights, np.ones(3, np.float32), strict=True)
+    assert first.box.tolist() == [6400, -6000, 6400, -2000] and first.area == 6400 * 4000
+    assert (first.score, first.is_crowd, first.ignore, second.ignore) == (1.0, False, False, True)
+    assert [(each.annotation_id, each.place) for each in (first, second)] == [
+        (number, f"{folder}/labels/b.txt: line {number}") for number in (2, 3)
+    ]
+
+
+def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(folder: Path) -> None:
+    (folder / "labels" / "a.txt").write_text("0 1\n0 0.5 0.5 0.4 0.8" + " 0.5 0.25 2" * 3)
+    (folder / "labels" / "b.txt").write_bytes(b"\xff\xfe")
+    (folder / "labels" / "c.txt").write_text("")
+    (folder / "images" / "d.jpg").write_bytes(b"no photo")
+    for name in ("classes", "train", "val", "test", "others"):
+        (folder / "labels" / f"{name}.txt").write_text("a list")
+    found: list[tuple[str, str]] = []
+
+    def photos() -> list[tuple[str, int]]:
+        found.clear()
+        read = ultralytics.read(
+            AnnotationFile(folder), "train", THREE, lambda kind, problem: found.append((kind, str(problem)))
+        )
+        return [(photo.path.name, len(photo.persons)) for photo in read]
+
+    unused = "no photo of this name, so these labels are not used"
+    assert photos() == [("a.jpg", 1), ("b.jpg", 0)]
+    assert [(kind, text.removeprefix(f"{folder}/")) for kind, text in found] == [
+        ("label line", "labels/a.txt: line 1: 2 numbers, expected 14 (5 + 3 x 3)"),
+        ("label file", "labels/b.txt: not a text file"),
+        ("photo", f"images/d.jpg: not a photo, or damaged (supported: {', '.join(PHOTO_FORMATS)})"),
+        ("unused label file", f"labels/c.txt: {unused}"),
+        ("unused label file", f"labels/others.txt: {unused}"),
+    ]
+    (folder / "labels" / "a.txt").write_text("")
+    photos()
+    said = f"data.yaml: train: 3 photos, none with labels such as {folder}/labels/a.txt"
+    assert ("label file", f"{folder}/{said}") in found
+
+
+def test_a_folder_may_have_one_yaml_file_of_any_name(folder: Path) -> None:
+    for name in ("other.yaml", "other.yml"):
+        (folder / "data.yaml").rename(folder / name)
+        assert len(read_ultralytics(folder, THREE)) == 2
+        assert len(read_ultralytics(folder / name, THREE)) == 2
+        (folder / name).rename(folder / "data.yaml")
+    for name in ("a.yaml", "b.yaml"):
+        (folder / name).write_text(YAML)
+    assert len(read_ultralytics(folder, THREE)) == 2
+    (folder / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r": a folder without data\.yaml, which a set in Ultralytics' format has$"):
+        read_ultralytics(folder, THREE)
+
+
+def test_a_file_of_labels_may_be_as_long_as_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (folder / "labels" / "a.txt").stat().st_size
+    monkeypatch.setattr(ultralytics, "MAX_TEXT_BYTES", size)
+    assert len(read_ultralytics(folder, THREE)[0].persons) == 1
+    monkeypatch.setattr(ultralytics, "MAX_TEXT_BYTES", size - 1)
+    with pytest.raises(DataError, match=rf"labels/a\.txt: larger than {size - 1} bytes$"):
+        read_ultralytics(folder, THREE)
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_skeletons_of_one_to_a_thousand_keypoints(tmp_path: Path, count: int) -> None:
+    (tmp_path / "data.yaml").write_text(f"kpt_shape: [{count}, 2]\n")
+    skeleton = skeleton_of(tmp_path / "data.yaml")
+    assert skeleton.name == "data" and skeleton.keypoints == tuple(f"keypoint {k}" for k in range(count))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kpt_shape: [0, 2]", "kpt_shape: [0, 2], expected [number of keypoints, 2 or 3]"),
+        ("kpt_shape: [1001, 2]", "kpt_shape: [1001, 2], expected [number of keypoints, 2 or 3]"),
+        ("kpt_shape: [3, 2]\nflip_idx: [0, 0, 1]", "flip_idx: [0, 0, 1], expected each of 0 to 2 once"),
+        ("kpt_shape: [3, 2]\nflip_idx: [1, 2, 0]", "flip_idx[0] is 1, but flip_idx[1] is 2, expected 0"),
+        (
+            "kpt_shape: [1, 2]\nkpt_names: [3]",
+            "kpt_names: skeleton 'data': keypoints[0]: 3, expected 1 to 100 printable characters",
+        ),
+        (
+            "kpt_shape: [1, 2]\nkpt_names: {0: [a], 1: [b]}\nnames: [cat, dog]",
+            "kpt_names: classes with different keypoints: cat (0), dog (1); choose one category",
+        ),
+    ],
+)
+def test_a_skeleton_that_cannot_be_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        skeleton_of(tmp_path / "data.yaml")
+    assert str(caught.value) == f"{tmp_path}/data.yaml: {message}"
+
+
+def test_a_skeleton_has_the_names_of_its_file(tmp_path: Path) -> None:
+    for names in ("[nose, tail]", "{0: [nose, tail], 1: [Nose, tail]}"):
+        (tmp_path / "cat.yaml").write_text(f"kpt_shape: [2, 2]\nkpt_names: {names}\nnames: [cat, dog]")
+        skeleton = skeleton_of(tmp_path / "cat.yaml")
+        assert (skeleton.name, skeleton.keypoints) == ("cat", ("nose", "tail"))
+
+
+def test_what_is_assumed_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (folder / "data.yaml").write_text(YAML.replace("names: {0: person}", "names: [person, player]"))
+    read_ultralytics(folder, THREE)
+    assert caplog.messages == [
+        f"{folder}/data.yaml: classes with the same keypoints, read together: person (0), player (1)",
+        f"{folder}/data.yaml names no keypoints; assuming those of 'coco-3', in its order",
+    ]
 
 
 def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
@@ -130,6 +253,10 @@ def test_data_of_the_command_line(folder: Path) -> None:
         ("0 0.5 0.5 0.4 0.8" + " 0.5 1e999 2" * 3, "expected finite numbers"),
         ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 3" * 3, "flags [3.0], expected 0, 1 or 2 after each x and y"),
         ("0 0.5 0.5 0.4 0.8" + " 320 200 2" * 3, "a keypoint at 320, expected shares of the photo's sides"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 10.5 2" * 3, "a keypoint at 10.5, expected shares of the photo's sides"),
+        ("0 10.5 0.5 0.1 0.1" + " 0.5 0.5 2" * 3, "box [10.5, 0.5, 0.1, 0.1], expected shares"),
+        ("0 0.5 0.5 0.1 -0.1" + " 0.5 0.5 2" * 3, "box [0.5, 0.5, 0.1, -0.1], expected shares"),
+        ("-1 0.5 0.5 0.1 0.1" + " 0.5 0.5 2" * 3, "class -1, expected a whole number from 0"),
         ("0 320 200 100 100" + " 0.5 0.5 2" * 3, "box [320.0, 200.0, 100.0, 100.0], expected shares"),
         ("0 0.5 0.5 -0.1 0.1" + " 0.5 0.5 2" * 3, "box [0.5, 0.5, -0.1, 0.1], expected shares"),
         ("0.5 0.5 0.5 0.1 0.1" + " 0.5 0.5 2" * 3, "class 0.5, expected a whole number from 0"),
@@ -149,14 +276,13 @@ BOMB = "a: &a [x, x]\n" + "".join(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "None, expected train, val, kpt_shape, names"),
         ("- 1", "[1], expected train, val, kpt_shape, names"),
         ("a: [", "not a YAML file"),
-        ("[" * 50_000, "not a YAML file"),
+        pytest.param("[" * 50_000, "not a YAML file", marks=pytest.mark.slow),
         ("a: !!python/object/apply:os.system [ls]", "not a YAML file"),
         (BOMB, "not a YAML file (a reference with *"),
         ("x: " + "y" * MAX_YAML_BYTES, f"larger than {MAX_YAML_BYTES} bytes"),

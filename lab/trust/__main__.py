@@ -1,4 +1,4 @@
-"""Reproduce docs/lab/trust.md: `python -m lab.trust threads | memory`."""
+"""Reproduce docs/lab/trust.md and docs/lab/mutants.md: `python -m lab.trust threads | memory | mutants`."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from posedet.commands.options import add_number
 
 PHOTOS = Path(__file__).parents[2] / "photos"
 MOST_GROWTH_MB = 10
+LEAST_PERCENT = 85  # of the mutants of each module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lab.trust", description="Reproduce docs/lab/trust.md.")
+    parser = argparse.ArgumentParser(prog="python -m lab.trust", description="Long checks of what users rely on.")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -33,6 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     memory.set_defaults(command=_memory)
     for command in (threads, memory):
         add_number(command, "--long-side", "size of the network's input (default: %(default)s)", least=32, default=128)
+
+    mutants = commands.add_parser("mutants", help="tests notice changes of the code: `make mutants`")
+    add_number(mutants, "--jobs", "processes (default: %(default)s)", default=1)
+    mutants.set_defaults(command=_mutants)
     return parser
 
 
@@ -64,6 +69,20 @@ def _memory(options: argparse.Namespace) -> int:
         f"{found.end:.1f} at the end: grown by {found.grown:.1f} MB"
     )
     return 1 if found.grown >= MOST_GROWTH_MB else 0
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    from lab.trust.mutants import NOTICED, by_module, mutants
+
+    found = mutants(options.jobs)
+    for name, status in found.items():
+        if status not in NOTICED:
+            print(f"{name}: {status}")
+    modules = by_module(found)
+    print("\n| module | mutants | noticed | |\n|---|---|---|---|")
+    for each in modules:
+        print(f"| `{each.module}` | {each.total} | {each.noticed} | {each.percent:.1f} % |")
+    return 1 if any(each.percent < LEAST_PERCENT for each in modules) else 0
 
 
 if __name__ == "__main__":

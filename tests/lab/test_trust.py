@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.trust import detecting
+from lab.trust import detecting, mutants
 from lab.trust.__main__ import main
 from lab.trust.detecting import many_photos, memory_over, threads_against_series
 from posedet import PoseDet, Poses
@@ -77,3 +77,31 @@ def test_the_commands_fail_if_a_claim_does_not_hold(
         "32 threads, 4 of the runtime, 2 photos, 3 poses: 1 photos differ from a series",
         "20000 photos: 100.0 MB after 500, 112.0 at most, 105.0 at the end: grown by 12.0 MB",
     ]
+
+
+LISTED = """
+    posedet.oks.x_oks__mutmut_1: killed
+    posedet.oks.x_oks__mutmut_2: survived
+    posedet.oks.x_oks__mutmut_3: timeout
+    posedet.image.xǁLetterboxǁfit__mutmut_1: killed
+    posedet.image.xǁLetterboxǁfit__mutmut_2: no tests
+"""
+
+
+def test_mutants_that_no_test_notices_are_listed_and_too_many_are_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = mutants.statuses(LISTED.splitlines())
+    monkeypatch.setattr(mutants, "mutants", lambda jobs: found)
+    assert main(["mutants"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "posedet.oks.x_oks__mutmut_2: survived",
+        "posedet.image.xǁLetterboxǁfit__mutmut_2: no tests",
+        "",
+        "| module | mutants | noticed | |",
+        "|---|---|---|---|",
+        "| `posedet.image` | 2 | 1 | 50.0 % |",
+        "| `posedet.oks` | 3 | 2 | 66.7 % |",
+    ]
+    monkeypatch.setattr("lab.trust.__main__.LEAST_PERCENT", 50)
+    assert main(["mutants"]) == 0

@@ -93,8 +93,7 @@ class _Walk:
         """Check a `GraphProto`, and return the graphs in it."""
         if graph[15]:
             raise _Refused("it has sparse tensors")
-        for tensor in graph[5]:
-            self._tensor(tensor)
+        self._constants.update(map(self._tensor, graph[5]))
         for value in (*graph[11], *graph[12], *graph[13]):
             self._shape(self._message(value))
         return [inner for node in graph[1] for inner in self._node(self._message(node))]
@@ -115,15 +114,16 @@ class _Walk:
                 raise _Refused("it has sparse tensors")
             graphs += [*attribute[6], *attribute[11]]
             for tensor in (*attribute[5], *attribute[10]):
-                sizes = self._tensor(tensor)
+                _, sizes = self._tensor(tensor)  # its name is seen by nobody
                 if kind == "Constant":
                     self._constants[_octets(node[2][0])] = sizes
-            if kind == "Constant" and attribute[8]:
-                self._constants[_octets(node[2][0])] = [float(each) for each in _whole(attribute[8])]
+            floats, integers = [*attribute[2], *attribute[7]], [*attribute[3], *attribute[8]]
+            if kind == "Constant" and (floats or integers):
+                self._constants[_octets(node[2][0])] = _numbers(floats, integers)
         return graphs
 
-    def _tensor(self, content: memoryview) -> list[float]:
-        """Check a `TensorProto`, and return its values if they could be a size."""
+    def _tensor(self, content: memoryview) -> tuple[bytes, list[float]]:
+        """Check a `TensorProto`, and return its name, and its values if they could be a size."""
         tensor = self._message(content)
         name = repr(_text(_one(tensor[8], b"")))[:80]
         if tensor[13] or _one(tensor[14], 0) != 0:
@@ -143,10 +143,9 @@ class _Walk:
             raise _Refused(f"tensor {name} of {_sides(dims)} does not have as many values")
         sizes: list[float] = []
         if kind in _SIZE_TYPES and elements <= MAX_RANK:
-            packed = np.frombuffer(raw[0], _SIZE_TYPES[kind]) if raw else _whole(tensor[7] or tensor[5])
-            sizes = [float(each) for each in packed]
-        self._constants[_octets(_one(tensor[8], b""))] = sizes
-        return sizes
+            integers = tensor[7] or tensor[5]
+            sizes = np.frombuffer(raw[0], _SIZE_TYPES[kind]).tolist() if raw else _numbers(tensor[4], integers)
+        return _octets(_one(tensor[8], b"")), sizes
 
     def _shape(self, value: _Message) -> None:
         """Check the shape that a `ValueInfoProto` declares, if it declares one."""
@@ -209,6 +208,11 @@ def _whole(values: list[Any]) -> list[int]:
             number, place = _varint(value, place)
             numbers.append(_signed(number))
     return numbers[: MAX_RANK + 1]
+
+
+def _numbers(floats: list[Any], integers: list[Any]) -> list[float]:
+    """Return the first numbers of repeated float32 and int64, as `_whole` does."""
+    return [*np.frombuffer(b"".join(floats), "<f4")[: MAX_RANK + 1].tolist(), *map(float, _whole(integers))]
 
 
 def _signed(number: int) -> int:
