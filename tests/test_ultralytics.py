@@ -167,6 +167,26 @@ def test_what_is_assumed_is_logged(folder: Path, caplog: pytest.LogCaptureFixtur
         f"{folder}/data.yaml: classes with the same keypoints, read together: person (0), player (1)",
         f"{folder}/data.yaml names no keypoints; assuming those of 'coco-3', in its order",
     ]
+    caplog.clear()
+    (folder / "data.yaml").write_text(YAML)
+    read_ultralytics(folder, THREE)
+    assert len(caplog.messages) == 1
+
+
+def test_a_class_has_its_own_keypoints(folder: Path) -> None:
+    names = "{0: [paw, horn, tail], 1: [nose, left_wrist, right_wrist]}"
+    (folder / "data.yaml").write_text(f"{YAML.replace('0: person', '0: cow, 1: person')}kpt_names: {names}\n")
+    (folder / "labels" / "a.txt").write_text(
+        "".join(f"{each} 0.5 0.5 0.4 0.8" + " 0.5 0.25 2" * 3 + "\n" for each in (0, 1))
+    )
+    for category in ("person", "1"):
+        (person,) = read_photos(Source(folder, category=category), THREE)[0].persons
+        assert person.labelled.all() and person.annotation_id == 2
+    (folder / "data.yaml").write_text("train: images\nkpt_shape: [3, 3]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: names: 0 are 'person', expected one of none$"):
+        read_photos(Source(folder, category="person"), THREE)
+    with pytest.raises(DataError, match=r"data\.yaml/x\.yaml: cannot be read \(Not a directory\)$"):
+        skeleton_of(folder / "data.yaml" / "x.yaml")
 
 
 def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
