@@ -554,8 +554,8 @@ def test_a_written_photo_says_who_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     for options, comment in (({}, "posedet write_photo\n"), ({"generator": "me", "comment": "more"}, "me\nmore")):
         write_photo(path, Image.fromarray(smooth_photo()), **options)
-        with Image.open(path) as image, Image.open(io.BytesIO(encoded(smooth_photo(), "JPEG", quality=92))) as like:
-            assert isinstance(image, JpegImageFile) and isinstance(like, JpegImageFile)
+        content = io.BytesIO(encoded(smooth_photo(), "JPEG", quality=92))
+        with JpegImageFile(path) as image, JpegImageFile(content) as like:
             assert image.info["comment"] == comment.encode()
             assert image.quantization == like.quantization
         with pytest.raises(PoseDetError, match=r"photo\.jpg"):

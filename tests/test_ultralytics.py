@@ -49,15 +49,15 @@ def test_shares_become_pixels(folder: Path) -> None:
 
 
 def test_all_fields(folder: Path) -> None:
-    (folder / "labels" / "b.txt").write_text("\n1 10 -10 0 10 10 -10 2 0 0 1 0 0 0\n" + "0 0 0 0 0" + " 0 0 0" * 3)
+    (folder / "labels" / "b.txt").write_text("\n1 10 -10 0 10 -10 10 2 0 0 1 0 0 0\n" + "0 0 0 0 0" + " 0 0 0" * 3)
     photos = read_ultralytics(folder, THREE)
     assert [(photo.image_id, photo.file_name, photo.place) for photo in photos] == [
         (number, f"{name}.jpg", f"{folder}/images/{name}.jpg") for number, name in ((1, "a"), (2, "b"))
     ]
     assert [photo.categories for photo in photos] == [{1: THREE.keypoints}] * 2
     first, second = photos[1].persons
-    np.testing.assert_array_equal(first.keypoints, [[6400, -4000], [0, 0], [0, 0]])
-    np.testing.assert_array_equal(first.keypoints.dtype, np.float64)
+    np.testing.assert_array_equal(first.keypoints, np.array([[-6400, 4000.0], [0, 0], [0, 0]]), strict=True)
+    np.testing.assert_array_equal(first.visible, np.array([1, -1, -1], np.int8), strict=True)
     np.testing.assert_array_equal(first.visibility, np.array([2, 1, 0], np.uint8), strict=True)
     np.testing.assert_array_equal(first.keypoint_weights, np.ones(3, np.float32), strict=True)
     assert first.box.tolist() == [6400, -6000, 6400, -2000] and first.area == 6400 * 4000
@@ -167,6 +167,26 @@ def test_what_is_assumed_is_logged(folder: Path, caplog: pytest.LogCaptureFixtur
         f"{folder}/data.yaml: classes with the same keypoints, read together: person (0), player (1)",
         f"{folder}/data.yaml names no keypoints; assuming those of 'coco-3', in its order",
     ]
+    caplog.clear()
+    (folder / "data.yaml").write_text(YAML)
+    read_ultralytics(folder, THREE)
+    assert len(caplog.messages) == 1
+
+
+def test_a_class_has_its_own_keypoints(folder: Path) -> None:
+    names = "{0: [paw, horn, tail], 1: [nose, left_wrist, right_wrist]}"
+    (folder / "data.yaml").write_text(f"{YAML.replace('0: person', '0: cow, 1: person')}kpt_names: {names}\n")
+    (folder / "labels" / "a.txt").write_text(
+        "".join(f"{each} 0.5 0.5 0.4 0.8" + " 0.5 0.25 2" * 3 + "\n" for each in (0, 1))
+    )
+    for category in ("person", "1"):
+        (person,) = read_photos(Source(folder, category=category), THREE)[0].persons
+        assert person.labelled.all() and person.annotation_id == 2
+    (folder / "data.yaml").write_text("train: images\nkpt_shape: [3, 3]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: names: 0 are 'person', expected one of none$"):
+        read_photos(Source(folder, category="person"), THREE)
+    with pytest.raises(DataError, match=r"data\.yaml/x\.yaml: cannot be read \(Not a directory\)$"):
+        skeleton_of(folder / "data.yaml" / "x.yaml")
 
 
 def test_it_reads_what_coco_annotations_say(photos: Path, tmp_path: Path) -> None:
@@ -199,8 +219,8 @@ def test_without_flags(folder: Path) -> None:
         "0 0.5 0.5 0.4 0.8 0 0.25 0 0 -1 0.5\n0 0.5 0.5 0.4 0.8 0.5 0.25 0.1 0 1 1\n"
     )
     first, second = read_ultralytics(folder, THREE)[0].persons
-    assert (first.visibility > 0).tolist() == [True, False, False]
-    assert (second.visibility > 0).tolist() == [True, True, True]
+    assert first.visibility.tolist() == [1, 0, 0]
+    assert second.visibility.tolist() == [1, 1, 1]
     assert first.visible.tolist() == [-1, -1, -1]
 
 
@@ -209,7 +229,7 @@ def test_names_of_the_file_are_found_in_any_order(folder: Path, names: str) -> N
     (folder / "data.yaml").write_text(YAML.replace("flip_idx: [0, 2, 1]\n", f"kpt_names: {names}\n"))
     person = read_ultralytics(folder, BODY19)[0].persons[0]
     assert np.flatnonzero(person.visibility).tolist() == [0, 10]
-    np.testing.assert_allclose(person.keypoints[[0, 10]], [[160, 200], [320, 100]])
+    np.testing.assert_allclose(person.keypoints[[0, 10, 1]], [[160, 200], [320, 100], [0, 0]])
 
 
 def test_folders_lists_and_roots(folder: Path) -> None:
@@ -230,6 +250,48 @@ def test_folders_lists_and_roots(folder: Path) -> None:
     assert names("list.txt") == ["b.jpg", "a.jpg"]
 
 
+def test_the_root_goes_before_the_folder_of_the_file(folder: Path) -> None:
+    (folder / "sub" / "images").mkdir(parents=True)
+    for name in ("c.png", ".hidden.png"):
+        Image.new("RGB", (10, 10)).save(folder / "sub" / "images" / name)
+    (folder / "list.txt").write_text("images/b.jpg")
+
+    def names(train: str, root: str) -> list[str]:
+        (folder / "data.yaml").write_text(f"path: {root}\ntrain: {train}\nkpt_shape: [3, 3]\n")
+        return [photo.path.name for photo in ultralytics.read(AnnotationFile(folder), None, THREE, lambda *_: None)]
+
+    assert names("images", "sub") == ["c.png"]
+    assert names("images", "5") == names("images", '"a\\0b"') == ["a.jpg", "b.jpg"]
+    assert names("[images, list.txt, sub/images]", "") == ["a.jpg", "b.jpg", "c.png"]
+    for train, root, said in (
+        ("none", "sub", f"no folder {folder}/sub/none"),
+        ('"a\\0b"', "sub", "'a\\x00b', expected a folder of photos"),
+        ("[]", "sub", "[], expected a folder of photos"),
+        ("/", "sub", "/ is the whole disk, expected a folder of photos"),
+    ):
+        with pytest.raises(DataError) as caught:
+            names(train, root)
+        assert str(caught.value) == f"{folder}/data.yaml: train: {said}"
+
+
+def test_unused_labels_of_every_folder_are_named(folder: Path) -> None:
+    for part in ("one", "two"):
+        for name in ("images", "labels"):
+            (folder / part / name).mkdir(parents=True)
+        Image.new("RGB", (10, 10)).save(folder / part / "images" / "c.png")
+        (folder / part / "labels" / "d.txt").write_text("")
+    (folder / "data.yaml").write_text(YAML.replace("train: images", "train: [one/images, images, two/images]"))
+    found: list[str] = []
+    ultralytics.read(AnnotationFile(folder), None, THREE, lambda kind, text: found.append(f"{kind}: {text}"))
+    said = "no photo of this name, so these labels are not used"
+    assert found == [f"unused label file: {folder}/{part}/labels/d.txt: {said}" for part in ("one", "two")]
+
+
+def test_an_empty_box_has_the_area_of_its_labelled_keypoints(folder: Path) -> None:
+    (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0 0 0.1 0.1 2 0.3 0.2 1 0.9 0.9 0")
+    assert read_ultralytics(folder, THREE)[0].persons[0].area == pytest.approx(0.2 * 640 * 0.1 * 400)
+
+
 def test_where_labels_lie() -> None:
     assert labels_of(Path("/x/images/images/train/a.b.jpg")) == Path("/x/images/labels/train/a.b.txt")
     assert labels_of(Path("train/images/a.jpg")) == Path("train/labels/a.txt")
@@ -248,8 +310,9 @@ def test_data_of_the_command_line(folder: Path) -> None:
     ("line", "message"),
     [
         ("0 0.5 0.5 0.4 0.8 0.5 0.25", "7 numbers, expected 14 (5 + 3 x 3)"),
-        ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 x" * 3, "expected numbers"),
-        ("0 0.5 0.5 0.4 nan" + " 0.5 0.5 2" * 3, "expected finite numbers"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 x" * 3, "'0 0.5 0.5 0....5 x 0.5 0.5 x', expected numbers"),
+        ("0 0.5 0.5 0.4 nan" + " 0.5 0.5 2" * 3, "'0 0.5 0.5 0....5 2 0.5 0.5 2', expected finite numbers"),
+        ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 12" * 3, "flags [12.0], expected 0, 1 or 2 after each x and y"),
         ("0 0.5 0.5 0.4 0.8" + " 0.5 1e999 2" * 3, "expected finite numbers"),
         ("0 0.5 0.5 0.4 0.8" + " 0.5 0.5 3" * 3, "flags [3.0], expected 0, 1 or 2 after each x and y"),
         ("0 0.5 0.5 0.4 0.8" + " 320 200 2" * 3, "a keypoint at 320, expected shares of the photo's sides"),
