@@ -76,6 +76,7 @@ ARGUMENTS = {
     "posedet stress": "stress x.json --output y",
     "posedet track": "track x.mp4 --output y",
     "posedet train": "train posedet-s --data x.json --run y",
+    "posedet uncertainty": "uncertainty x.safetensors y.safetensors --data z.json --held-out w.json",
     "PyTorch weights": f"predict {ROOT / 'photos' / 'food.jpg'} --output y --model "
     f"{RELEASED / 'posedet-s.safetensors'}",
 }
