@@ -256,6 +256,13 @@ def test_an_open_file_is_read_once_and_everything_else_stays(tmp_path: Path) -> 
     assert in_memory(io.BytesIO(b"content")) == b"content"
 
 
+def test_the_size_of_arrays_and_images() -> None:
+    image = Image.fromarray(smooth_photo())
+    assert size_of(smooth_photo()) == size_of(image) == (60, 90)
+    image.getexif()[0x0112] = 6
+    assert size_of(image) == (90, 60)
+
+
 def test_the_size_as_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -234,6 +234,8 @@ def test_by_hand() -> None:
     # exp(-d^2 / (8 x 0.1^2 x 2500)) = 0.72: above five of the ten thresholds.
     near = float(np.sqrt(-200 * np.log(0.72)))
     assert score(dots({}), found((near, 0.9)), DOTS).ap == pytest.approx(0.5)
+    nearer = score(dots({}), found((float(np.sqrt(-200 * np.log(0.77))), 0.9)), DOTS)
+    assert (nearer.ap, nearer.ap50, nearer.ap75, nearer.ar75) == (pytest.approx(0.6), *[pytest.approx(1)] * 3)
 
 
 def test_the_evaluator_writes_nothing_into_checked_entries() -> None:

@@ -266,7 +266,7 @@ def test_tensors_are_hidden_nowhere(tmp_path: Path) -> None:
         onnx_metadata(changed(tmp_path / "bad.onnx", hidden), "bad", foreign=True)
 
     def in_the_first_branch(model: onnx.ModelProto) -> None:
-        nested(2)(model)
+        nested(3)(model)
         model.graph.node[-1].attribute[0].g.initializer.add(name="first", data_type=1, dims=[9])
 
     with pytest.raises(ModelError, match="tensor 'first' of 9 does not have as many values"):
@@ -474,16 +474,51 @@ def test_tensors_have_limits_however_their_sides_are_stored() -> None:
     assert verdict(tensor([1] * MAX_RANK, raw_data=bytes(4))) == ""
     said = f"tensor 't' has shape {' x '.join(['1'] * 17)}, expected at most 16 sides, 268435456 elements"
     assert verdict(tensor([1] * 17, raw_data=bytes(4))) == verdict(tensor([1] * 40, raw_data=bytes(4))) == said
-    packed = TensorProto(name="t", data_type=TensorProto.FLOAT, raw_data=bytes(4)).SerializeToString()
-    for count in (16, 17):  # as other programs write them: in one field
-        content = packed + b"\x0a" + bytes([count]) + b"\x01" * count
-        graph = b"\x2a" + bytes([len(content)]) + content
-        model = b"\x3a" + bytes([len(graph)]) + graph
-        if count == 16:
-            assert onnx_metadata(model, "m") == {}
-        else:
-            with pytest.raises(ModelError, match="expected at most 16 sides"):
-                onnx_metadata(model, "m")
+    raw = TensorProto(name="t", data_type=TensorProto.FLOAT, raw_data=bytes(4)).SerializeToString()
+    packed = [raw + b"\x0a" + bytes([count]) + b"\x01" * count for count in (16, 17)]  # as other programs write them
+    assert onnx_metadata(model_of(packed[0]), "m") == {}
+    with pytest.raises(ModelError, match="expected at most 16 sides"):
+        onnx_metadata(model_of(packed[1]), "m")
+
+
+def model_of(tensor: bytes) -> bytes:
+    """A model of nothing but a tensor, as Python's protocol buffers do not write it."""
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    return b"\x3a" + bytes([len(graph)]) + graph
+
+
+INT64 = b"\x10\x07"
+
+
+def test_numbers_in_fields_of_their_own() -> None:
+    assert onnx_metadata(model_of(b"\x08\x02" + INT64 + b"\x38\x05\x38\x05"), "m") == {}
+    with pytest.raises(ModelError, match="tensor '' of 3 does not have as many values"):
+        onnx_metadata(model_of(b"\x08\x03" + INT64 + b"\x38\x05\x38\x05"), "m")
+
+
+def test_only_64_bits_of_a_number_count() -> None:
+    """Of 2^64 + 2 sides, two are left, as in other parsers. A number of eleven bytes is none."""
+    assert onnx_metadata(model_of(b"\x08\x82" + b"\x80" * 8 + b"\x02" + INT64 + b"\x3a\x02\x05\x05"), "m") == {}
+    for content in (b"\x08" + b"\x80" * 10 + b"\x01\x3a\x00", model_of(b"\x08\x01\x12\x01\x07\x38\x05")):
+        with pytest.raises(ModelError, match=r"^m: not a readable ONNX file"):
+            onnx_metadata(content, "m")
+
+
+def test_a_tensor_says_its_type_and_where_it_is() -> None:
+    assert verdict(tensor([1], 0, raw_data=bytes(4))) == "tensor 't' of 1 does not have as many values"
+    untyped = TensorProto(name="t", dims=[1], raw_data=bytes(4))
+    assert verdict(lambda model: model.graph.initializer.append(untyped)).startswith("tensor 't' of 1 does not")
+    elsewhere = tensor([1], raw_data=bytes(4), data_location=TensorProto.EXTERNAL)
+    assert verdict(elsewhere) == "the values of tensor 't' are in another file"
+
+
+def test_sixteen_sizes_are_looked_at_and_other_types_are_none() -> None:
+    for last in (
+        tensor([16], TensorProto.INT64, int64_data=[4] * 16),
+        tensor([16], float_data=[1.0] * 15 + [2.0**29]),
+    ):
+        assert "makes a tensor of" in verdict(last, node("t", kind="ConstantOfShape"))
+    assert verdict(constant("t", np.full(2, 1e9)), node("t", kind="ConstantOfShape")) == ""
 
 
 @pytest.mark.parametrize("field", ["producer_name", "producer_version", "domain", "doc_string", "key", "value"])
