@@ -138,14 +138,15 @@ def endure(photos: Sequence[str], num_frames: int) -> list[Moment]:
 
 
 def _look(process: int, written: Path) -> Moment | None:
-    """None before the first frame, and when the process has ended."""
+    """None before the first frame, and once the process has closed what it writes: it is about to end."""
     try:
         with written.open("rb") as file:
             file.seek(max(0, written.stat().st_size - 100_000))
             frames = json.loads(file.read().splitlines()[-2])["frame"] + 1
         status = Path(f"/proc/{process}/status").read_text("utf-8")
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-        return Moment(frames, memory / 1024, len(list(Path(f"/proc/{process}/fd").iterdir())))
+        files = [file.readlink() for file in Path(f"/proc/{process}/fd").iterdir()]
+        return Moment(frames, memory / 1024, len(files)) if written.resolve() in files else None
     except (OSError, StopIteration, IndexError, KeyError, ValueError):
         return None
 
