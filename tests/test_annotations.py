@@ -17,7 +17,7 @@ from posedet.data import json_entries
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area, fingerprint
 from posedet.data.formats.coco import read_content
 from posedet.data.json_entries import MAX_NUMBER, MAX_SIDE, known_category, listed, numbers, photo_sides, read_json
-from posedet.data.sources import MissingPhotosError, read_photos
+from posedet.data.sources import MissingPhotosError, Source, read_photos
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, CROWDPOSE, CROWDPOSE15, Skeleton
 
@@ -227,6 +227,30 @@ def test_head_and_neck_may_be_left_out_of_the_count(tmp_path: Path, count: int, 
     found: list[str] = []
     read_content(data, "x", tmp_path, TRIO, lambda kind, _: found.append(kind))
     assert found == kinds
+
+
+def test_one_of_several_categories_is_read(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"].append({"id": 2, "name": "cat", "keypoints": ["left_eye", "nose"]})
+    cat = {**data["annotations"][0], "id": 20, "category_id": 2, "keypoints": [1, 2, 2, 3, 4, 2]}
+    data["annotations"].append(cat)
+    named = "'person' (1), 'cat' (2)"
+    said = f"val.json: categories with different keypoints: {named}; choose one category"
+    assert error(data, tmp_path) == said
+
+    def people(category: str) -> list[int]:
+        source = Source(tmp_path / "val.json", f"{tmp_path}/photos", category=category)
+        return [each.annotation_id for each in read_photos(source, TRIO, check_files=False)[0].persons]
+
+    assert people("cat") == people("2") == [20] and people("person") == people("1") == [11, 12]
+    for twin, count in (({"id": 3, "name": "ball"}, 0), ({**data["categories"][1], "id": 4, "name": "1"}, 2)):
+        data["categories"].append(twin)
+        (tmp_path / "val.json").write_text(json.dumps(data))
+        category = "1" if count else "ball"
+        named += ", '1' (4)" if count else ""
+        with pytest.raises(DataError) as caught:
+            people(category)
+        assert str(caught.value).endswith(f": {count} are '{category}' with keypoints, expected one of {named}")
 
 
 def test_which_categories_are_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
