@@ -17,7 +17,7 @@ from posedet.data import json_entries
 from posedet.data.annotations import AnnotatedPhoto, Person, estimated_area, fingerprint
 from posedet.data.formats.coco import read_content
 from posedet.data.json_entries import MAX_NUMBER, MAX_SIDE, known_category, listed, numbers, photo_sides, read_json
-from posedet.data.sources import MissingPhotosError, read_photos
+from posedet.data.sources import MissingPhotosError, Source, read_photos
 from posedet.errors import DataError
 from posedet.skeleton import BODY19, CROWDPOSE, CROWDPOSE15, Skeleton
 
@@ -102,6 +102,14 @@ def test_keypoints_that_the_file_does_not_have(tmp_path: Path) -> None:
     assert first.keypoints[BODY19.index("right_eye")].tolist() == [31, 32]
     assert set(first.visible[3:].tolist()) == {-1}
     assert set(first.keypoint_weights.tolist()) == {1.0}
+
+
+def test_a_keypoint_that_the_file_does_not_have_is_unknown(tmp_path: Path) -> None:
+    four = Skeleton("four", (*TRIO.keypoints, "tail"), (), (), (0.1,) * 4)
+    first = read_content(labels(), "x", tmp_path, four)[0].persons[0]
+    np.testing.assert_array_equal(first.keypoints, np.array([[11, 12.5], [0, 0], [31, 32], [0, 0]]), strict=True)
+    np.testing.assert_array_equal(first.visibility, np.array([2, 0, 1, 0], np.uint8), strict=True)
+    np.testing.assert_array_equal(first.visible, np.array([1, 0, 0, -1], np.int8), strict=True)
 
 
 @pytest.mark.parametrize("name", ["head", "top_head", "Head Top", "head_top"])
@@ -191,6 +199,7 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     data["annotations"] += [
         *(first, {**first, "id": 13, "image_id": 6}, {**first, "id": 14, "image_id": 5, "num_keypoints": 3}),
         *({**first, "id": 15, "num_keypoints": 3}, {**first, "id": 16, "num_keypoints": 2.0}, {"id": 17}),
+        {key: value for key, value in first.items() if key != "num_keypoints"} | {"id": 18},
     ]
     found: list[tuple[str, str]] = []
     photos = read_content(data, "x", tmp_path, None, lambda kind, problem: found.append((kind, str(problem))))
@@ -207,7 +216,7 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
         ("annotation entry", "x: annotations[7]: 'image_id' is missing"),
     ]
     people = {photo.image_id: [each.annotation_id for each in photo.persons] for photo in photos}
-    assert people == {7: [11, 12, 11, 15, 16], 3: [], 4: []}
+    assert people == {7: [11, 12, 11, 15, 16, 18], 3: [], 4: []}
 
 
 def test_a_category_s_own_keypoints_have_names(tmp_path: Path) -> None:
@@ -227,6 +236,33 @@ def test_head_and_neck_may_be_left_out_of_the_count(tmp_path: Path, count: int, 
     found: list[str] = []
     read_content(data, "x", tmp_path, TRIO, lambda kind, _: found.append(kind))
     assert found == kinds
+
+
+def test_one_of_several_categories_is_read(tmp_path: Path) -> None:
+    data = labels()
+    data["categories"].append({"id": 2, "name": "cat", "keypoints": ["left_eye", "nose"]})
+    assert [each.annotation_id for each in read(data, tmp_path)[0].persons] == [11, 12]  # there is no cat
+    cat = {**data["annotations"][0], "id": 20, "category_id": 2, "keypoints": [1, 2, 2, 3, 4, 2]}
+    data["annotations"].append(cat)
+    named = "'person' (1), 'cat' (2)"
+    said = f"val.json: categories with different keypoints: {named}; choose one category"
+    assert error(data, tmp_path) == said
+
+    def people(category: str) -> list[tuple[int, int]]:
+        source = Source(tmp_path / "val.json", f"{tmp_path}/photos", category=category)
+        persons = read_photos(source, TRIO, check_files=False)[0].persons
+        return [(each.annotation_id, each.category_id) for each in persons]
+
+    assert people("cat") == people("2") == [(20, 2)]
+    assert people("person") == people("1") == [(11, 1), (12, 1)]
+    for twin, count in (({"id": 3, "name": "ball"}, 0), ({**data["categories"][1], "id": 4, "name": "1"}, 2)):
+        data["categories"].append(twin)
+        (tmp_path / "val.json").write_text(json.dumps(data))
+        category = "1" if count else "ball"
+        named += ", '1' (4)" if count else ""
+        with pytest.raises(DataError) as caught:
+            people(category)
+        assert str(caught.value).endswith(f": {count} are '{category}' with keypoints, expected one of {named}")
 
 
 def test_which_categories_are_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,6 +368,7 @@ DAMAGE = [
         {"keypoints": [1, 2, 2, 10**400, 2, 2, 1, 2, 2]},
         "annotations[0].keypoints[3]: 100000000000000000...0000000000000000000, expected a number of at most 1e+09",
     ),
+    ("annotations", 0, {"keypoints": [1, 2, 0, 3, 4, 1, 1, 2, 3]}, "annotations[0].keypoints[8]: flag 3, expected 0,"),
     ("annotations", 0, {"keypoints": [1, 2, 2, 3, 4, 3, 1, 2, 2]}, "annotations[0].keypoints[5]: flag 3, expected 0,"),
     (
         "annotations",

@@ -559,14 +559,18 @@ def test_a_written_photo_reads_back(tmp_path: Path) -> None:
 
 def test_a_written_photo_says_who_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    for options, comment in (({}, "posedet write_photo\n"), ({"generator": "me", "comment": "more"}, "me\nmore")):
-        write_photo(path, Image.fromarray(smooth_photo()), **options)
+    for options, comment in (
+        ({}, "posedet write_photo\n"),
+        ({"generator": "posedet draw", "comment": "more"}, "posedet draw\nmore"),
+    ):
+        for _ in range(2):  # its own file it may write again
+            write_photo(path, Image.fromarray(smooth_photo()), **options)
         content = io.BytesIO(encoded(smooth_photo(), "JPEG", quality=92))
         with JpegImageFile(path) as image, JpegImageFile(content) as like:
             assert image.info["comment"] == comment.encode()
             assert image.quantization == like.quantization
         with pytest.raises(PoseDetError, match=r"photo\.jpg"):
-            write_photo(path, smooth_photo(), generator="somebody else")
+            write_photo(path, smooth_photo(), generator="posedet other")
         path.unlink()
 
 

@@ -14,6 +14,7 @@ from posedet.extras import needs_package
 ROOT = Path(__file__).parents[2]
 # A test fails, does not end any more, or takes the interpreter with it.
 NOTICED = {"killed", "timeout", "segfault"}
+MOST_MEMORY = 8 << 30  # bytes of addresses of a process: some changes ask for all that there is
 
 
 class Counted(NamedTuple):
@@ -30,7 +31,7 @@ class Counted(NamedTuple):
 
 
 def mutants(jobs: int) -> dict[str, str]:
-    """Test every mutant that was not tested before; return what became of each, by its name.
+    """Test every mutant that was not tested before; return what became of each, by its name. On Linux only.
 
     Raises ConfigError if mutmut is not installed.
     """
@@ -38,9 +39,17 @@ def mutants(jobs: int) -> dict[str, str]:
     tool = shutil.which("mutmut", path=str(Path(sys.executable).parent)) or "mutmut"
     # More threads would wait for each other.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([tool, "run", "--max-children", str(jobs)], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [tool, "run", "--max-children", str(jobs)], cwd=ROOT, env=environment, preexec_fn=_limit_memory, check=True
+    )
     listed = subprocess.run([tool, "results", "--all", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return statuses(listed.stdout.splitlines())
+
+
+def _limit_memory() -> None:
+    import resource  # which Windows does not have
+
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
 
 
 def statuses(lines: Iterable[str]) -> dict[str, str]:
