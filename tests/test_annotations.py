@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -194,26 +195,30 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     data = labels()
     category, photo, first = data["categories"][0], data["images"][1], data["annotations"][0]
     category["skeleton"] = [[1, 9], [1, 2]]
-    data["categories"] += [category, {"id": "x"}]
-    data["images"] += [photo, {**photo, "id": 4}, {"id": 5}]
+    data["categories"] += [category, {"id": "x"}, 5]
+    data["images"] += [photo, {**photo, "id": 4}, {"id": 5}, []]
     data["annotations"] += [
         *(first, {**first, "id": 13, "image_id": 6}, {**first, "id": 14, "image_id": 5, "num_keypoints": 3}),
         *({**first, "id": 15, "num_keypoints": 3}, {**first, "id": 16, "num_keypoints": 2.0}, {"id": 17}),
         {key: value for key, value in first.items() if key != "num_keypoints"} | {"id": 18},
+        None,
     ]
     found: list[tuple[str, str]] = []
     photos = read_content(data, "x", tmp_path, None, lambda kind, problem: found.append((kind, str(problem))))
     assert found == [
+        ("list", "x: categories[3]: 5, expected an object"),
         ("category entry", "x: categories[0].skeleton[0]: [1, 9], expected two keypoints, 1 to 3"),
         ("category entry", "x: categories[1].id: duplicate id 1"),
         ("category entry", "x: categories[2].id: 'x', expected a whole number"),
         ("image entry", "x: images[2].id: duplicate id 3"),
         ("duplicate photo", "x: images[3].file_name: duplicate photo 'sub/two.jpg'"),
         ("image entry", "x: images[4]: 'file_name' is missing"),
+        ("list", "x: images[5]: [], expected an object"),
         ("annotation entry", "x: annotations[2].id: duplicate id 11"),
         ("annotation entry", "x: annotations[3].image_id: 6 is not among the file's images"),
         ("keypoint count", "x: annotations[5] (id 15, one.jpg): num_keypoints is 3, 2 are labelled"),
         ("annotation entry", "x: annotations[7]: 'image_id' is missing"),
+        ("list", "x: annotations[9]: None, expected an object"),
     ]
     people = {photo.image_id: [each.annotation_id for each in photo.persons] for photo in photos}
     assert people == {7: [11, 12, 11, 15, 16, 18], 3: [], 4: []}
@@ -468,6 +473,10 @@ def test_numbers_are_of_these_types_and_the_first_other_one_is_named() -> None:
         with pytest.raises(DataError) as caught:
             numbers({"k": [MAX_NUMBER, -MAX_NUMBER, wrong, "x"]}, "k", "x", 4)
         assert str(caught.value) == f"x.k[2]: {text}, expected a number of at most 1e+09"
+    for layout, text in (("", "2"), ("a, b", "2 (a, b)")):
+        with pytest.raises(DataError) as caught:
+            numbers({"k": [1]}, "k", "x", 2, layout)
+        assert str(caught.value) == f"x.k: 1 numbers, expected {text}"
     assert photo_sides({"width": 7, "height": 5.0}, "x") == (5, 7)
 
 
@@ -608,9 +617,14 @@ def test_a_file_as_large_as_the_limit_is_read(tmp_path: Path, monkeypatch: pytes
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_entries, "MAX_JSON_BYTES", 1 << 20)
     path = tmp_path / "bomb.json.gz"
-    path.write_bytes(gzip.compress(b" " * (1 << 21)))
-    with pytest.raises(DataError, match=r"bomb\.json\.gz: larger than 1 MiB, expected annotations or results"):
-        read_photos(str(path), TRIO)
+    path.write_bytes(gzip.compress(b" " * (1 << 25)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"bomb\.json\.gz: larger than 1 MiB, expected annotations or results"):
+            read_photos(str(path), TRIO)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
 
 
 junk = st.recursive(

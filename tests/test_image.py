@@ -136,7 +136,11 @@ def test_damaged_exif_turns_nothing_and_says_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, "photo.jpg", encoded(smooth_photo(), "JPEG", exif=DAMAGED_EXIF))
     with pytest.warns(UserWarning), Image.open(path) as image:  # what Pillow says
         image.getexif()
-    assert read_photo(path).shape == (60, 90, 3)
+    photo = read_photo(path)
+    assert photo.shape == (60, 90, 3)
+    letterbox, pixels = network_input(path, lambda size: Letterbox(size, size, size))
+    assert letterbox.photo_size == (60, 90)
+    assert_array_equal(pixels, photo)
 
 
 def test_grey_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
@@ -959,3 +963,10 @@ def test_a_large_png_is_decoded_once(tmp_path: Path) -> None:
     """Pillow has 4 bytes for a pixel: 96 MB here. Copies in other forms would come on top."""
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 130
+
+
+def test_covariances_grow_with_the_square_of_the_scale() -> None:
+    letterbox = Letterbox((100, 400), (50, 100), (64, 128))
+    covariances = np.array([[[2, 3], [3, 5]], [[1, 0], [0, 0]]])
+    expected = [[[32, 24], [24, 20]], [[16, 0], [0, 0]]]  # the photo is 4 times as wide and twice as high
+    assert_array_equal(letterbox.covariances_to_photo(covariances), expected)
