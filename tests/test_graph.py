@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import posedet
-from posedet.weights.graph import fold_norms
+from posedet.weights.graph import fold_norms, round_to_8_bits, store_compactly
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
 
@@ -94,3 +94,60 @@ def test_nothing_in_the_shipped_file_is_dead() -> None:
 def test_the_shipped_file_names_no_path_of_a_machine() -> None:
     content = (Path(posedet.__file__).parent / "released" / "posedet-s.onnx").read_bytes()
     assert b"/src/posedet/" not in content
+
+
+@pytest.mark.parametrize(("shape", "stored"), [((40, 30), (40, 30)), ((30, 4, 3, 3), (30, 36)), ((5, 6, 40), (30, 40))])
+def test_rounded_weights_are_stored_in_8_bits(shape: tuple[int, ...], stored: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    sizes = generator.uniform(1e-5, 3, (shape[0], *(1,) * (len(shape) - 2), shape[-1]))
+    weights = (generator.normal(size=shape) * sizes).astype(np.float32)
+    if len(shape) == 2:
+        weights[7] = weights[:, 3] = 0
+    rounded = round_to_8_bits(weights)
+    axis = tuple(range(1, len(shape))) if shape[0] >= shape[-1] else tuple(range(len(shape) - 1))
+    assert (np.abs(rounded - weights) <= np.abs(weights).max(axis, keepdims=True) / 127 * 9 / 8 / 2 + 1e-6).all()
+    assert_array_equal(rounded.astype(np.float16).astype(np.float32), rounded)
+    assert_array_equal(round_to_8_bits(rounded), rounded)
+
+    model = constant_model(rounded.reshape(stored))
+    store_compactly(model)
+    kept = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    assert {name: values.dtype for name, values in kept.items()} == {"w.int8": np.int8, "w.scale": np.float32}
+    assert kept["w.scale"].size == (stored[0] if shape[0] >= shape[-1] else stored[-1])
+    (found,) = run(model, {"x": np.zeros(1, np.float32)})
+    assert_array_equal(found, rounded.reshape(stored))
+
+    multiplied = rounded * generator.uniform(0.5, 2, (len(rounded), *(1,) * (len(shape) - 1))).astype(np.float32)
+    model = constant_model(multiplied)
+    store_compactly(model)
+    stored_as = {onnx.numpy_helper.to_array(constant).dtype for constant in model.graph.initializer}
+    assert stored_as == ({np.dtype(np.int8), np.dtype(np.float32)} if shape[0] >= shape[-1] else {np.dtype(np.float32)})
+    (found,) = run(model, {"x": np.zeros(1, np.float32)})
+    assert_allclose(found, multiplied, rtol=1e-6)
+
+
+def test_other_constants_are_stored_exactly() -> None:
+    generator = np.random.default_rng(0)
+    for values, kinds_stored in (
+        (generator.normal(size=(40, 30)).astype(np.float32), {np.dtype(np.float32)}),
+        (generator.normal(size=(40, 30)).astype(np.float16).astype(np.float32), {np.dtype(np.float16)}),
+        (round_to_8_bits(generator.normal(size=(10, 30)).astype(np.float32)), {np.dtype(np.float32)}),  # small
+    ):
+        model = constant_model(values)
+        store_compactly(model)
+        assert {onnx.numpy_helper.to_array(each).dtype for each in model.graph.initializer} == kinds_stored
+        (found,) = run(model, {"x": np.zeros(1, np.float32)})
+        assert_array_equal(found, values)
+
+
+def constant_model(values: np.ndarray) -> onnx.ModelProto:
+    """A model that adds a constant to its input."""
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
+        "constant",
+        [onnx.helper.make_tensor_value_info("x", kind, [1])],
+        [onnx.helper.make_tensor_value_info("y", kind, list(values.shape))],
+        [onnx.numpy_helper.from_array(values, "w")],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)

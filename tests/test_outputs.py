@@ -171,7 +171,7 @@ COMMANDS = {
     "plot {run} --output a.png": "a.png",
     "plot {run} --output a.svg": "a.svg",
     "plot {run} --output a.pdf": "a.pdf",
-    f"export {WEIGHTS} a.onnx --half": "a.onnx a.safetensors",
+    f"export {WEIGHTS} a.onnx --compact": "a.onnx a.safetensors",
     f"quantise {WEIGHTS.with_suffix('.onnx')} a.onnx --photos {ROOT}/photos/tennis.jpg": "a.onnx",
 }
 
@@ -227,7 +227,7 @@ def test_every_command_keeps_the_rule(
         ("data show posedet-s --data in.json --output .", "sample-0003.png"),
         ("plot .", "curves.png"),
         ("export in.json out.onnx", "out.onnx"),
-        ("export in.json out.onnx --half", "out.safetensors"),
+        ("export in.json out.onnx --compact", "out.safetensors"),
         ("quantise in.json out.onnx --photos x.jpg", "out.onnx"),
         ("quantise x.onnx out.onnx --photos in.jpg", "out.onnx"),
         ("convert in.json out.safetensors --preset dla34-coco", "out.safetensors"),

@@ -62,7 +62,7 @@ def test_the_configuration_fits_schema_and_model(
         ("x.safetensors", "export: name the weights and the ONNX file to write, or a folder with --triton"),
         (
             "a.onnx b.onnx --triton out",
-            "export: --triton takes one ONNX file and goes with neither an output nor --half",
+            "export: --triton takes one ONNX file and goes with neither an output nor --compact",
         ),
         ("a.onnx --triton out", "a.onnx: "),
         ("--triton mine", "mine/posedet-s/config.pbtxt: exists, and `posedet export` did not write it"),

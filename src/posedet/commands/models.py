@@ -24,7 +24,7 @@ def add_commands(add: AddCommand) -> None:
     export = add("export", "weights -> one ONNX file (needs posedet[export])", "export weights.safetensors model.onnx")
     export.add_argument("weights", nargs="?", help="weights.safetensors of a training run")
     export.add_argument("output", nargs="?", type=Path, help="ONNX file to write")
-    export.add_argument("--half", action="store_true", help="store weights as float16: half the file size")
+    export.add_argument("--compact", action="store_true", help="store weights in 8 bits: a quarter of the file size")
     export.add_argument(
         "--triton",
         type=Path,
@@ -96,10 +96,10 @@ def _export(options: argparse.Namespace) -> int:
     needs("posedet export", "export", ("torch", "onnx", "onnxscript", "safetensors"))
     from posedet.weights.export import GENERATOR, export
 
-    beside = [options.output.with_suffix(".safetensors")] if options.half else []
+    beside = [options.output.with_suffix(".safetensors")] if options.compact else []
     claim(options, GENERATOR, [options.output, *beside])
     make_folder(options.output.parent)
-    difference = export(Path(options.weights), options.output, half=options.half)
+    difference = export(Path(options.weights), options.output, compact=options.compact)
     size = options.output.stat().st_size / 1e6
     print(f"{options.output}: {size:.1f} MB, keypoints within {difference:.1g} pixels of PyTorch's")
     return 0
@@ -110,8 +110,8 @@ def _export_to_triton(options: argparse.Namespace) -> int:
     from posedet.runtime.model_files import model_file
     from posedet.weights.triton import GENERATOR, repository, write_repository
 
-    if options.output is not None or options.half:
-        raise ConfigError("export: --triton takes one ONNX file and goes with neither an output nor --half")
+    if options.output is not None or options.compact:
+        raise ConfigError("export: --triton takes one ONNX file and goes with neither an output nor --compact")
     model = model_file(options.weights or DEFAULT_MODEL)
     claim(options, GENERATOR, [*repository(options.triton, model)], reads=[model])
     for file in write_repository(options.triton, model):

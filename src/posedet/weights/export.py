@@ -17,7 +17,7 @@ from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet, further_outputs
 from posedet.outputs import replace
 from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
-from posedet.weights.graph import fold_norms, forget_sources, store_as_half
+from posedet.weights.graph import LARGE, fold_norms, forget_sources, round_to_8_bits, store_compactly
 
 GENERATOR = "posedet export"
 # (batch, height, width) of the inputs on which the file is compared with PyTorch.
@@ -25,14 +25,14 @@ CHECKED_SIZES = ((1, 256, 320), (2, 192, 128))
 TOLERANCE_PIXELS = 0.05
 
 
-def export(weights: Path, output: Path, *, half: bool = False) -> float:
+def export(weights: Path, output: Path, *, compact: bool = False) -> float:
     """Export a weights file to ONNX. The file has dynamic batch, height and width, and metadata that describe it.
 
     Args:
         weights: A posedet weights file (.safetensors).
         output: The ONNX file to write.
-        half: Store weights as float16, in half the space, and write the rounded weights as a .safetensors file beside
-            `output`. The arithmetic stays float32.
+        compact: Store large weights in 8 bits, in a quarter of the space, and write the rounded weights as a
+            .safetensors file beside `output`. The arithmetic stays float32.
 
     Returns:
         The largest difference of a keypoint between the file and PyTorch, in pixels.
@@ -42,8 +42,8 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         ForeignFileError: If a file is there that no export wrote.
     """
     tensors, config, info = load_weights(weights)
-    if half:
-        tensors = {name: x.half() if x.ndim > 1 else x for name, x in tensors.items()}
+    if compact:
+        tensors = {name: _rounded(tensor) for name, tensor in tensors.items()}
     skeleton = stored_skeleton(info, weights)
     network = build_network(config.model, skeleton)
     fill(network, tensors, weights)
@@ -62,16 +62,24 @@ def export(weights: Path, output: Path, *, half: bool = False) -> float:
         model = onnx.load(partial)
         fold_norms(model)
         forget_sources(model)
-        store_as_half(model)
+        store_compactly(model)
         onnx.helper.set_model_props(model, {"posedet": json.dumps(about)})
         onnx.save(model, partial)
         difference = largest_difference(partial, deployed)
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written, because it differs from PyTorch by {difference:.3f} pixels")
-        if half:
+        if compact:
             save_weights(output.with_suffix(".safetensors"), GENERATOR, tensors, config, skeleton, info)
         replace(partial, output, GENERATOR)
     return difference
+
+
+def _rounded(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim < 2:
+        return tensor
+    if tensor.numel() >= LARGE:
+        tensor = torch.from_numpy(round_to_8_bits(tensor.float().numpy()))
+    return tensor.half()
 
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:

@@ -19,7 +19,7 @@ from posedet.files import one_line
 from posedet.outputs import make_folder, replace
 from posedet.runtime.detector import PoseDet
 from posedet.runtime.session import INPUT
-from posedet.weights.graph import fold_norms, forget_sources, store_as_half
+from posedet.weights.graph import fold_norms, forget_sources, store_compactly
 
 GENERATOR = "posedet quantise"
 ACTIVATIONS = ("Relu", "Clip")
@@ -81,7 +81,7 @@ def quantise(model: Path, output: Path, photos: Sequence[Path]) -> None:
         if zero is not None:
             _read_bytes(quantised.graph)
         forget_sources(quantised)
-        store_as_half(quantised)
+        store_compactly(quantised)
         properties = {entry.key: entry.value for entry in original.metadata_props}
         about = {"generator": GENERATOR} | json.loads(properties["posedet"]) | {"generator": GENERATOR}
         onnx.helper.set_model_props(quantised, properties | {"posedet": json.dumps(about)})
