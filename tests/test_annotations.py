@@ -224,6 +224,27 @@ def test_every_mistake_is_reported_with_its_kind_and_the_rest_is_read(tmp_path: 
     assert people == {7: [11, 12, 11, 15, 16, 18], 3: [], 4: []}
 
 
+def test_mistakes_of_all_categories_together_are_reported(tmp_path: Path) -> None:
+    found: list[tuple[str, str]] = []
+
+    def reported(data: Any, skeleton: Skeleton | None) -> list[tuple[str, str]]:
+        found.clear()
+        read_content(data, "x", tmp_path, skeleton, lambda kind, problem: found.append((kind, str(problem))))
+        return found
+
+    data = labels()
+    data["categories"][0].pop("keypoints")
+    lacking = "x: categories: none has 'keypoints'; is this a COCO-style keypoint file?"
+    assert reported(data, None) == [("category entry", lacking)]
+    data["annotations"] = {"id": 11}
+    assert reported(data, TRIO) == [("list", "x: annotations: {'id': 11}, expected a list")]
+    data = labels()
+    data["categories"].append({"id": 2, "keypoints": ["nose", "tail"]})
+    data["annotations"].append({**data["annotations"][0], "id": 5, "category_id": 2, "keypoints": [1, 1, 2] * 2})
+    different = "x: categories with different keypoints: 'person' (1), '2' (2); choose one category"
+    assert reported(data, None) == [("category entry", different)]
+
+
 def test_a_category_s_own_keypoints_have_names(tmp_path: Path) -> None:
     data = labels()
     data["categories"][0]["keypoints"] = ["nose", "", "tail"]
@@ -353,6 +374,11 @@ def test_order_in_the_file_does_not_matter(tmp_path_factory: pytest.TempPathFact
 
 
 DAMAGE = [
+    ("images", 0, {"only_main_person": 2}, "images[0].only_main_person: 2, expected 0 or 1"),
+    ("images", 0, {"crowdIndex": 1000001}, "images[0].crowdIndex: 1000001, expected a number from 0 to 1e+06"),
+    ("annotations", 0, {"only_main_person": 2}, "annotations[0].only_main_person: 2, expected 0 or 1"),
+    ("annotations", 0, {"id": "x"}, "annotations[0].id: 'x', expected a whole number"),
+    ("annotations", 0, {"category_id": "x"}, "annotations[0].category_id: 'x', expected a whole number"),
     ("annotations", 0, {"keypoints": [1] * 8}, "annotations[0].keypoints: 8 numbers, expected 9 (3 x 3)"),
     ("annotations", 0, {"keypoints": "none"}, "annotations[0].keypoints: 'none', expected a list of 9 (3 x 3) numbers"),
     (

@@ -143,6 +143,15 @@ def test_damaged_exif_turns_nothing_and_says_nothing(tmp_path: Path) -> None:
     assert_array_equal(pixels, photo)
 
 
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02x\0\0\0\0\0\0\0"
+    path = written(tmp_path, "photo.jpg", encoded(smooth_photo(), "JPEG", exif=exif))
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == "x"
+    plain = written(tmp_path, "plain.jpg", encoded(smooth_photo(), "JPEG"))
+    assert_array_equal(read_photo(path), read_photo(plain))
+
+
 def test_grey_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 128, 129, 255, 257, 32768, 65407, 65535]], np.uint16)
     expected = [[0, 0, 1, 1, 1, 128, 255, 255]]  # round(value / 257), by hand
