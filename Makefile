@@ -7,7 +7,7 @@
 # make release-check  build a release twice into dist/, list what is in it, and try it with every Python that is found
 # make coverage  all tests, and which lines they run
 # make fuzz      changed inputs for everything that reads what others wrote, SECONDS=600 in all; on Linux
-# make mutants   changed code of the maths and the readers: do the tests notice? An hour and a half; on Linux
+# make mutants   changed code of the maths and the readers: do the tests notice? More than an hour; on Linux
 PYTHON ?= python3
 RUNTIME := .venv
 DEVELOP := .venv-dev
