@@ -344,6 +344,7 @@ def test_the_page_is_shown_if_it_was_built(detector: PoseDet, tmp_path: Path) ->
     assert answer_of(app, "/")[2] == b"<title>ours</title>"
     assert answer_of(app, "/model.wasm")[1][b"content-type"] == b"application/wasm"
     assert answer_of(app, "/healthz")[2] == b"alive\n"
+    assert answer_of(app, "/v1/poses")[0] == 405  # GET
     for path in ("/../secret", "/link", "/..%2fsecret", "//etc/passwd"):
         assert answer_of(app, path)[0] == 404
 

@@ -192,7 +192,18 @@ def create_app(
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     if (page / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=page, html=True))
+        static = StaticFiles(directory=page)
+
+        async def page_file(request: Request) -> Response:
+            return await static.get_response(request.url.path.lstrip("/") or "index.html", request.scope)
+
+        # A mount at "/" would answer a wrong method for another path with 404 instead of 405.
+        for place in page.iterdir():
+            if place.is_dir():
+                app.mount(f"/{place.name}", StaticFiles(directory=place))
+            else:
+                app.add_route(f"/{place.name}", page_file, methods=["GET", "HEAD"], include_in_schema=False)
+        app.add_route("/", page_file, methods=["GET", "HEAD"], include_in_schema=False)
     else:
 
         @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
