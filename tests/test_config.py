@@ -54,7 +54,7 @@ def test_names_of_presets():
         ("model.strides=[8, 16]", "'model.strides' is [8, 16], expected [8, 16, 32] or [8, 16, 32, 64]"),
         ("model.pyramid='hrfpn'", "'model.fine_taps' is True, expected false with the pyramid 'hrfpn'"),
         ("model.strides=[8, 16, 32, 64]", "'model.fine_taps' is True, expected false with four levels"),
-        ("model.branch_depth=0", "'model.tap_channels' is 32, expected 64 as model.channels"),
+        ("model.branch_depth=0", "'model.tap_channels' is 48, expected 96 as model.channels"),
         ("model.refinements=-1", "'model.refinements' is -1, expected 0 to 100"),
         ("train.batch_size=0", "'train.batch_size' is 0, expected 1 to 100000"),
         ("train.learning_rate=nan", "'train.learning_rate' is nan, expected a number"),
@@ -77,7 +77,7 @@ def test_names_of_presets():
         ("model.channels=100000", "'model.channels' is 100000, expected 1 to 4096"),
         ("model.refinements=1000", "'model.refinements' is 1000, expected 0 to 100"),
         ("train.batch_size=1000000", "'train.batch_size' is 1000000, expected 1 to 100000"),
-        ("train.accumulate=3", "'train.batch_size' is 8, expected a multiple of 3, the parts of train.accumulate"),
+        ("train.accumulate=3", "'train.batch_size' is 32, expected a multiple of 3, the parts of train.accumulate"),
         ("train.seed=18446744073709", "'train.seed' is 18446744073709, expected at most 1e+12"),
         ("train.clip=0", "'train.clip' is 0, expected at least 1e-09"),
         (f"loss.coarse=1{'0' * 400}", f"'loss.coarse' is 1{'0' * 39}, expected at most 1e+12"),
@@ -255,10 +255,10 @@ def test_files_that_were_released_still_load(name):
         stored = load_info(path)["config"]
         decode = config_from_dict(stored, name).decode
     config = config_from_dict(stored, name)
-    assert ("max_poses" in stored["decode"]) == ("int8" in name)  # of an earlier release
-    assert config.decode == decode
-    identity = 0 if "int8" in name else 32
-    assert config.model == load_config("posedet-s", [f"model.identity_channels={identity}"]).model
+    heads = ["model.identity_channels=32", "model.uncertainty_channels=128", "decode.score_threshold=0.35"]
+    preset = load_config("posedet-s", heads)
+    assert config.model == preset.model
+    assert config.decode == decode == preset.decode
 
 
 def test_short_side_may_be_absent(values):

@@ -243,7 +243,7 @@ def test_a_pickled_detector_opens_its_model_again(runtime: str, photos: Path) ->
     detector = PoseDet(runtime=runtime, threads=1, score_threshold=0.1, long_side=192, skeleton="crowdpose")
     copy = pickle.loads(pickle.dumps(detector))
     assert (copy.config, copy.skeleton, copy.about) == (detector.config, detector.skeleton, detector.about)
-    assert_same(copy(photos / "food.jpg"), detector(photos / "food.jpg"))
+    assert_same(copy(photos / "tennis.jpg"), detector(photos / "tennis.jpg"))
 
 
 @pytest.mark.slow
@@ -263,11 +263,11 @@ def test_a_detector_lives_on_in_a_fork(runtime: str, photos: Path) -> None:
 import os, sys
 from posedet import PoseDet
 detector = PoseDet(runtime={runtime!r}, threads=2, score_threshold=0.1, long_side=192)
-before = detector({str(photos / "food.jpg")!r}).keypoints.tobytes()
+before = detector({str(photos / "tennis.jpg")!r}).keypoints.tobytes()
 for used in (False, True):
     child = os.fork()
     if child == 0:
-        assert not used or before and detector({str(photos / "food.jpg")!r}).keypoints.tobytes() == before
+        assert before and (not used or detector({str(photos / "tennis.jpg")!r}).keypoints.tobytes() == before)
         sys.exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
@@ -429,10 +429,10 @@ def test_openvino_gives_the_poses_of_onnx_runtime(weak: PoseDet, photos: Path) -
 # --- how good the shipped model is -----------------------------------------------------------------------------------
 
 # Over the persons of photos/truth.json that are larger than 64 x 64 pixels and have at least ten labelled joints.
-# Measured: 0.853 of 15 persons.
+# Measured: 0.856 of 15 persons.
 MEAN_OKS = 0.82
-# The highest score where nobody is; below the shipped threshold of 0.45. Measured: 0.367 on a photo of food.
-HIGHEST_ON_NOTHING, HIGHEST_ON_FOOD = 0.2, 0.4
+# The highest score where nobody is; below the shipped threshold of 0.35. Measured: 0.011, and 0.127 on a photo of food.
+HIGHEST_ON_NOTHING, HIGHEST_ON_FOOD = 0.05, 0.2
 
 
 def test_the_shipped_model_places_joints(detector: PoseDet, photos: Path) -> None:

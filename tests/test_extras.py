@@ -204,7 +204,7 @@ def truth(tmp_path: Path) -> Path:
     ("command", "arguments"),
     [
         ("posedet evaluate", "evaluate truth.json --threads 1 --output report"),
-        ("posedet errors", "errors truth.json --threads 1 --output errors.html"),
+        ("posedet errors", "errors PHOTOS/truth.json --photos PHOTOS --threads 1 --output errors.html"),
         ("posedet data check", "data check PHOTOS/truth.json --photos PHOTOS"),
         ("posedet plot", "plot ."),
         pytest.param(

@@ -7,12 +7,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.torch import load_file, save_file
 
 import posedet
+from posedet.errors import ModelError
+from posedet.weights.checkpoint import load_tensors
 from posedet.weights.graph import fold_norms, round_to_8_bits, store_compactly
 
 SHIPPED = Path(str(resources.files("posedet") / "released" / "posedet-s.onnx"))
+
+RELEASED_WEIGHTS = SHIPPED.with_suffix(".safetensors")
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -138,6 +144,23 @@ def test_other_constants_are_stored_exactly() -> None:
         assert {onnx.numpy_helper.to_array(each).dtype for each in model.graph.initializer} == kinds_stored
         (found,) = run(model, {"x": np.zeros(1, np.float32)})
         assert_array_equal(found, values)
+
+
+def test_weights_files_in_8_bits(tmp_path: Path) -> None:
+    """Whole numbers and scales of the released weights, read as what they were rounded to."""
+    stored, rounded = load_file(RELEASED_WEIGHTS), load_tensors(RELEASED_WEIGHTS)[0]
+    whole = [name for name in stored if name.endswith(".int8")]
+    assert len(whole) > 50 and not any(name.endswith((".int8", ".scale")) for name in rounded)
+    for name in whole:
+        values = rounded[name.removesuffix(".int8")]
+        assert_array_equal(values, stored[name].numpy() * stored[name.replace(".int8", ".scale")].numpy())
+        assert_array_equal(values, round_to_8_bits(values.numpy()))
+
+    path = tmp_path / "w.safetensors"
+    for scale in ({}, {"a.scale": torch.ones(3)}, {"a.scale": torch.ones(2, 2)}, {"a.scale": torch.ones(2, 1, 3)}):
+        save_file({"a.int8": torch.ones(2, 3, dtype=torch.int8), **scale}, path)
+        with pytest.raises(ModelError, match=r"w\.safetensors: tensor 'a\.int8' has no '\.scale' that fits; use an "):
+            load_tensors(path)
 
 
 def constant_model(values: np.ndarray) -> onnx.ModelProto:

@@ -34,6 +34,7 @@ SMALL = [
         "bypass_depth=0",
         "branch_depth=0",
         "channels=32",
+        "tap_channels=32",
     )
 ]
 

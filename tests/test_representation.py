@@ -27,7 +27,7 @@ def places_read(network: PoseDetNet, monkeypatch: pytest.MonkeyPatch) -> tuple[t
 
     def sample(table: object, places: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         seen.append(places)
-        return torch.zeros(*places.shape[:3], 32)
+        return torch.zeros(*places.shape[:3], 48)
 
     monkeypatch.setattr("posedet.model.network.sample", sample)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 from posedet.commands.main import main
 
 PHOTOS = Path(__file__).parent.parent / "photos"
+LARGE = ("--long-side", "1280")  # so that a photo has more than 20 poses
 NAME = "person_keypoints_test-dev2017_posedet-s_results"
 
 
@@ -24,7 +25,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_the_file_for_the_server(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["evaluate", f"{images}:{PHOTOS}", "--output", str(out)]) == 0
+    assert main(["evaluate", f"{images}:{PHOTOS}", "--output", str(out), *LARGE]) == 0
     assert [path.name for path in out.iterdir()] == [f"{NAME}.zip"]
     with zipfile.ZipFile(out / f"{NAME}.zip") as archive:
         assert archive.namelist() == [f"{NAME}.json"]
@@ -34,7 +35,7 @@ def test_the_file_for_the_server(images: Path, tmp_path: Path, capsys: pytest.Ca
 
     # They are what an evaluation with annotations finds, up to the 20 poses that count in each photo.
     command = ["evaluate", str(PHOTOS / "truth.json"), "--photos", str(PHOTOS)]
-    assert main([*command, "--output", str(tmp_path / "known")]) == 0
+    assert main([*command, "--output", str(tmp_path / "known"), *LARGE]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| posedet-s")]
     expected, counts = [], {}
     for entry in json.loads((tmp_path / "known" / "results.json").read_text()):

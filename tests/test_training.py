@@ -39,6 +39,8 @@ BY_HEART = [
     "data.rotation_deg=0.0",
     "data.colour=0.0",
     "data.mosaic=0.0",
+    "data.early_patch=0",
+    "assign.selected=112",
     "train.batch_size=4",
     "train.frozen_blocks=3",
     "train.warmup=10",
@@ -218,7 +220,7 @@ def test_a_run_goes_on_with_its_own_network(photos: PhotoSet, tmp_path: Path) ->
 
     weights = run("train.steps=1")
     state = tmp_path / "state.safetensors"
-    for setting, begun in (("model.channels=32", "64, not 32"), ("train.optimiser='adam'", "'muon', not 'adam'")):
+    for setting, begun in (("model.channels=32", "96, not 32"), ("train.optimiser='adam'", "'muon', not 'adam'")):
         name = setting.partition("=")[0]
         said = rf"^{state}: belongs to a run with {name} = {begun}; choose another folder$"
         with pytest.raises(ModelError, match=said):
@@ -256,6 +258,7 @@ def test_two_processes_equal_one(photos: PhotoSet, tmp_path: Path) -> None:
         "data.patch=128",
         "train.steps=2",
         "model.norm='group'",
+        "model.tap_channels=32",
         "train.ema=0.0",
         "train.frozen_blocks=0",
         "train.optimiser='adamw'",  # Muon rounds to bfloat16, which makes more of a last digit

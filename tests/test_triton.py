@@ -49,6 +49,7 @@ def test_the_configuration_fits_schema_and_model(
         ("keypoints", "TYPE_FP32", [-1, 19, 2]),
         ("keypoint_scores", "TYPE_FP32", [-1, 19]),
         ("embedding", "TYPE_FP32", [-1, 32]),
+        ("keypoint_covariances", "TYPE_FP32", [-1, 19, 2, 2]),
     ]
     session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
     names = [port.name for port in (*session.get_inputs(), *session.get_outputs())]

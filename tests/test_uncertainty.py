@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -27,7 +28,7 @@ from posedet.runtime.tta import averaged, mirrored_poses
 from posedet.skeleton import BODY19, Skeleton
 from posedet.training.setup import prepare_run
 from posedet.training.uncertainty import RADIUS, SHARE, Errors, calibrate, new_threshold, train
-from posedet.weights.checkpoint import load_weights
+from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
 from posedet.weights.export import export
 
 WEIGHTS = model_file("posedet-s").with_suffix(".safetensors")
@@ -188,10 +189,21 @@ def test_mirrored_and_averaged() -> None:
 
 
 @pytest.fixture(scope="module")
-def sure(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped weights with a head of a few views."""
-    output = tmp_path_factory.mktemp("uncertainty") / "sure.safetensors"
-    command = ["uncertainty", str(WEIGHTS), str(output), "--data", SHIPPED, "--held-out", SHIPPED]
+def unsure(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped weights without their head."""
+    path = tmp_path_factory.mktemp("uncertainty") / "unsure.safetensors"
+    tensors, config, info = load_weights(WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("uncertainty.")}
+    config = replace(config, model=replace(config.model, uncertainty_channels=0))
+    save_weights(path, "posedet train", kept, config, stored_skeleton(info, WEIGHTS), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def sure(unsure: Path) -> Path:
+    """The same with a head of a few views."""
+    output = unsure.with_name("sure.safetensors")
+    command = ["uncertainty", str(unsure), str(output), "--data", SHIPPED, "--held-out", SHIPPED]
     assert main([*command, "--views", "16", "--channels", "8", "--workers", "0"]) == 0
     return output
 
@@ -203,8 +215,8 @@ def exported(sure: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_training_changes_only_the_head(sure: Path) -> None:
-    before, config, _ = load_weights(WEIGHTS)
+def test_training_changes_only_the_head(unsure: Path, sure: Path) -> None:
+    before, config, _ = load_weights(unsure)
     after, anew, _ = load_weights(sure)
     assert {name for name in after if name not in before} == {
         f"uncertainty.{name}"
@@ -262,15 +274,19 @@ def test_calibrate_measures_them(sure: Path, photos: Path, tmp_path: Path, capsy
     assert line in capsys.readouterr().out
 
 
-def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(unsure: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = tmp_path / "without.onnx"
+    model = onnx.load(WEIGHTS.with_suffix(".onnx"))
+    del model.graph.output[[port.name for port in model.graph.output].index(COVARIANCES)]
+    onnx.save(model, without)
     photos = PhotoSet(tuple(read_photos(SHIPPED, BODY19)))
     with pytest.raises(ConfigError, match=r"^model.uncertainty_channels: expected 0; `posedet uncertainty` adds"):
         prepare_run(load_config("posedet-s", ["model.uncertainty_channels=8"]), photos, tmp_path / "run")
-    for model in ("posedet-s-int8", str(WEIGHTS)):
-        options = ["--model", model, "--covariances", "--output", str(tmp_path / "out")]
+    for path in (without, unsure):
+        options = ["--model", str(path), "--covariances", "--output", str(tmp_path / "out")]
         assert main(["predict", "photos/tennis.jpg", *options]) == 2
         error = capsys.readouterr().err
         assert error.endswith("does not know covariances of keypoints; `posedet uncertainty` adds them to weights\n")
         assert error.count("\n") == 1
     with pytest.raises(ModelError, match=r"does not know covariances of keypoints"):
-        PoseDet("posedet-s-int8", covariances=True, runtime="openvino")
+        PoseDet(without, covariances=True, runtime="openvino")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from posedet.commands.track import FORMATS as COMMAND_FORMATS
 from posedet.errors import DataError, PoseDetError
 from posedet.outputs import generator_of
 from posedet.poses import Poses
+from posedet.runtime.detector import PoseDet
 from posedet.skeleton import COCO
 from posedet.video.source import Frame, open_source
 from posedet.video.tables import FORMATS, GENERATOR, Tracks, TrackWriter, write_csv, write_openpose, write_trc
-from posedet.video.track import ahead, track
+from posedet.video.track import ahead, track, with_tracker
 from posedet.video.writer import VideoWriter
 
 av: Any = pytest.importorskip("av")
@@ -226,6 +228,16 @@ def test_in_python(clip: Path) -> None:
         ids |= set(frame.poses.ids.tolist())
         assert frame.image.dtype == np.uint8 and frame.time == pytest.approx(frame.number / 25, abs=1e-3)
     assert numbers == list(range(20)) and ids
+
+
+def test_tracks_begin_at_the_score_threshold_and_continue_below_it(photos: Path) -> None:
+    sure = PoseDet(score_threshold=0.6, threads=1)
+    weak, tracker = with_tracker(sure)
+    strong, more = sure(photos / "baseball.jpg"), weak(photos / "baseball.jpg")
+    assert 0 < len(strong) < len(more) and more.scores.min() > 0.33
+    assert len(tracker.update(more, 0.0)) == len(strong)
+    faded = replace(more, scores=more.scores * np.float32(0.59))
+    assert len(tracker.update(faded, 0.04)) == len(strong)
 
 
 @pytest.mark.slow

@@ -20,10 +20,9 @@ from posedet.benchmark.timing import Spread, interleaved, ratio
 from posedet.errors import PoseDetError
 from posedet.image import read_photo
 from posedet.runtime.detector import PoseDet
-from posedet.tracking.tracker import Tracker
 from posedet.video.run import follow
 from posedet.video.source import Frame, open_source
-from posedet.video.track import TRACKED_SCORE
+from posedet.video.track import with_tracker
 from posedet.video.writer import VideoWriter
 
 FRAME_RATE = 25
@@ -66,7 +65,7 @@ def time_video(photos: Sequence[str], rounds: int, threads: int) -> dict[str, li
         alone = PoseDet(threads=threads)
         with open_source(str(clip)) as source:
             inputs = [alone.prepared(frame.image)[1] for frame in source]
-        detector = PoseDet(score_threshold=TRACKED_SCORE, threads=threads, at_once=threads, embedding=True)
+        detector = PoseDet(threads=threads, at_once=threads, embedding=True)
 
         def network(_: None) -> float:
             begin = time.perf_counter()
@@ -76,12 +75,13 @@ def time_video(photos: Sequence[str], rounds: int, threads: int) -> dict[str, li
 
         def tracked(*, video: bool) -> float:
             begin = time.perf_counter()
+            weak, tracker = with_tracker(detector)
             with open_source(str(clip)) as source:
                 follow(
                     source,
                     folder / "found",
-                    detector,
-                    Tracker(),
+                    weak,
+                    tracker,
                     settings={},
                     smooth=True,
                     fill=0.5,

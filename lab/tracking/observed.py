@@ -9,6 +9,8 @@ from posedet import PoseDet, Poses
 from posedet.oks import oks_nms
 from posedet.skeleton import COCO
 
+SURE_ERRORS = 0.45  # the score from which poses of `with_errors` may begin a track
+
 
 class Observed(NamedTuple):
     """A frame without its picture."""

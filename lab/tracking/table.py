@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from lab.tracking.figures import figures, smoothness
-from lab.tracking.observed import Observed, detected, with_errors
+from lab.tracking.observed import SURE_ERRORS, Observed, detected, with_errors
 from lab.tracking.scenes import KINDS, Scene, read_material
 from lab.tracking.trackers import TRACKERS, ours
 from posedet import PoseDet, Poses
 from posedet.evaluation.report import markdown_table
 from posedet.skeleton import COCO
 from posedet.tracking import Smoother, Tracker
+from posedet.video.track import with_tracker
 
 LEAST_FPS = 25  # of the scenes in which jitter and lag are measured
 
@@ -24,15 +25,17 @@ def compare(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     scenes = {kind: [Scene(kind, seed, material) for seed in seeds] for kind in KINDS}
     if options.poses == "network":
-        detector = PoseDet(options.model, score_threshold=0.25, long_side=480, embedding=True)
+        detector, tracker = with_tracker(PoseDet(options.model, long_side=480, embedding=True))
+        sure = tracker.sure_score
         found = {kind: [detected(scene, detector) for scene in each] for kind, each in scenes.items()}
     else:
         found = {kind: [with_errors(scene) for scene in each] for kind, each in scenes.items()}
+        sure = SURE_ERRORS
     results: dict[str, Any] = {}
     lines = [["tracker", "similarity", *KINDS, "all: HOTA, IDF1, id switches"]]
     for name, track in TRACKERS.items():
         tracked = {
-            kind: [(each, track(each, scene.fps)) for scene, each in zip(scenes[kind], found[kind], strict=True)]
+            kind: [(each, track(each, scene.fps, sure)) for scene, each in zip(scenes[kind], found[kind], strict=True)]
             for kind in KINDS
         }
         for similarity in ("oks", "iou"):
@@ -43,7 +46,7 @@ def compare(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             lines.append([name, similarity.upper() if similarity == "oks" else "IoU", *cells])
     text = markdown_table(lines)
     fast = [
-        (each, _smoothed(ours(each, scene.fps), each))
+        (each, _smoothed(ours(each, scene.fps, sure), each))
         for kind in KINDS
         for scene, each in zip(scenes[kind], found[kind], strict=True)
         if scene.fps >= LEAST_FPS

@@ -12,27 +12,26 @@ from posedet import Poses
 from posedet.tracking import Tracker
 from posedet.tracking import tracker as tracker_module
 
-SURE_SCORE = 0.45  # for all; it suits the scores of posedet-s
 KEEP = 2.0  # s, for all
 
 Tracked = list[Poses]
 
 
-def ours(observed: Sequence[Observed], fps: int) -> Tracked:
-    """Track with posedet."""
-    tracker = Tracker(sure_score=SURE_SCORE, keep=KEEP)
+def ours(observed: Sequence[Observed], fps: int, sure: float) -> Tracked:
+    """Track with posedet. Poses with at least the score `sure` begin tracks, here and below."""
+    tracker = Tracker(sure_score=sure, keep=KEEP)
     return [tracker.update(frame.poses, frame.time) for frame in observed]
 
 
-def by_pose_alone(observed: Sequence[Observed], fps: int) -> Tracked:
+def by_pose_alone(observed: Sequence[Observed], fps: int, sure: float) -> Tracked:
     """Track with posedet, but without the identity embedding."""
-    return ours([frame._replace(poses=replace(frame.poses, extra={})) for frame in observed], fps)
+    return ours([frame._replace(poses=replace(frame.poses, extra={})) for frame in observed], fps, sure)
 
 
-def best_sum(observed: Sequence[Observed], fps: int) -> Tracked:
+def best_sum(observed: Sequence[Observed], fps: int, sure: float) -> Tracked:
     """Track with posedet, but assign as the Hungarian algorithm does."""
     with patch.object(tracker_module, "assign", _hungarian):
-        return ours(observed, fps)
+        return ours(observed, fps, sure)
 
 
 def _hungarian(fit: Any, rows: Any, columns: Any, free_rows: Any, free_columns: Any) -> Any:
@@ -50,28 +49,28 @@ def _hungarian(fit: Any, rows: Any, columns: Any, free_rows: Any, free_columns: 
     return np.concatenate(taken)
 
 
-def byte_track(observed: Sequence[Observed], fps: int) -> Tracked:
+def byte_track(observed: Sequence[Observed], fps: int, sure: float) -> Tracked:
     """Track with ByteTrack; with other values it is worse on the train scenes."""
     from trackers import ByteTrackTracker
 
     tracker = ByteTrackTracker(
         lost_track_buffer=round(30 * KEEP),  # frames at 30 frames a second, whatever the frame rate
         frame_rate=fps,
-        track_activation_threshold=SURE_SCORE,
-        high_conf_det_threshold=SURE_SCORE,
+        track_activation_threshold=sure,
+        high_conf_det_threshold=sure,
         minimum_consecutive_frames=1,
     )
     return _on_boxes(tracker, observed)
 
 
-def oc_sort(observed: Sequence[Observed], fps: int) -> Tracked:
+def oc_sort(observed: Sequence[Observed], fps: int, sure: float) -> Tracked:
     """Track with OC-SORT; with other values it is worse on the train scenes."""
     from trackers import OCSORTTracker
 
     tracker = OCSORTTracker(
         lost_track_buffer=round(30 * KEEP),
         frame_rate=fps,
-        high_conf_det_threshold=SURE_SCORE,
+        high_conf_det_threshold=sure,
         minimum_consecutive_frames=1,
         minimum_iou_threshold=0.1,
     )
@@ -93,7 +92,7 @@ def _on_boxes(tracker: Any, observed: Sequence[Observed]) -> Tracked:
     return tracked
 
 
-TRACKERS: dict[str, Callable[[Sequence[Observed], int], Tracked]] = {
+TRACKERS: dict[str, Callable[[Sequence[Observed], int, float], Tracked]] = {
     "posedet": ours,
     "posedet, no embedding": by_pose_alone,
     "posedet, best sum": best_sum,

@@ -15,6 +15,7 @@ from posedet.errors import ModelError
 from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
 from posedet.model.build import build_network
+from posedet.model.network import rows_at
 from posedet.runtime.model_files import model_file
 from posedet.runtime.session import open_session
 from posedet.weights.checkpoint import load_weights, save_weights, stored_skeleton
@@ -81,12 +82,18 @@ def test_the_shipped_file_is_dense_on_photos(runtime, photos: Path):
     scores, keypoints, keypoint_scores = open_session(ONNX, runtime=runtime, threads=1).run(images)[:3]
     with torch.inference_mode():
         dense = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
-    presence = dense.proposals.presence
-    rated = (presence.sigmoid() * dense.logits.sigmoid()).sqrt()
+        presence = dense.proposals.presence
+        chosen = presence.topk(config.decode.candidates, dim=1).indices
+        seen = rows_at(dense.keypoint_logits.sigmoid(), chosen)
+        poses = [rows_at(stage, chosen) for stage in dense.poses]
+        learnt = (presence.sigmoid() * dense.logits.sigmoid()).sqrt().gather(1, chosen)
+        strides = dense.proposals.strides[chosen]
+        features = network.uncertainty.read(dense.table, poses, seen, learnt, strides, chosen)
+        rated = network.uncertainty.score_logit(features).sigmoid()
     for b in range(len(images)):
-        chosen = presence[b].topk(config.decode.candidates).indices
-        order = chosen[rated[b, chosen].argsort(descending=True)]
-        np.testing.assert_allclose(scores[b], rated[b, order], atol=1e-4)
+        best = rated[b].argsort(descending=True)
+        order = chosen[b, best]
+        np.testing.assert_allclose(scores[b], rated[b, best], atol=1e-4)
         # Neighbours in the ranking may swap: each pose is looked for among the nearest few.
         for wanted, given in ((dense.poses[-1], keypoints), (dense.keypoint_logits.sigmoid(), keypoint_scores)):
             expected = wanted[b, order].numpy()

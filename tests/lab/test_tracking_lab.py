@@ -10,7 +10,7 @@ from PIL import Image
 
 from lab.tracking.__main__ import main
 from lab.tracking.figures import _similarities, figures, smoothness
-from lab.tracking.observed import Observed, with_errors
+from lab.tracking.observed import SURE_ERRORS, Observed, with_errors
 from lab.tracking.scenes import KINDS, SIZE, Material, Scene, Truth, read_material
 from lab.tracking.trackers import byte_track, ours
 from posedet.poses import Poses
@@ -156,7 +156,7 @@ def test_poses_with_errors_are_tracked_better_than_boxes(material: Material) -> 
     scenes = [Scene(kind, seed, material) for kind in ("crossing", "meeting") for seed in range(4)]
     found = [with_errors(scene) for scene in scenes]
     results = [
-        figures([(each, track(each, scene.fps)) for scene, each in zip(scenes, found, strict=True)], "oks")
+        figures([(each, track(each, scene.fps, SURE_ERRORS)) for scene, each in zip(scenes, found, strict=True)], "oks")
         for track in (ours, byte_track)
     ]
     assert results[0].switches <= results[1].switches / 2 and results[0].hota >= results[1].hota
@@ -172,7 +172,7 @@ def test_smoothing_of_scenes_keeps_the_bars(material: Material) -> None:
             frame._replace(poses=frame.poses[frame.poses.scores > 0.6])
             for frame in map(_nearly_true, with_errors(scene))
         ]
-        tracked = ours(observed, scene.fps)
+        tracked = ours(observed, scene.fps, SURE_ERRORS)
         pairs.append(
             (observed, [smoother.update(poses, frame.time) for poses, frame in zip(tracked, observed, strict=True)])
         )

@@ -62,7 +62,7 @@ test("the first pose is there soon", async ({ page }) => {
   const start = Date.now();
   await page.goto("/");
   await page.getByRole("button", { name: "Try a sample photo" }).click();
-  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.90");
+  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.97");
   const seconds = (Date.now() - start) / 1000;
   console.log(`  first pose after ${seconds.toFixed(2)} s`);
   expect(seconds).toBeLessThan(30); // 3 s if nothing else runs
@@ -127,7 +127,7 @@ test("what is no photo gets one clear line", async ({ page }) => {
     ...paths(["letter.jpg", "empty.jpg", "huge.png"]),
     `${PHOTOS}/skiers.jpg`,
   ]);
-  await expect(status(page)).toHaveText("skiers.jpg: 2 people, best score 0.90");
+  await expect(status(page)).toHaveText("skiers.jpg: 2 people, best score 0.97");
   await expect(page.getByRole("alert").locator("p")).toHaveText([
     "letter.jpg: not a photo or a video that this browser can read",
     "empty.jpg: the file is empty",
@@ -149,7 +149,7 @@ test("photos can be dropped", async ({ page }) => {
     dataTransfer.items.add(new File([bytes], "skiers.jpg", { type: "image/jpeg" }));
     dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
   }, skiers);
-  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.90");
+  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.97");
 });
 
 test("a video has poses, which Python can read", async ({ page }) => {
@@ -185,7 +185,7 @@ test("the page works offline, with threads", async ({ page, context }) => {
   await context.setOffline(true);
   await page.reload();
   await page.getByRole("button", { name: "Try a sample photo" }).click();
-  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.90");
+  await expect(photos(page)).toHaveText("skiers.jpg: 2 people, best score 0.97");
   expect(await page.evaluate(() => crossOriginIsolated)).toBe(true);
   console.log(`  ${await page.locator("#about").textContent()}`);
   await context.setOffline(false);
@@ -227,7 +227,7 @@ test("everything can be done with the keyboard", async ({ page }) => {
   expect(names).toEqual(["choose", "camera", "sample", "skeleton", "threshold", "model"]);
   await page.locator("#sample").focus();
   await page.keyboard.press("Enter");
-  await expect(status(page)).toHaveText("skiers.jpg: 2 people, best score 0.90");
+  await expect(status(page)).toHaveText("skiers.jpg: 2 people, best score 0.97");
   await page.locator("#threshold").focus();
   await page.keyboard.press("End");
   await expect(photos(page)).toHaveText("skiers.jpg: nobody found");

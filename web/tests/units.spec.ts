@@ -44,7 +44,7 @@ test("the model file names its keypoints and its settings", () => {
   expect(about.decode).toEqual({
     longSide: 576,
     shortSide: null,
-    scoreThreshold: 0.45,
+    scoreThreshold: 0.35,
     nms: "oks",
     nmsThreshold: 0.3,
     minArea: 256,

@@ -69,11 +69,10 @@ def _track(options: argparse.Namespace) -> int:
     needs("posedet track", "video", ("av",))
     from posedet.outputs import make_folder
     from posedet.runtime.parallel import available_cores
-    from posedet.tracking.tracker import Tracker
     from posedet.video.run import follow, outputs
     from posedet.video.source import open_source, source_name
     from posedet.video.tables import GENERATOR
-    from posedet.video.track import TRACKED_SCORE
+    from posedet.video.track import with_tracker
 
     if options.no_video and options.trails:
         raise ConfigError("--trails does not go with --no-video: trails are drawn into the video")
@@ -84,17 +83,16 @@ def _track(options: argparse.Namespace) -> int:
     stems = [options.output / name for name in _numbered([source_name(text) for text in options.sources])]
     files = [path for stem in stems for path in outputs(stem, options.format, video=not options.no_video)]
     claim(options, GENERATOR, files, reads=[Path(text) for text in options.sources])
-    reported = options.score_threshold
-    options.score_threshold = min(TRACKED_SCORE, 1.0 if reported is None else reported)
     detector = open_detector(options, at_once=options.threads or available_cores(), embedding=True)
     make_folder(options.output)
     for text, stem in zip(options.sources, stems, strict=True):
         with open_source(text, frame_rate=options.frame_rate) as source:
+            weak, tracker = with_tracker(detector)
             done = follow(
                 source,
                 stem,
-                detector,
-                Tracker() if reported is None else Tracker(sure_score=reported),
+                weak,
+                tracker,
                 settings=settings_of(options, detector),
                 smooth=not options.no_smoothing,
                 fill=options.fill,

@@ -19,6 +19,11 @@ MOST_CORRELATED = 0.95
 LOGIT_SCALE = 4.0  # brings logarithms to the scale of features
 
 
+def seen_features(num_keypoints: int) -> slice:
+    """Return where the logits of the visibility of the K keypoints, divided by `LOGIT_SCALE`, are in the features."""
+    return slice(-3 - num_keypoints, -3)
+
+
 class Uncertainty(nn.Module):
     """Found poses -> the covariances of their keypoints, and better scores.
 

@@ -31,11 +31,11 @@ class Release(NamedTuple):
 
 
 RELEASES = {
-    "posedet-s": Release("dfc2ec772c9e65f22a68f42f0e8077c6312020eb828b5da511ab4baffc497d9e", 6_942_747, url=None),
-    "posedet-s-int8": Release("8a53f008c91f14721f3e78d1f0af12ef597ff1b714783c79ceb48130f442d6a7", 4_771_486, url=None),
+    "posedet-s": Release("b2bffbed3ac94181e6648c70ba5c59a7a00dd7fd99b14adbe51146453e1a370d", 5_308_523, url=None),
+    "posedet-s-int8": Release("c35b90022f81d441897d8b5331023dcc170b3b33563d5a184837ef1ee29b04f7", 6_236_249, url=None),
 }
 # SHA-256 of the weights that training starts from, in the same folder.
-WEIGHTS = {"posedet-s.safetensors": "bbafb6caf1957bbb7d30d147cdd5f8231b71d083bff77356c983127d0a0d769e"}
+WEIGHTS = {"posedet-s.safetensors": "993512a87454c81369539e64bada9a1d932f45753a4dcf450f1074ddb1feb7e8"}
 
 
 def model_file(source: str | Path, *, offline: bool = False) -> Path:

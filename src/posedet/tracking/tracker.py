@@ -53,7 +53,7 @@ class Tracker:
     def __init__(
         self,
         *,
-        sure_score: float = 0.45,
+        sure_score: float = 0.35,
         min_oks: float = 0.25,
         keep: float = 2.0,
         appearance: float = 4.0,

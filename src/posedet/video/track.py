@@ -21,8 +21,9 @@ from posedet.video.source import Frame, open_source
 
 # Frames that are decoded ahead of the network.
 DECODED_AHEAD = 4
-# The tracker also uses poses that are too weak to be reported: they continue a track, but never begin one.
-TRACKED_SCORE = 0.25
+# The tracker also uses poses that are too weak to be reported, down to this share of the detector's score threshold:
+# they continue a track, but never begin one.
+WEAK_SHARE = 0.55
 
 Item = TypeVar("Item")
 
@@ -49,8 +50,9 @@ def track(
     Args:
         source: Path of a video, its bytes, or a binary file that is open; folder or pattern of frames, camera,
             address, or `-`; see `open_source`.
-        detector: Default: `posedet-s` with a low score threshold, as the tracker needs it, and with embeddings.
-        tracker: Decides who is who. Default: one with the default settings.
+        detector: Default: `posedet-s` with embeddings.
+        tracker: Decides who is who. Default: poses above the detector's score threshold begin a track, and weaker ones
+            can continue it. With a tracker of your own, the detector is used as it is.
         smooth: Smooth the keypoints of each person over time, see `Smoother`. False: as the network finds them.
         frame_rate: Frames a second of a folder of frames. Default: 30.
 
@@ -68,10 +70,18 @@ def track(
     with open_source(source, frame_rate=frame_rate) as opened:
         if detector is None:
             cores = 1 if opened.live else available_cores()
-            detector = PoseDet(score_threshold=TRACKED_SCORE, at_once=cores, embedding=True)
+            detector = PoseDet(at_once=cores, embedding=True)
+        if tracker is None:
+            detector, tracker = with_tracker(detector)
         found = detected(opened, detector, detector.at_once, live=opened.live)
-        for frame, poses in followed(found, tracker or Tracker(), Smoother() if smooth else None):
+        for frame, poses in followed(found, tracker, Smoother() if smooth else None):
             yield TrackedFrame(*frame, poses)
+
+
+def with_tracker(detector: PoseDet) -> tuple[PoseDet, Tracker]:
+    """Return the detector with a lower score threshold, and a tracker that begins tracks at the previous one."""
+    sure = detector.config.score_threshold
+    return detector.adjusted(score_threshold=WEAK_SHARE * sure), Tracker(sure_score=sure)
 
 
 def followed(

@@ -26,6 +26,8 @@ from posedet.weights.pth import load_pth
 
 # Format "posedet-1" has the displacements of a keypoint in the order y, x; later formats have x, y.
 FORMAT, Y_FIRST = "posedet-2", "posedet-1"
+# A weight in 8 bits is stored as two tensors: int8, and a factor for each slice along one axis.
+WHOLE, SCALE = ".int8", ".scale"
 _DISPLACEMENTS = re.compile(r"(^|/)(bypass\.offsets|refinements\.\d+\.output)\.(weight|bias)$")
 
 
@@ -56,6 +58,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read all tensors and the posedet metadata ({} if there are none) of a safetensors file."""
     with _opened(path) as file:
         tensors, info = {name: file.get_tensor(name) for name in file.keys()}, _info(file)  # noqa: SIM118
+    for whole in [name for name in tensors if name.endswith(WHOLE)]:
+        name = whole.removesuffix(WHOLE)
+        values, scale = tensors.pop(whole), tensors.pop(name + SCALE, None)
+        axes = () if scale is None else [axis for axis, size in enumerate(scale.shape) if size != 1]
+        if scale is None or scale.ndim != values.ndim or any(scale.shape[axis] != values.shape[axis] for axis in axes):
+            raise ModelError(f"{path}: tensor {whole!r:.80} has no {SCALE!r} that fits; use an unmodified weights file")
+        tensors[name] = values * scale
     if info.get("format") == Y_FIRST:
         tensors = {name: swap_axes(tensor) if is_displacement(name) else tensor for name, tensor in tensors.items()}
     return tensors, info

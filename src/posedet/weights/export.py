@@ -16,8 +16,8 @@ from posedet.errors import ModelError
 from posedet.model.build import build_network
 from posedet.model.deployed import DeployedNet, further_outputs
 from posedet.outputs import replace
-from posedet.weights.checkpoint import fill, load_weights, save_weights, stored_skeleton
-from posedet.weights.graph import LARGE, fold_norms, forget_sources, round_to_8_bits, store_compactly
+from posedet.weights.checkpoint import SCALE, WHOLE, fill, load_weights, save_weights, stored_skeleton
+from posedet.weights.graph import LARGE, as_8_bits, fold_norms, forget_sources, round_to_8_bits, store_compactly
 
 GENERATOR = "posedet export"
 # (batch, height, width) of the inputs on which the file is compared with PyTorch.
@@ -69,7 +69,7 @@ def export(weights: Path, output: Path, *, compact: bool = False) -> float:
         if difference > TOLERANCE_PIXELS:
             raise ModelError(f"{output}: not written, because it differs from PyTorch by {difference:.3f} pixels")
         if compact:
-            save_weights(output.with_suffix(".safetensors"), GENERATOR, tensors, config, skeleton, info)
+            save_weights(output.with_suffix(".safetensors"), GENERATOR, _in_8_bits(tensors), config, skeleton, info)
         replace(partial, output, GENERATOR)
     return difference
 
@@ -80,6 +80,18 @@ def _rounded(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.numel() >= LARGE:
         tensor = torch.from_numpy(round_to_8_bits(tensor.float().numpy()))
     return tensor.half()
+
+
+def _in_8_bits(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Replace rounded weights by whole numbers and their scales, which `load_tensors` multiplies again."""
+    stored = {}
+    for name, tensor in tensors.items():
+        found = as_8_bits(tensor.float().numpy()) if tensor.ndim > 1 and tensor.numel() >= LARGE else None
+        if found is None:
+            stored[name] = tensor
+        else:
+            stored[name + WHOLE], stored[name + SCALE] = map(torch.from_numpy, found)
+    return stored
 
 
 def _write_onnx(deployed: DeployedNet, path: Path) -> None:

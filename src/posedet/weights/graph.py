@@ -69,7 +69,7 @@ def round_to_8_bits(values: NDArray[np.float32]) -> NDArray[np.float32]:
     The axis with more slices is taken: of a convolution the first, the output channels. A scale has four significant
     bits, so the rounded weights are exact in float16, too. Rounded weights are not changed again.
     """
-    if _as_8_bits(values) is not None:
+    if as_8_bits(values) is not None:
         return values
     axis = 0 if values.shape[0] >= values.shape[-1] else values.ndim - 1
     scale = _scales(_largest(values, axis))
@@ -79,7 +79,8 @@ def round_to_8_bits(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def store_compactly(model: onnx.ModelProto) -> None:
     """Store large constants as int8 or float16 if that is exact, in place; they are converted when the file is loaded.
 
-    Not with DequantizeLinear, which ONNX Runtime would compute anew for each photo.
+    Not with DequantizeLinear, which ONNX Runtime would compute anew for each photo. And not from int8 to float in one
+    step, which OpenVINO (2026.4) takes for compressed weights: with several streams, its results are then nonsense.
     """
     graph = model.graph
     nodes = []
@@ -91,12 +92,13 @@ def store_compactly(model: onnx.ModelProto) -> None:
             continue
         with np.errstate(over="ignore"):
             halved = values.astype(np.float16)
-        if found := _as_8_bits(values):
+        if found := as_8_bits(values):
             whole, scale = found
             constant.CopyFrom(onnx.numpy_helper.from_array(whole, f"{name}.int8"))
             graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}.scale"))
             nodes += [
-                onnx.helper.make_node("Cast", [f"{name}.int8"], [f"{name}.whole"], to=onnx.TensorProto.FLOAT),
+                onnx.helper.make_node("Cast", [f"{name}.int8"], [f"{name}.int32"], to=onnx.TensorProto.INT32),
+                onnx.helper.make_node("Cast", [f"{name}.int32"], [f"{name}.whole"], to=onnx.TensorProto.FLOAT),
                 onnx.helper.make_node("Mul", [f"{name}.whole", f"{name}.scale"], [name]),
             ]
         elif np.array_equal(halved.astype(np.float32), values):
@@ -106,7 +108,7 @@ def store_compactly(model: onnx.ModelProto) -> None:
         graph.node.insert(place, node)
 
 
-def _as_8_bits(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+def as_8_bits(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
     """Undo `round_to_8_bits`, whatever the axis, also if each slice was multiplied later; None for other values."""
     for axis in range(values.ndim):
         largest = _largest(values, axis)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from posedet.errors import ModelError
 from posedet.keypoint_names import find_names
+from posedet.model.uncertainty import LOGIT_SCALE, seen_features
 from posedet.skeleton import Skeleton
 
 # Tensors whose first axis consists of one part per keypoint: a matrix, a row, or rows for x and y.
@@ -51,6 +52,8 @@ def carry_over(
 def corrected_keypoint_scores(tensors: dict[str, Tensor], slope: float, offset: float) -> dict[str, Tensor]:
     """Change the last layer so that the logit x of every keypoint score becomes slope * x + offset.
 
+    A head for uncertainty, which reads these logits, is changed so that it says the same as before.
+
     Raises ModelError if the network does not predict keypoint scores.
     """
     corrected = dict(tensors)
@@ -60,6 +63,13 @@ def corrected_keypoint_scores(tensors: dict[str, Tensor], slope: float, offset: 
         rows = tensors[name].float().clone()
         rows[before:] = slope * rows[before:] + (offset if name.endswith("bias") else 0)
         corrected[name] = rows.to(tensors[name].dtype)
+    weight, bias = (f"uncertainty.look.{part}" for part in ("weight", "bias"))
+    if weight in tensors:
+        columns = seen_features(len(tensors["score.output.weight"]) - 1)
+        look = tensors[weight].float().clone()
+        look[:, columns] /= slope
+        shift = look[:, columns].sum(dim=1) * offset / LOGIT_SCALE
+        corrected |= {weight: look, bias: tensors[bias].float() - shift}
     return corrected
 
 
