@@ -15,7 +15,7 @@ import torch
 from posedet.config import Config, load_config
 from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.sources import read_photos
-from posedet.errors import ConfigError, DataError, ModelError
+from posedet.errors import ConfigError, DataError, ModelError, PoseDetError
 from posedet.evaluation.keypoint_ap import evaluate_keypoints
 from posedet.evaluation.protocols import COCO_PROTOCOL
 from posedet.image import Letterbox, read_photo
@@ -25,6 +25,7 @@ from posedet.poses import Poses
 from posedet.runtime.decode import decode
 from posedet.runtime.session import Outputs
 from posedet.skeleton import BODY19, COCO
+from posedet.training.batches import errors_of_workers
 from posedet.training.loop import rate_at, train
 from posedet.weights.checkpoint import load_tensors, load_weights, save_tensors
 
@@ -194,6 +195,16 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     said = trained_in_a_process(tmp_path / "run", [*BY_HEART, "data.patch=128", "train.steps=100"], after_step=kill)
     error = "posedet.errors.PoseDetError: a process that prepares photos ended unexpectedly; it may have been"
     assert f"\n{error}" in said.stderr.decode()
+
+
+@pytest.mark.parametrize("noticed", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_dead_worker_may_be_noticed_by_its_connection(noticed: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posedet.training.batches.SIGNAL_SECONDS", 0.01)
+    with (
+        pytest.raises(PoseDetError, match=r"^a process that prepares photos ended unexpectedly; "),
+        errors_of_workers(),
+    ):
+        raise noticed
 
 
 def test_people_with_other_keypoints_are_one_line(photos: PhotoSet, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Annotated photos -> augmented patches -> batches of padded tensors."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from posedet.data.annotations import AnnotatedPhoto, PhotoSet
 from posedet.data.augment import Patch, make_patch
 from posedet.errors import PhotoError, PoseDetError
 from posedet.skeleton import Skeleton
+
+SIGNAL_SECONDS = 1.0  # within which the signal of a process that ended arrives
 
 
 class Batch(NamedTuple):
@@ -158,8 +161,12 @@ def errors_of_workers() -> Iterator[None]:
         # A worker's error contains a traceback, whose last line is the message.
         line = str(error).strip().splitlines()[-1]
         raise PhotoError(line.removeprefix(f"{PhotoError.__module__}.{PhotoError.__name__}: ")) from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not isinstance(error, RuntimeError):
+            # Its connection was noticed first. The signal follows, and must not interrupt what is done next.
+            with suppress(RuntimeError):
+                time.sleep(SIGNAL_SECONDS)
+        elif not str(error).startswith("DataLoader worker"):
             raise
         reason = "it may have been out of memory, or in a container of shared memory; use fewer workers"
         raise PoseDetError(f"a process that prepares photos ended unexpectedly; {reason}") from None
