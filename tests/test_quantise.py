@@ -1,5 +1,6 @@
 """The shipped model in INT8: what stays, what changes, and how far its poses move."""
 
+import math
 from importlib import resources
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def test_the_file_says_the_same_of_itself(int8: Path) -> None:
     shipped, quantised = (onnx.load(path).graph for path in (SHIPPED, int8))
     for ports in ("input", "output"):
         assert [port.name for port in getattr(quantised, ports)] == [port.name for port in getattr(shipped, ports)]
-    # The float file stores its weights in 8 bits, too; in INT8, shared ones have a scale of their own at each level.
-    assert int8.stat().st_size < 1.25 * SHIPPED.stat().st_size
+    # Smaller than the same weights in float16; the float file stores them in 8 bits, too.
+    assert int8.stat().st_size < 2 * sum(math.prod(constant.dims) for constant in shipped.initializer)
     assert list(int8.parent.iterdir()) == [int8]
 
 
